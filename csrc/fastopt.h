@@ -1,0 +1,97 @@
+/* fastopt: neural-network optimizer kernels over flat buffers. The public C interface.
+ *
+ * A step is one call: fastopt_step() applies to each span its kernel with its row of coefficients, all spans in one
+ * parallel region. The library keeps no state between calls; buffers and coefficients belong to the caller. The result
+ * has the same bits for every instruction set, number of threads and split into spans.
+ */
+#ifndef FASTOPT_H
+#define FASTOPT_H
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The version of this interface: the first number changes when a program must be recompiled. */
+#define FASTOPT_ABI_MAJOR 1
+#define FASTOPT_ABI_MINOR 0
+
+/* The most buffers that a span can have: parameters, gradient and states. */
+#define FASTOPT_MAX_BUFFERS 8
+
+/* What the functions return: zero, or what was wrong with the call. Nothing has been written then. */
+enum {
+    FASTOPT_OK = 0,
+    FASTOPT_NO_KERNEL = 1,  /* a span names a kernel that does not exist */
+    FASTOPT_NO_DTYPE = 2,   /* a span names a dtype that does not exist */
+    FASTOPT_NO_ISA = 3,     /* the call names an instruction set that this processor or build lacks */
+    FASTOPT_NO_BUFFER = 4,  /* a length is negative, or a buffer or the row of coefficients is NULL */
+    FASTOPT_NO_THREADS = 5  /* fewer than one thread */
+};
+
+/* The dtype of a span: of its buffers and its row of coefficients. */
+enum { FASTOPT_FLOAT32 = 0, FASTOPT_FLOAT64 = 1 };
+
+/* Instruction sets, each above the one before it. The baseline is SSE2 on x86-64 and NEON on AArch64. */
+enum { FASTOPT_BASELINE = 0, FASTOPT_AVX2 = 1, FASTOPT_AVX512 = 2 };
+
+/* What a kernel takes: names separated by ", ", in the order of the buffers and of the coefficients. */
+typedef struct fastopt_kernel {
+    const char *name;
+    const char *states;
+    const char *coefficients;
+    int32_t state_count;
+    int32_t coefficient_count;
+} fastopt_kernel;
+
+/* A run of parameters that one kernel updates with one row of coefficients. */
+typedef struct fastopt_span {
+    int64_t length;                      /* elements in each buffer */
+    const void *coefficients;            /* in the order of the kernel's names */
+    void *buffers[FASTOPT_MAX_BUFFERS];  /* p, g, then the states; none may overlap another that is written */
+    int32_t kernel;                      /* from fastopt_find() */
+    int32_t dtype;
+} fastopt_span;
+
+/* A step: every span is updated once. */
+typedef struct fastopt_call {
+    const fastopt_span *spans;
+    int64_t count;    /* spans */
+    int32_t threads;  /* at most so many; small calls use fewer */
+    int32_t isa;
+} fastopt_call;
+
+/* FASTOPT_ABI_MAJOR * 1000 + FASTOPT_ABI_MINOR of the library that is running. */
+int32_t fastopt_abi(void);
+
+/* The kernel of that index, or NULL: the indices are 0, 1, 2 and so on. */
+const fastopt_kernel *fastopt_kernel_at(int32_t index);
+
+/* The index of the kernel of that name, or -1. */
+int32_t fastopt_find(const char *name);
+
+/* The best instruction set that this processor, its operating system and this build have. */
+int32_t fastopt_best_isa(void);
+
+/* What an instruction set is called: "baseline", "avx2", "avx512"; NULL if there is no such one. */
+const char *fastopt_isa_name(int32_t isa);
+
+/* What an error code means, in a sentence. */
+const char *fastopt_error(int32_t code);
+
+/* One step. Returns FASTOPT_OK or what was wrong. */
+int32_t fastopt_step(const fastopt_call *call);
+
+/* How many partial sums fastopt_sum_squares() needs room for. */
+int64_t fastopt_blocks(const fastopt_call *call);
+
+/* The sum of (scale * g[i])^2 over the gradients of all spans, in double: fixed blocks, added in order, hence the same
+ * bits for every number of threads. `partials` has room for fastopt_blocks() numbers. */
+int32_t fastopt_sum_squares(const fastopt_call *call, double scale, double *partials, double *sum);
+
+/* Where the threads come from: "libgomp", or "none" when every call is serial. */
+const char *fastopt_pool(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,11 @@
+/* Adagrad. */
+KERNEL(adagrad, (sum),
+       (grad_scale, l2, shrink, step_size, eps))
+{
+    const real grad = grad_scale * g[i] + l2 * p[i];
+    const real total = sum[i] + grad * grad;
+    const real update = step_size * grad / (SQRT(total) + eps);
+    sum[i] = total;
+    p[i] = shrink * p[i] - update;
+}
+END_KERNEL

@@ -1,0 +1,25 @@
+/* The list of kernels, by name and by file; the order is that of fastopt_kernel_at(). */
+#ifndef KERNELS
+#define KERNELS(_) \
+    _(sgd) _(momentum) _(nesterov) _(adagrad) _(adadelta) \
+    _(rmsprop) _(rmsprop_momentum) _(rmsprop_centered) _(rmsprop_centered_momentum) _(adam) \
+    _(amsgrad) _(adamax) _(nadam) _(asgd) _(rprop) \
+    _(lion)
+#endif
+
+#include "sgd.h"
+#include "momentum.h"
+#include "nesterov.h"
+#include "adagrad.h"
+#include "adadelta.h"
+#include "rmsprop.h"
+#include "rmsprop_momentum.h"
+#include "rmsprop_centered.h"
+#include "rmsprop_centered_momentum.h"
+#include "adam.h"
+#include "amsgrad.h"
+#include "adamax.h"
+#include "nadam.h"
+#include "asgd.h"
+#include "rprop.h"
+#include "lion.h"

@@ -1,0 +1,10 @@
+/* Gradient descent with a heavy ball. */
+KERNEL(momentum, (momentum_buffer),
+       (grad_scale, l2, shrink, step_size, momentum, one_minus_dampening))
+{
+    const real grad = grad_scale * g[i] + l2 * p[i];
+    const real velocity = momentum * momentum_buffer[i] + one_minus_dampening * grad;
+    momentum_buffer[i] = velocity;
+    p[i] = shrink * p[i] - step_size * velocity;
+}
+END_KERNEL

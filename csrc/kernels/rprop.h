@@ -1,0 +1,17 @@
+/* Rprop. */
+KERNEL(rprop, (prev, step_size),
+       (grad_scale, l2, shrink, eta_minus, eta_plus, smallest, largest, zero))
+{
+    real grad = grad_scale * g[i] + l2 * p[i];
+    const real product = grad * prev[i];
+    real size = step_size[i];
+    size = product > zero ? size * eta_plus : (product < zero ? size * eta_minus : size);
+    size = size < smallest ? smallest : size;
+    size = size > largest ? largest : size;
+    grad = product < zero ? zero : grad;
+    const real update = grad > zero ? size : (grad < zero ? -size : grad);
+    prev[i] = grad;
+    step_size[i] = size;
+    p[i] = shrink * p[i] - update;
+}
+END_KERNEL

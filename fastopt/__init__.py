@@ -1,0 +1,56 @@
+"""fastopt: neural-network optimizers for the CPU, the same to the last bit from numba and from C."""
+
+from fastopt import schedules
+from fastopt.backends import backends
+from fastopt.buffers import FlatBuffer
+from fastopt.errors import BackendError, CheckpointError, NonFiniteGradientError
+from fastopt.optimizer import Optimizer, StepReport
+from fastopt.rule import Rule
+from fastopt.rules import (
+    ASGD,
+    RULES,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    AMSGrad,
+    Lion,
+    Momentum,
+    NAdam,
+    Nesterov,
+    RAdam,
+    RMSprop,
+    Rprop,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ASGD",
+    "RULES",
+    "SGD",
+    "AMSGrad",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "BackendError",
+    "CheckpointError",
+    "FlatBuffer",
+    "Lion",
+    "Momentum",
+    "NAdam",
+    "Nesterov",
+    "NonFiniteGradientError",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "Rule",
+    "StepReport",
+    "backends",
+    "schedules",
+]

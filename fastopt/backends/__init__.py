@@ -1,0 +1,184 @@
+"""The engines that run kernels, and the choice between them."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from fastopt.errors import BackendError, nearest
+
+NAMES = ("numba", "c")
+CHOICES = ("auto", *NAMES)
+
+Call = tuple[Callable[..., Any], tuple]
+
+
+class Work(NamedTuple):
+    """A kernel with the buffers that it updates (parameters, gradient, states) and the coefficients that it reads."""
+
+    kernel: Any
+    buffers: tuple[np.ndarray, ...]
+    k: np.ndarray
+
+
+class Program(NamedTuple):
+    """Work made ready: calls of functions implemented in C, and the objects whose memory they use."""
+
+    calls: list[Call]
+    keeps: tuple
+
+
+class Backend(Protocol):
+    """What runs kernels. Both of them give the same bits."""
+
+    name: str
+
+    def bind(self, works: Sequence[Work], threads: int) -> Program:
+        """The program that does the work with what the buffers hold when it runs."""
+
+    def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
+        """A function from a scale to the sum of ``(scale * g)**2`` over the gradients, in float64, fixed order."""
+
+
+class Available(NamedTuple):
+    """Whether a backend can be used here, and why or why not."""
+
+    available: bool
+    version: str | None
+    reason: str
+    details: dict[str, str]
+
+    def __bool__(self) -> bool:
+        return self.available
+
+
+class _Process:
+    """What happened to this process: how often it was forked off since fastopt was imported."""
+
+    forks = 0
+
+
+process = _Process()
+
+
+def _count_fork() -> None:
+    process.forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
+def _load(name: str) -> Any:
+    if name == "numba":
+        from fastopt.backends import numba as module
+    else:
+        from fastopt.backends import c as module  # type: ignore[no-redef]
+    return module
+
+
+def _get(name: str) -> Backend:
+    try:
+        return _load(name).backend()
+    except ImportError as error:
+        raise BackendError(f"backend {name!r} is not available: {_why_not(name, error)}") from error
+
+
+def _why_not(name: str, error: Exception) -> str:
+    if name == "numba":
+        return f"{error}. Install it with: pip install numba"
+    return f"{error}. fastopt was installed without a C compiler; install one, then: pip install --force-reinstall fastopt"
+
+
+def backends() -> dict[str, Available]:
+    """Which backends can be used here, with versions and reasons: ``{"numba": Available(...), "c": Available(...)}``.
+
+    Looking takes as long as importing them.
+    """
+    found = {}
+    for name in NAMES:
+        try:
+            found[name] = Available(True, *_load(name).describe())
+        except (ImportError, BackendError) as error:
+            reason = str(error) if isinstance(error, BackendError) else _why_not(name, error)
+            found[name] = Available(False, None, reason, {})
+    return found
+
+
+def select(backend: str | None = None) -> tuple[Backend, str]:
+    """The backend of that name and why it was taken.
+
+    ``auto``, the default, is replaced by what ``FASTOPT_BACKEND`` says. A backend asked for by name is used or
+    :class:`BackendError` is raised; only ``auto`` chooses.
+    """
+    source, asked = "backend", backend or "auto"
+    if asked == "auto" and os.environ.get("FASTOPT_BACKEND"):
+        source, asked = "FASTOPT_BACKEND", os.environ["FASTOPT_BACKEND"]
+    if asked not in CHOICES:
+        raise ValueError(f"{source} must be one of {', '.join(CHOICES)}, not {asked!r}; {nearest(asked, CHOICES)}")
+    if asked != "auto":
+        return _get(asked), f"{source} asks for it"
+    problems = []
+    for name, why in _preferences():
+        try:
+            return _get(name), f"{why}" if not problems else f"{problems[0]}"
+        except BackendError as error:
+            problems.append(str(error))
+    raise BackendError("fastopt has no backend to run on. " + " ".join(f"{problem}." for problem in problems))
+
+
+def _preferences() -> list[tuple[str, str]]:
+    if process.forks:
+        return [("c", "numba's threads do not survive a fork"), ("numba", "")]
+    if "torch" in sys.modules:
+        return [("c", "torch is imported, and C borrows its thread pool"), ("numba", "")]
+    return [("numba", "numba is the first choice"), ("c", "")]
+
+
+def resolve_threads(threads: int | None) -> int:
+    """How many threads a step may use: the argument, else ``FASTOPT_NUM_THREADS``, else every processor.
+
+    Raises TypeError or ValueError if that is no whole number above zero.
+    """
+    if threads is None:
+        text = os.environ.get("FASTOPT_NUM_THREADS")
+        if not text:
+            return processors()
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError(f"FASTOPT_NUM_THREADS must be a whole number >= 1, not {text!r}")
+        return int(text)
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
+        raise TypeError(f"threads must be a whole number >= 1 or None, not {threads!r}")
+    if threads < 1:
+        raise ValueError(f"threads must be a whole number >= 1 or None, not {threads!r}")
+    return int(threads)
+
+
+def processors() -> int:
+    """The processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run(calls: Sequence[Call]) -> None:
+    """Runs every call, in order, to the end: an interrupt that comes between two of them is raised after the last.
+
+    That the calls are of functions implemented in C matters: CPython handles signals after such a call, never within.
+    """
+    interrupt: BaseException | None = None
+    problem = None
+    remaining = iter(calls)
+    while True:
+        try:
+            for function, arguments in remaining:
+                problem = function(*arguments) or problem
+            break
+        except BaseException as caught:
+            interrupt = caught
+    if interrupt is not None:
+        raise interrupt
+    if problem is not None:
+        raise BackendError(f"a kernel could not run (code {problem})")

@@ -1,0 +1,104 @@
+"""The C backend: all spans of a step are one call of the compiled library."""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from fastopt._c import ffi, lib
+from fastopt.backends import Program, Work
+from fastopt.errors import BackendError, nearest
+
+_DTYPES = {np.dtype(np.float32): lib.FASTOPT_FLOAT32, np.dtype(np.float64): lib.FASTOPT_FLOAT64}
+
+
+class CBackend:
+    """Runs the kernels of ``csrc/`` through cffi, with the best instruction set or the one of ``FASTOPT_ISA``."""
+
+    name = "c"
+
+    def bind(self, works: Sequence[Work], threads: int) -> Program:
+        spans = ffi.new("fastopt_span[]", len(works))
+        for span, work in zip(spans, works):
+            _fill(span, _kernel_index(work.kernel), work.buffers, work.k)
+        call = ffi.new("fastopt_call *", (spans, len(works), threads, isa()))
+        return Program([(lib.fastopt_step, (call,))], (spans, list(works)))
+
+    def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
+        k = np.zeros(1)
+        spans = ffi.new("fastopt_span[]", len(gradients))
+        for span, gradient in zip(spans, gradients):
+            _fill(span, 0, (gradient, gradient), k)
+        call = ffi.new("fastopt_call *", (spans, len(gradients), threads, isa()))
+        partials = ffi.new("double[]", lib.fastopt_blocks(call))
+        total = ffi.new("double *")
+        keeps = spans, k, gradients
+
+        def sum_squares(scale: float, keeps: Any = keeps) -> float:
+            code = lib.fastopt_sum_squares(call, scale, partials, total)
+            if code:
+                raise BackendError(f"the norm could not be computed: {_text(lib.fastopt_error(code))}")
+            return total[0]
+
+        return sum_squares
+
+
+def _fill(span: Any, kernel: int, buffers: Sequence[np.ndarray], k: np.ndarray) -> None:
+    span.kernel = kernel
+    span.dtype = _DTYPES[buffers[0].dtype]
+    span.length = buffers[0].size
+    span.coefficients = ffi.cast("void *", k.ctypes.data)
+    for index, buffer in enumerate(buffers):
+        span.buffers[index] = ffi.cast("void *", buffer.ctypes.data)
+
+
+def _text(chars: Any) -> str:
+    return ffi.string(chars).decode()
+
+
+@cache
+def _kernel_index(name: str) -> int:
+    index = lib.fastopt_find(name.encode()) if isinstance(name, str) else -1
+    if index < 0:
+        raise BackendError(f"the C backend has no kernel {name!r}: use backend='numba'")
+    return index
+
+
+def kernels() -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The compiled kernels: the names of each one's states and coefficients, in order."""
+    found = {}
+    index = 0
+    while (kernel := lib.fastopt_kernel_at(index)) != ffi.NULL:
+        states, coefficients = _text(kernel.states), _text(kernel.coefficients)
+        found[_text(kernel.name)] = (tuple(states.split(", ")) if states else (), tuple(coefficients.split(", ")))
+        index += 1
+    return found
+
+
+def isas() -> list[str]:
+    """The instruction sets that this build and this processor have, the best one last."""
+    return [_text(lib.fastopt_isa_name(level)) for level in range(lib.fastopt_best_isa() + 1)]
+
+
+def isa() -> int:
+    """The instruction set to use: the best one, or the one of ``FASTOPT_ISA``."""
+    name = os.environ.get("FASTOPT_ISA")
+    if not name:
+        return lib.fastopt_best_isa()
+    if name not in isas():
+        raise BackendError(f"FASTOPT_ISA must be an instruction set of this processor, not {name!r}; {nearest(name, isas())}")
+    return isas().index(name)
+
+
+def describe() -> tuple[str, str, dict[str, str]]:
+    """Version, reason and details, for :func:`fastopt.backends`."""
+    abi = lib.fastopt_abi()
+    details = {"instruction set": isas()[isa()], "instruction sets": ", ".join(isas()), "threads": _text(lib.fastopt_pool())}
+    return f"{abi // 1000}.{abi % 1000}", "compiled with this installation", details
+
+
+def backend() -> CBackend:
+    """The C backend."""
+    return CBackend()

@@ -1,0 +1,169 @@
+"""The numba backend: kernels compiled on first use and cached on disk."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+from numba import prange
+
+from fastopt.backends import Program, Work, process
+from fastopt.errors import BackendError
+from fastopt.kernels import KERNELS, twin
+
+#: Elements from which on a parallel region is worth its cost.
+PARALLEL_SIZE = 32768
+
+BLOCK = 16384  # elements of a block of the norm
+LANES = 32  # sums that run side by side in a block
+
+
+class NumbaBackend:
+    """Runs the kernels of ``fastopt/kernels/``, in parallel or, for small spans and in forked children, serially."""
+
+    name = "numba"
+
+    def bind(self, works: Sequence[Work], threads: int) -> Program:
+        calls: list[Any] = []
+        parallel = False
+        for work in works:
+            arguments = *map(writable, work.buffers), work.k
+            worth = worth_threads(work.buffers[0].size, threads)
+            calls.append((compiled(work.kernel, work.k.dtype, len(arguments), worth), arguments))
+            parallel |= worth
+        if parallel:
+            mask = _Mask(threads)
+            calls = [(mask.put_on, ()), *calls, (mask.take_off, ())]
+        return Program(calls, ())
+
+    def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
+        bound = []
+        for gradient in map(writable, gradients):
+            partials = np.zeros(-(-gradient.size // BLOCK))
+            signature = (numba.typeof(gradient), numba.float64, numba.typeof(partials))
+            kernel = _specialize(sum_squares, gradient.dtype, signature, worth_threads(gradient.size, threads))
+            bound.append((kernel, gradient, partials))
+        mask = _Mask(threads)
+
+        def run(scale: float) -> float:
+            total = 0.0
+            for kernel, gradient, partials in bound:
+                mask.put_on()
+                kernel(gradient, scale, partials)
+                mask.take_off()
+                for partial in partials.tolist():
+                    total += partial
+            return total
+
+        return run
+
+
+@numba.njit(parallel=True, error_model="numpy")
+def sum_squares(g, scale, partials):
+    """The sum of ``(scale * g)**2`` over each block, in the order of ``sum_squares`` in ``csrc/loop.h``."""
+    lanes = np.uint64(LANES)
+    for block in prange(partials.size):
+        start = np.uint64(block) * np.uint64(BLOCK)
+        count = min(np.uint64(BLOCK), np.uint64(g.size) - start)
+        rows = count // lanes
+        sums = np.zeros(LANES)
+        for _ in range(rows):
+            for lane in range(lanes):
+                x = scale * np.float64(g[start + lane])
+                sums[lane] += x * x
+            start += lanes
+        for lane in range(count - rows * lanes):
+            x = scale * np.float64(g[start + lane])
+            sums[lane] += x * x
+        half = LANES // 2
+        while half > 0:
+            for lane in range(half):
+                sums[lane] += sums[lane + half]
+            half //= 2
+        partials[block] = sums[0]
+
+
+def worth_threads(size: int, threads: int) -> bool:
+    """Whether to use the parallel kernel. numba's thread pools do not survive a fork."""
+    return size >= PARALLEL_SIZE and threads > 1 and not process.forks
+
+
+def writable(array: np.ndarray) -> np.ndarray:
+    """The same memory without the read-only flag: numba would compile a kernel of its own for read-only gradients."""
+    if array.flags.writeable:
+        return array
+    return np.asarray(_Alias(array))
+
+
+class _Alias:
+    def __init__(self, array: np.ndarray) -> None:
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = array.__array_interface__ | {"data": (address, False)}
+        self.array = array  # numpy keeps this object, hence the memory, alive
+
+
+class _Mask:
+    """Lowers numba's number of threads, which belongs to the thread that calls, for the time of a step."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.lowers = threads < numba.config.NUMBA_NUM_THREADS and not process.forks
+
+    def put_on(self) -> None:
+        if self.lowers:
+            self.before = numba.get_num_threads()
+            numba.set_num_threads(min(self.threads, self.before))
+
+    def take_off(self) -> None:
+        if self.lowers:
+            numba.set_num_threads(self.before)
+
+
+_lock = threading.Lock()
+_specialized: dict[tuple, Any] = {}
+
+
+def compiled(kernel: Any, dtype: np.dtype, arguments: int, parallel: bool) -> Any:
+    """The machine code of a kernel, given by name or as a numba function, for one dtype."""
+    declared = KERNELS.get(kernel) if isinstance(kernel, str) else kernel
+    if not hasattr(declared, "py_func"):
+        raise BackendError(f"the numba backend has no kernel {kernel!r}")
+    signature = (numba.from_dtype(dtype)[::1],) * arguments
+    return _specialize(declared, dtype, signature, parallel)
+
+
+def _specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool) -> Any:
+    """A dispatcher with one signature: so no two processes write different machine code to one cache entry."""
+    key = kernel, dtype, parallel
+    with _lock:
+        if key not in _specialized:
+            variant, options = ("parallel", {"parallel": True}) if parallel else ("serial", {"nogil": True})
+            dispatcher = twin(kernel, f"{variant}.{dtype.name}", **options)
+            try:
+                dispatcher.enable_caching()
+                dispatcher.compile(signature)
+            except Exception:  # no writable cache directory, a damaged cache, a full disk: compile without it
+                dispatcher = twin(kernel, f"{variant}.{dtype.name}", **options)
+                dispatcher.compile(signature)
+            dispatcher.disable_compile()
+            _specialized[key] = dispatcher
+    return _specialized[key]
+
+
+def describe() -> tuple[str, str, dict[str, str]]:
+    """Version, reason and details, for :func:`fastopt.backends`."""
+    _check()
+    details = {"threads": str(numba.config.NUMBA_NUM_THREADS), "cache": numba.config.CACHE_DIR or "beside the kernels"}
+    return numba.__version__, "numba is installed", details
+
+
+def _check() -> None:
+    if numba.config.DISABLE_JIT:
+        raise BackendError("backend 'numba' is not available: NUMBA_DISABLE_JIT is set")
+
+
+def backend() -> NumbaBackend:
+    """The numba backend. BackendError if numba may not compile."""
+    _check()
+    return NumbaBackend()

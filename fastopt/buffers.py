@@ -1,0 +1,235 @@
+"""Flat buffers: one aligned 1-D array that holds every parameter, with a named view for each."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from fastopt.errors import nearest
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+
+_KINDS_BY_NAME = "float32 or float64"
+
+
+def aligned_empty(size: int, dtype: np.dtype) -> np.ndarray:
+    """An uninitialized 1-D array whose first element starts a cache line."""
+    raw = np.empty(size * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+def check_dtype(name: str, dtype: DTypeLike) -> np.dtype:
+    """The dtype if kernels exist for it; else TypeError."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"{name} must be {_KINDS_BY_NAME}, not {dtype!r}") from None
+    if found not in DTYPES or not found.isnative:
+        raise TypeError(f"{name} must be {_KINDS_BY_NAME} in native byte order, not {found.str} ({found})")
+    return found
+
+
+def check_array(name: str, array: Any, *, writable: bool) -> np.ndarray:
+    """The array if a kernel can run over its memory as it is; TypeError or ValueError that names it otherwise."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array, not {type(array).__name__}")
+    check_dtype(f"{name}: its dtype", array.dtype)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional, not of shape {array.shape}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} must be contiguous, not strided by {array.strides[0]} bytes: use np.ascontiguousarray")
+    if not array.flags.aligned:
+        raise ValueError(f"{name} must be aligned to its items, not at an address that {array.itemsize} does not divide")
+    if writable and not array.flags.writeable:
+        raise ValueError(f"{name} must be writable, not read-only")
+    return array
+
+
+class Layout:
+    """The names, shapes and places of the parameters in a flat buffer, in order and without gaps."""
+
+    __slots__ = ("shapes", "places", "size")
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.shapes = dict(shapes)
+        self.places: dict[str, slice] = {}
+        self.size = 0
+        for name, shape in self.shapes.items():
+            stop = self.size + math.prod(shape)
+            self.places[name] = slice(self.size, stop)
+            self.size = stop
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and list(self.shapes.items()) == list(other.shapes.items())
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def difference(self, other: "Layout") -> str:
+        """How another layout differs from this one, in words; empty if it does not."""
+        for name, shape in other.shapes.items():
+            if name not in self.shapes:
+                return f"it has {name!r}, which is unknown here; {nearest(name, self.shapes)}"
+            if shape != self.shapes[name]:
+                return f"{name!r} has the shape {shape} there and {self.shapes[name]} here"
+        missing = [name for name in self.shapes if name not in other.shapes]
+        if missing:
+            return f"it has no {missing[0]!r}"
+        return "" if self == other else f"its order is {list(other.shapes)}, not {list(self.shapes)}"
+
+    def runs(self, names: Sequence[str]) -> list[tuple[str, ...]]:
+        """Names, grouped where their places join without a gap."""
+        runs: list[list[str]] = []
+        wanted = set(names)
+        previous = False
+        for name in self.shapes:
+            if name in wanted:
+                if previous:
+                    runs[-1].append(name)
+                else:
+                    runs.append([name])
+            previous = name in wanted
+        return [tuple(run) for run in runs]
+
+
+class FlatBuffer(Mapping[str, np.ndarray]):
+    """Named arrays in one contiguous, 64-byte aligned 1-D array: a mapping from names to views.
+
+    Parameters
+    ----------
+    arrays
+        Names and array-likes of floats, of any shape, zero-sized ones too. They are copied once. Names are
+        non-empty strings; their order is the order in memory.
+    dtype
+        ``float32`` or ``float64``. If None, the arrays must share one of them.
+
+    Raises
+    ------
+    TypeError
+        An array is no array of real floating-point numbers, or no dtype is given and they differ.
+    ValueError
+        A name is empty.
+
+    Examples
+    --------
+    >>> params = FlatBuffer({"w": np.ones((2, 3)), "b": np.zeros(3)}, dtype="float32")
+    >>> params.flat.shape, params["w"].shape
+    ((9,), (2, 3))
+    >>> params["b"] += 1
+    >>> params.flat[-3:]
+    array([1., 1., 1.], dtype=float32)
+    """
+
+    __slots__ = ("layout", "flat", "_views")
+
+    layout: Layout
+    flat: np.ndarray
+
+    def __init__(self, arrays: Mapping[str, ArrayLike], dtype: DTypeLike | None = None) -> None:
+        if not isinstance(arrays, Mapping):
+            raise TypeError(f"arrays must be a mapping of names to arrays, not {type(arrays).__name__}")
+        wanted = None if dtype is None else check_dtype("dtype", dtype)
+        found = {_checked_name(name): _checked_floats(name, array) for name, array in arrays.items()}
+        if wanted is None:
+            kinds = sorted({array.dtype.name for array in found.values()})
+            if len(kinds) != 1:
+                raise TypeError(f"dtype must be given: the arrays have {' and '.join(kinds) or 'no dtype'}")
+            wanted = check_dtype("dtype", kinds[0])
+        self._fill(Layout({name: array.shape for name, array in found.items()}), wanted)
+        for name, array in found.items():
+            self._views[name][...] = array
+
+    def _fill(self, layout: Layout, dtype: np.dtype) -> None:
+        self.layout = layout
+        self.flat = aligned_empty(layout.size, dtype)
+        self._views = {name: self.flat[layout.places[name]].reshape(shape) for name, shape in layout.shapes.items()}
+
+    @classmethod
+    def empty(cls, layout: Layout, dtype: DTypeLike) -> Self:
+        """An uninitialized buffer of a layout."""
+        buffer = cls.__new__(cls)
+        buffer._fill(layout, np.dtype(dtype))
+        return buffer
+
+    @property
+    def dtype(self) -> np.dtype:
+        """``float32`` or ``float64``."""
+        return self.flat.dtype
+
+    @property
+    def size(self) -> int:
+        """The number of elements of all parameters together."""
+        return self.layout.size
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        try:
+            return self._views[name]
+        except KeyError:
+            raise KeyError(f"no parameter {name!r}; {nearest(name, self._views)}") from None
+
+    def __setitem__(self, name: str, value: ArrayLike) -> None:
+        view = self[name]
+        if value is not view:
+            view[...] = value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._views
+
+    __eq__ = object.__eq__  # buffers are memory, not values
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name}: {shape}" for name, shape in list(self.layout.shapes.items())[:8])
+        more = ", ..." if len(self) > 8 else ""
+        return f"FlatBuffer({self.size} x {self.dtype.name}; {shapes}{more})"
+
+    def zeros_like(self) -> Self:
+        """A buffer of the same layout and dtype, filled with zeros."""
+        buffer = self.empty(self.layout, self.dtype)
+        buffer.flat.fill(0)
+        return buffer
+
+    def copy(self) -> Self:
+        """A buffer of the same layout, dtype and values in memory of its own."""
+        buffer = self.empty(self.layout, self.dtype)
+        buffer.flat[...] = self.flat
+        return buffer
+
+    def __copy__(self) -> Self:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        return self.copy()
+
+    def __reduce__(self) -> tuple:
+        return _restore, (type(self), self.layout.shapes, self.flat)
+
+
+def _restore(cls: type[FlatBuffer], shapes: dict[str, tuple[int, ...]], flat: np.ndarray) -> FlatBuffer:
+    buffer = cls.empty(Layout(shapes), flat.dtype)
+    buffer.flat[...] = flat
+    return buffer
+
+
+def _checked_name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"arrays: names must be strings, not {name!r} ({type(name).__name__})")
+    if not name:
+        raise ValueError("arrays: a name must not be empty")
+    return name
+
+
+def _checked_floats(name: str, array: ArrayLike) -> np.ndarray:
+    found = np.asarray(array)
+    if found.dtype.kind != "f":
+        raise TypeError(f"arrays[{name!r}] must hold floating-point numbers, not {found.dtype}: convert it first")
+    return found

@@ -1,0 +1,213 @@
+"""Frozen values whose fields are declared with their domains: the common base of rules and schedules."""
+
+import inspect
+import math
+import numbers
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Self, dataclass_transform, get_args, get_origin
+
+from fastopt.errors import nearest
+
+REQUIRED: Any = object()
+
+
+class Interval:
+    """The finite real numbers between two bounds; a round bracket leaves the bound out."""
+
+    def __init__(self, low: float, high: float = math.inf, brackets: str = "[]") -> None:
+        self.low, self.high, self.brackets = low, high, brackets
+
+    def __str__(self) -> str:
+        if math.isinf(self.high):
+            return f"a finite number {'>=' if self.brackets[0] == '[' else '>'} {self.low:g}"
+        return f"a number in {self.brackets[0]}{self.low:g}, {self.high:g}{self.brackets[1]}"
+
+    def __contains__(self, value: float) -> bool:
+        above = value >= self.low if self.brackets[0] == "[" else value > self.low
+        below = value <= self.high if self.brackets[1] == "]" else value < self.high
+        return above and below and math.isfinite(value)
+
+    def parse(self, name: str, value: Any) -> float:
+        """The value as a float; TypeError if it is no real number, ValueError if it lies outside."""
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(f"{name} must be {self}, not {value!r} ({type(value).__name__})")
+        if float(value) not in self:
+            raise ValueError(f"{name} must be {self}, not {value!r}")
+        return float(value)
+
+
+class Whole:
+    """The whole numbers from a lower bound on."""
+
+    def __init__(self, low: int) -> None:
+        self.low = low
+
+    def __str__(self) -> str:
+        return f"a whole number >= {self.low}"
+
+    def parse(self, name: str, value: Any) -> int:
+        """The value as an int; TypeError if it is no whole number, ValueError if it is too small."""
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise TypeError(f"{name} must be {self}, not {value!r} ({type(value).__name__})")
+        if value < self.low:
+            raise ValueError(f"{name} must be {self}, not {value!r}")
+        return int(value)
+
+
+class Flag:
+    """True or False."""
+
+    def __str__(self) -> str:
+        return "True or False"
+
+    def parse(self, name: str, value: Any) -> bool:
+        """The value itself; TypeError if it is no bool."""
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be {self}, not {value!r} ({type(value).__name__})")
+        return value
+
+
+class Choice:
+    """One of a few words."""
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(map(repr, self.words))
+
+    def parse(self, name: str, value: Any) -> str:
+        """The word; ValueError, with the nearest right one, if it is none of them."""
+        if value not in self.words:
+            raise ValueError(f"{name} must be {self}, not {value!r}; {nearest(value, self.words)}")
+        return value
+
+
+class Tuple:
+    """A tuple with a domain for each item."""
+
+    def __init__(self, *items: Any) -> None:
+        self.items = items
+
+    def __str__(self) -> str:
+        return f"({', '.join(map(str, self.items))})"
+
+    def parse(self, name: str, value: Any) -> tuple:
+        """The items, parsed; TypeError if it is no sequence of that length."""
+        if not isinstance(value, (tuple, list)) or len(value) != len(self.items):
+            raise TypeError(f"{name} must be {self}, not {value!r}")
+        return tuple(item.parse(f"{name}[{i}]", each) for i, (item, each) in enumerate(zip(self.items, value)))
+
+
+class NumberOrCallable:
+    """A number of an interval, or a callable that gives one for each step."""
+
+    def __init__(self, interval: Interval) -> None:
+        self.interval = interval
+
+    def __str__(self) -> str:
+        return f"{self.interval}, or a callable that gives one for each step"
+
+    def parse(self, name: str, value: Any) -> Any:
+        """The number as a float, or the callable itself."""
+        return value if callable(value) else self.interval.parse(name, value)
+
+
+Positive = Annotated[float, Interval(0.0, brackets="(]")]
+NonNegative = Annotated[float, Interval(0.0)]
+UnitInterval = Annotated[float, Interval(0.0, 1.0, "[)")]
+ClosedUnitInterval = Annotated[float, Interval(0.0, 1.0)]
+LearningRate = Annotated[float | Callable[[int], float], NumberOrCallable(Interval(0.0))]
+
+
+class Field:
+    """A declared field: its name, default (``REQUIRED`` if it has none) and domain."""
+
+    __slots__ = ("name", "default", "domain")
+
+    def __init__(self, name: str, default: Any, domain: Any) -> None:
+        self.name, self.default, self.domain = name, default, domain
+
+
+def _domain(annotation: Any) -> Any:
+    if annotation is bool:
+        return Flag()
+    if get_origin(annotation) is tuple:
+        return Tuple(*map(_domain, get_args(annotation)))
+    return annotation.__metadata__[0]
+
+
+@dataclass_transform(frozen_default=True)
+class Declared:
+    """A frozen value: two are equal when their class and their fields are.
+
+    A subclass declares fields as ``name: domain = default``, where the domain is ``bool``, a tuple of domains or an
+    ``Annotated`` type that carries one; ``name: ClassVar = value`` turns an inherited field into a constant. Values
+    are validated and normalized when one is made. ``fields`` maps each name to its :class:`Field`, new ones before
+    inherited ones.
+    """
+
+    fields: ClassVar[Mapping[str, Field]] = MappingProxyType({})
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        annotations = inspect.get_annotations(cls)
+        constants = {name for name, annotation in annotations.items() if ClassVar in (annotation, get_origin(annotation))}
+        own = {
+            name: Field(name, cls.__dict__.get(name, REQUIRED), _domain(annotation))
+            for name, annotation in annotations.items()
+            if name not in constants
+        }
+        inherited = {name: own.get(name, field) for name, field in cls.fields.items() if name not in constants}
+        cls.fields = MappingProxyType({name: own[name] for name in own if name not in inherited} | inherited)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kind, fields = type(self).__name__, self.fields
+        if len(args) > len(fields):
+            raise TypeError(f"{kind} takes at most {len(fields)} arguments ({', '.join(fields)}), not {len(args)}")
+        given = dict(zip(fields, args))
+        for name, value in kwargs.items():
+            if name not in fields:
+                raise TypeError(f"{kind} has no argument {name!r}; {nearest(name, fields)}")
+            if name in given:
+                raise TypeError(f"{kind} got {name!r} twice, by position and by name")
+            given[name] = value
+        for name, field in fields.items():
+            value = given.get(name, field.default)
+            if value is REQUIRED:
+                raise TypeError(f"{kind} needs {name!r}: {field.domain}")
+            self.__dict__[name] = field.domain.parse(f"{kind}: {name}", value)
+        self.check()
+
+    def check(self) -> None:
+        """Raises ValueError where fields that are right by themselves do not go together."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__} is frozen: use .replace({name}=...) for a changed copy")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is frozen")
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return ((name, self.__dict__[name]) for name in self.fields)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and tuple(self) == tuple(other)  # type: ignore[call-overload]
+
+    def __hash__(self) -> int:
+        return hash((type(self), tuple(self)))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self)})"
+
+    def __reduce__(self) -> tuple:
+        return _rebuild, (type(self), dict(self))
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated as a new one is."""
+        return type(self)(**(dict(self) | changes))
+
+
+def _rebuild(cls: type[Declared], fields: dict[str, Any]) -> Declared:
+    return cls(**fields)

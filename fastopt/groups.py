@@ -1,0 +1,100 @@
+"""Groups: the parameters that share a rule, and the coefficients of their next step."""
+
+import fnmatch
+import struct
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastopt.errors import nearest
+from fastopt.rule import Rule
+
+if TYPE_CHECKING:
+    from fastopt.optimizer import Optimizer
+
+
+class Group:
+    """The parameters that share a rule. :class:`fastopt.Optimizer` makes them."""
+
+    def __init__(self, optimizer: "Optimizer", index: int, pattern: str, rule: Rule, names: tuple[str, ...]) -> None:
+        self._optimizer, self._rule = optimizer, rule
+        #: Where the group's step count stands in the optimizer's counts.
+        self.index = index
+        #: The pattern that chose the parameters, and their names.
+        self.pattern, self.names = pattern, names
+        #: Whether steps leave the group out: see :meth:`fastopt.Optimizer.freeze`.
+        self.frozen = False
+        #: The coefficients of the step that is being made, in the rule's order: an array that kernels read.
+        self.k = np.zeros(len(rule.coefficients(1)), optimizer.dtype)
+        self._pack = struct.Struct(f"{self.k.size}{self.k.dtype.char}").pack_into
+        self._memory = memoryview(self.k).cast("B")
+
+    @property
+    def step(self) -> int:
+        """How many steps have updated the group."""
+        return self._optimizer.counts[self.index]
+
+    @property
+    def rule(self) -> Rule:
+        """The rule. Another of the same kind may take its place between steps, with other hyperparameters."""
+        return self._rule
+
+    @rule.setter
+    def rule(self, rule: Rule) -> None:
+        self._rule = self.replacement(rule)
+
+    def replacement(self, rule: Any) -> Rule:
+        """The rule if it can take the place of the group's: of the same kind, with the same kernel and states."""
+        if type(rule) is not type(self._rule):
+            raise TypeError(f"rule must be a {type(self._rule).__name__} for group {self.pattern!r}, not {rule!r}")
+        if (rule.kernel, list(rule.states)) != (self._rule.kernel, list(self._rule.states)):
+            raise ValueError(f"rule: {rule!r} keeps other states than {self._rule!r}: make a new Optimizer")
+        return rule
+
+    def prepare(self, scale: float) -> None:
+        """Fills the coefficients of the group's next step, for gradients that are to be multiplied by ``scale``."""
+        values = self._rule.coefficients(self.step + 1)
+        values["grad_scale"] *= scale
+        try:
+            self._pack(self._memory, 0, *values.values())
+        except OverflowError:
+            largest = np.finfo(self.k.dtype).max
+            large = {name: value for name, value in values.items() if abs(value) > largest}
+            raise ValueError(f"{self._rule!r}: too large for {self.k.dtype.name}: {large}") from None
+
+    def __repr__(self) -> str:
+        frozen = ", frozen" if self.frozen else ""
+        return f"Group({self.pattern!r}: {self._rule!r}, {len(self.names)} parameters, step {self.step}{frozen})"
+
+
+def assign(names: list[str], rules: Rule | Mapping[str, Rule]) -> dict[str, tuple[Rule, tuple[str, ...]]]:
+    """Each pattern with its rule and the names that it takes: a name goes to the first pattern that matches it.
+
+    Raises TypeError if there is no rule where one should be, ValueError if a name or a pattern is left over.
+    """
+    if isinstance(rules, Rule):
+        rules = {"*": rules}
+    if not isinstance(rules, Mapping):
+        raise TypeError(f"rule must be a rule or a mapping of name patterns to rules, not {_kind(rules)}")
+    members: dict[str, list[str]] = {}
+    for pattern, rule in rules.items():
+        if not isinstance(pattern, str):
+            raise TypeError(f"rule: patterns must be strings, not {pattern!r}")
+        if not isinstance(rule, Rule):
+            raise TypeError(f"rule[{pattern!r}] must be a rule, not {_kind(rule)}")
+        if names and not fnmatch.filter(names, pattern) and pattern not in names:
+            raise ValueError(f"rule: the pattern {pattern!r} matches no parameter; {nearest(pattern, names)}")
+        members[pattern] = []
+    for name in names:
+        taker = next((p for p in members if p == name or fnmatch.fnmatchcase(name, p)), None)
+        if taker is None:
+            raise ValueError(f"rule: no pattern matches the parameter {name!r}; {nearest(name, members)}")
+        members[taker].append(name)
+    return {pattern: (rules[pattern], tuple(names)) for pattern, names in members.items()}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, type) and issubclass(value, Rule):
+        return f"the class {value.__name__}: write {value.__name__}()"
+    return f"{value!r} ({type(value).__name__})"

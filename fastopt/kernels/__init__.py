@@ -1,0 +1,73 @@
+"""How each rule is applied, in numba: the loops, callable from nopython code.
+
+``from fastopt.kernels import adam`` gives the serial twin of the parallel kernel in ``fastopt/kernels/adam.py``. Its
+arguments are the parameters, the gradient, the states in the rule's order, and the coefficients of the step in the
+rule's order: contiguous 1-D arrays of one dtype. Buffers must not overlap.
+"""
+
+import hashlib
+import types
+from pathlib import Path
+
+import numba
+
+from fastopt.kernels.adadelta import adadelta
+from fastopt.kernels.adagrad import adagrad
+from fastopt.kernels.adam import adam
+from fastopt.kernels.adamax import adamax
+from fastopt.kernels.amsgrad import amsgrad
+from fastopt.kernels.asgd import asgd
+from fastopt.kernels.lion import lion
+from fastopt.kernels.momentum import momentum
+from fastopt.kernels.nadam import nadam
+from fastopt.kernels.nesterov import nesterov
+from fastopt.kernels.rmsprop import rmsprop
+from fastopt.kernels.rmsprop_centered import rmsprop_centered
+from fastopt.kernels.rmsprop_centered_momentum import rmsprop_centered_momentum
+from fastopt.kernels.rmsprop_momentum import rmsprop_momentum
+from fastopt.kernels.rprop import rprop
+from fastopt.kernels.sgd import sgd
+
+#: The parallel kernels by name, as their files declare them.
+KERNELS = {
+    kernel.py_func.__name__: kernel
+    for kernel in (
+        adadelta,
+        adagrad,
+        adam,
+        adamax,
+        amsgrad,
+        asgd,
+        lion,
+        momentum,
+        nadam,
+        nesterov,
+        rmsprop,
+        rmsprop_centered,
+        rmsprop_centered_momentum,
+        rmsprop_momentum,
+        rprop,
+        sgd,
+    )
+}
+
+
+def twin(kernel, variant: str, **options):
+    """The dispatcher of a kernel's Python function compiled with other options.
+
+    numba's cache tells functions apart by qualified name and code alone: not by options, and before numba 0.68 not by
+    the source file's content. Hence all of them are in the twin's qualified name.
+    """
+    function = kernel.py_func
+    options = {"error_model": "numpy"} | options
+    stamp = hashlib.sha256(Path(function.__code__.co_filename).read_bytes() + repr(sorted(options.items())).encode())
+    copy = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    copy.__module__ = function.__module__
+    copy.__doc__ = function.__doc__
+    copy.__qualname__ = f"{function.__qualname__}.{variant}.{stamp.hexdigest()[:12]}"
+    return numba.njit(**options)(copy)
+
+
+globals().update({name: twin(kernel, "serial", nogil=True) for name, kernel in KERNELS.items()})

@@ -1,0 +1,15 @@
+"""Gradient descent with a heavy ball."""
+
+import numba
+from numba import prange
+from numba.np.unsafe.ndarray import to_fixed_tuple
+
+
+@numba.njit(parallel=True, error_model="numpy")
+def momentum(p, g, momentum_buffer, k):
+    grad_scale, l2, shrink, step_size, momentum, one_minus_dampening = to_fixed_tuple(k, 6)
+    for i in prange(p.size):
+        grad = grad_scale * g[i] + l2 * p[i]
+        velocity = momentum * momentum_buffer[i] + one_minus_dampening * grad
+        momentum_buffer[i] = velocity
+        p[i] = shrink * p[i] - step_size * velocity

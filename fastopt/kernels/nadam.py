@@ -1,0 +1,23 @@
+"""NAdam."""
+
+from math import sqrt
+
+import numba
+from numba import prange
+from numba.np.unsafe.ndarray import to_fixed_tuple
+
+
+@numba.njit(parallel=True, error_model="numpy")
+def nadam(p, g, exp_avg, exp_avg_sq, k):
+    (
+        grad_scale, l2, shrink, grad_size, momentum_size, beta1, one_minus_beta1, beta2, one_minus_beta2,
+        root, eps,
+    ) = to_fixed_tuple(k, 11)
+    for i in prange(p.size):
+        grad = grad_scale * g[i] + l2 * p[i]
+        m = beta1 * exp_avg[i] + one_minus_beta1 * grad
+        v = beta2 * exp_avg_sq[i] + one_minus_beta2 * (grad * grad)
+        update = (grad_size * grad + momentum_size * m) / (root * sqrt(v) + eps)
+        exp_avg[i] = m
+        exp_avg_sq[i] = v
+        p[i] = shrink * p[i] - update

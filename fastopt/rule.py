@@ -1,0 +1,83 @@
+"""What an update rule is: hyperparameters with their domains, states, coefficients and a reference."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from fastopt.declared import Declared, Interval, LearningRate
+
+_RATE = Interval(0.0)
+
+
+class Rule(Declared):
+    """An update rule with its hyperparameters: a frozen value.
+
+    A subclass declares its hyperparameters and gives ``kernel``, ``states``, :meth:`coefficients` and
+    :meth:`reference`. Every rule has ``lr``, a number or a schedule (a callable from the step, counted from 1, to a
+    number), and ``maximize``, which turns descent into ascent.
+    """
+
+    if TYPE_CHECKING:
+        lr: LearningRate
+    maximize: bool = False
+
+    #: The largest error of the float32 kernel after 100 steps, in ulp of the largest value that the parameter has had.
+    ulp: ClassVar[int]
+
+    @property
+    def kernel(self) -> str:
+        """The name of the kernel that applies the rule; chosen by its flags."""
+        raise NotImplementedError(f"{type(self).__name__} declares no kernel")
+
+    @property
+    def states(self) -> Mapping[str, float]:
+        """The buffers that the kernel keeps between steps, in its order, each with its first value."""
+        raise NotImplementedError(f"{type(self).__name__} declares no states")
+
+    def coefficients(self, step: int) -> dict[str, float]:
+        """The numbers that the kernel needs for a step (counted from 1), by name, in the kernel's order.
+
+        The first three are ``grad_scale``, ``l2`` and ``shrink``: see :meth:`common`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares no coefficients")
+
+    def reference(
+        self, step: int, p: np.ndarray, g: np.ndarray, **state: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The new parameters and states after a step, by the formula of the paper, for float64 arrays."""
+        raise NotImplementedError(f"{type(self).__name__} declares no reference")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step (counted from 1). ValueError if a schedule gives no finite number >= 0."""
+        lr = self.lr
+        if callable(lr):
+            return _RATE.parse(f"{type(self).__name__}: lr: the schedule's value at step {step}", lr(step))
+        return lr
+
+    def common(self, lr: float) -> dict[str, float]:
+        """The coefficients that every kernel starts with.
+
+        ``grad_scale`` multiplies the gradient (and is negative to maximize), ``l2`` adds coupled weight decay to it,
+        and ``shrink`` multiplies the parameters for decoupled weight decay.
+        """
+        decay = getattr(self, "weight_decay", 0.0)
+        decoupled = getattr(self, "decoupled_weight_decay", False)
+        return {
+            "grad_scale": -1.0 if self.maximize else 1.0,
+            "l2": 0.0 if decoupled else decay,
+            "shrink": 1.0 - lr * decay if decoupled else 1.0,
+        }
+
+    def table(self, steps: int) -> np.ndarray:
+        """The coefficients of the steps 1 to ``steps``: float64, shape ``(steps, coefficients)``."""
+        return np.array([list(self.coefficients(step).values()) for step in range(1, steps + 1)])
+
+    def decayed(self, lr: float, p: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What references start with: parameters and descent direction after weight decay of either kind."""
+        decay: Any = getattr(self, "weight_decay", 0.0)
+        if self.maximize:
+            g = -g
+        if getattr(self, "decoupled_weight_decay", False):
+            return p - lr * decay * p, g
+        return p, g + decay * p

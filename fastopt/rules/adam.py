@@ -1,0 +1,65 @@
+"""Adam."""
+
+from math import sqrt
+
+import numpy as np
+
+from fastopt.declared import LearningRate, NonNegative, UnitInterval
+from fastopt.rule import Rule
+
+
+class Adam(Rule):
+    """Adam: adaptive moments. Kingma & Ba, ICLR 2015, arXiv:1412.6980, Algorithm 1::
+
+        m = beta1 m + (1 - beta1) g
+        v = beta2 v + (1 - beta2) g^2
+        p = p - lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps)
+
+    with m the state ``exp_avg`` and v the state ``exp_avg_sq``. With ``amsgrad`` the largest v so far, the state
+    ``max_exp_avg_sq``, takes the place of v in the last line: Reddi, Kale & Kumar, ICLR 2018, arXiv:1904.09237.
+    """
+
+    lr: LearningRate = 1e-3
+    betas: tuple[UnitInterval, UnitInterval] = (0.9, 0.999)
+    eps: NonNegative = 1e-8
+    weight_decay: NonNegative = 0.0
+    amsgrad: bool = False
+    decoupled_weight_decay: bool = False
+
+    ulp = 16
+
+    @property
+    def kernel(self):
+        return "amsgrad" if self.amsgrad else "adam"
+
+    @property
+    def states(self):
+        return {"exp_avg": 0.0, "exp_avg_sq": 0.0} | ({"max_exp_avg_sq": 0.0} if self.amsgrad else {})
+
+    def coefficients(self, step):
+        lr = self.rate(step)
+        beta1, beta2 = self.betas
+        return self.common(lr) | {
+            "step_size": lr / (1 - beta1**step),
+            "beta1": beta1,
+            "one_minus_beta1": 1 - beta1,
+            "beta2": beta2,
+            "one_minus_beta2": 1 - beta2,
+            "root": 1 / sqrt(1 - beta2**step),
+            "eps": self.eps,
+        }
+
+    def reference(self, step, p, g, exp_avg, exp_avg_sq, max_exp_avg_sq=None):
+        lr = self.rate(step)
+        p, g = self.decayed(lr, p, g)
+        beta1, beta2 = self.betas
+        state = {
+            "exp_avg": beta1 * exp_avg + (1 - beta1) * g,
+            "exp_avg_sq": beta2 * exp_avg_sq + (1 - beta2) * g**2,
+        }
+        second = state["exp_avg_sq"]
+        if max_exp_avg_sq is not None:
+            second = state["max_exp_avg_sq"] = np.maximum(max_exp_avg_sq, second)
+        first_unbiased = state["exp_avg"] / (1 - beta1**step)
+        second_unbiased = second / (1 - beta2**step)
+        return p - lr * first_unbiased / (np.sqrt(second_unbiased) + self.eps), state
