@@ -41,9 +41,9 @@ def check_array(name: str, array: Any, *, writable: bool) -> np.ndarray:
     if array.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, not of shape {array.shape}")
     if not array.flags.c_contiguous:
-        raise ValueError(f"{name} must be contiguous, not strided by {array.strides[0]} bytes: use np.ascontiguousarray")
+        raise ValueError(f"{name} must be contiguous, not strided by {array.strides[0]} bytes: copy it first")
     if not array.flags.aligned:
-        raise ValueError(f"{name} must be aligned to its items, not at an address that {array.itemsize} does not divide")
+        raise ValueError(f"{name} must be aligned: its address must be a multiple of {array.itemsize}")
     if writable and not array.flags.writeable:
         raise ValueError(f"{name} must be writable, not read-only")
     return array
@@ -52,7 +52,7 @@ def check_array(name: str, array: Any, *, writable: bool) -> np.ndarray:
 class Layout:
     """The names, shapes and places of the parameters in a flat buffer, in order and without gaps."""
 
-    __slots__ = ("shapes", "places", "size")
+    __slots__ = ("places", "shapes", "size")
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.shapes = dict(shapes)
@@ -123,7 +123,7 @@ class FlatBuffer(Mapping[str, np.ndarray]):
     array([1., 1., 1.], dtype=float32)
     """
 
-    __slots__ = ("layout", "flat", "_views")
+    __slots__ = ("_views", "flat", "layout")
 
     layout: Layout
     flat: np.ndarray

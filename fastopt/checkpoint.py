@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Mapping
 from operator import setitem
@@ -108,7 +107,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: no checkpoint, or truncated: {error}") from error
     text = metadata.get("fastopt")
@@ -118,7 +117,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]
         raise CheckpointError(f"{path}: corrupted: its description has another checksum than when it was written")
     saved = json.loads(text)
     if saved["format"] != FORMAT:
-        raise CheckpointError(f"{path}: format {saved['format']} is not {FORMAT}: written by another version of fastopt")
+        raise CheckpointError(f"{path}: format {saved['format']}, not {FORMAT}: another version of fastopt wrote it")
     if saved["checksums"] != {key: zlib.crc32(np.ascontiguousarray(array)) for key, array in tensors.items()}:
         raise CheckpointError(f"{path}: corrupted: its arrays have other checksums than when they were written")
     return saved, tensors
@@ -131,6 +130,8 @@ def _parameters(optimizer: "Optimizer") -> dict[str, np.ndarray]:
 
 def _write_atomically(path: str, data: bytes) -> None:
     """Writes a file under another name and renames it when it is on the disk."""
+    import tempfile  # not needed to train, and slow to import
+
     folder = os.path.dirname(path) or "."
     handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", suffix=".part", dir=folder)
     try:

@@ -97,7 +97,8 @@ class Tuple:
         """The items, parsed; TypeError if it is no sequence of that length."""
         if not isinstance(value, (tuple, list)) or len(value) != len(self.items):
             raise TypeError(f"{name} must be {self}, not {value!r}")
-        return tuple(item.parse(f"{name}[{i}]", each) for i, (item, each) in enumerate(zip(self.items, value)))
+        pairs = zip(self.items, value, strict=True)
+        return tuple(item.parse(f"{name}[{index}]", each) for index, (item, each) in enumerate(pairs))
 
 
 class NumberOrCallable:
@@ -124,7 +125,7 @@ LearningRate = Annotated[float | Callable[[int], float], NumberOrCallable(Interv
 class Field:
     """A declared field: its name, default (``REQUIRED`` if it has none) and domain."""
 
-    __slots__ = ("name", "default", "domain")
+    __slots__ = ("default", "domain", "name")
 
     def __init__(self, name: str, default: Any, domain: Any) -> None:
         self.name, self.default, self.domain = name, default, domain
@@ -153,7 +154,7 @@ class Declared:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         annotations = inspect.get_annotations(cls)
-        constants = {name for name, annotation in annotations.items() if ClassVar in (annotation, get_origin(annotation))}
+        constants = {name for name, kind in annotations.items() if ClassVar in (kind, get_origin(kind))}
         own = {
             name: Field(name, cls.__dict__.get(name, REQUIRED), _domain(annotation))
             for name, annotation in annotations.items()
@@ -166,7 +167,7 @@ class Declared:
         kind, fields = type(self).__name__, self.fields
         if len(args) > len(fields):
             raise TypeError(f"{kind} takes at most {len(fields)} arguments ({', '.join(fields)}), not {len(args)}")
-        given = dict(zip(fields, args))
+        given = dict(zip(fields, args, strict=False))
         for name, value in kwargs.items():
             if name not in fields:
                 raise TypeError(f"{kind} has no argument {name!r}; {nearest(name, fields)}")

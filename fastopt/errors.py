@@ -1,6 +1,5 @@
 """The errors that fastopt raises beyond Python's own, and the words that they share."""
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -18,6 +17,8 @@ class NonFiniteGradientError(FloatingPointError, ValueError):
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """The end of an error message about an unknown name: the nearest right one, and all that are allowed."""
+    import difflib  # only when something is wrong: importing it takes a while
+
     names = list(allowed)
     by_fold = {name.lower(): name for name in names}
     close = difflib.get_close_matches(str(given).lower(), by_fold, n=1, cutoff=0.5)

@@ -152,7 +152,7 @@ class Optimizer:
     @lr.setter
     def lr(self, lr: Any) -> None:
         rules = [group.rule.replace(lr=lr) for group in self.groups.values()]
-        for group, rule in zip(self.groups.values(), rules):
+        for group, rule in zip(self.groups.values(), rules, strict=True):
             group.rule = rule
 
     @property
@@ -241,7 +241,7 @@ class Optimizer:
         if grad_scale != 1.0:
             grad_scale = _checked_scale(grad_scale)
         if nonfinite not in NONFINITE:
-            raise ValueError(f"nonfinite must be one of {NONFINITE}, not {nonfinite!r}; {nearest(nonfinite, NONFINITE)}")
+            raise ValueError(f"nonfinite must not be {nonfinite!r}; {nearest(nonfinite, NONFINITE)}")
         if grads is not self._grads or self._forks != process.forks:
             self._bind(grads)
         source = self._source

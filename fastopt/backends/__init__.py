@@ -89,7 +89,7 @@ def _get(name: str) -> Backend:
 def _why_not(name: str, error: Exception) -> str:
     if name == "numba":
         return f"{error}. Install it with: pip install numba"
-    return f"{error}. fastopt was installed without a C compiler; install one, then: pip install --force-reinstall fastopt"
+    return f"{error}. There was no C compiler at installation; with one: pip install --force-reinstall fastopt"
 
 
 def backends() -> dict[str, Available]:
@@ -101,8 +101,8 @@ def backends() -> dict[str, Available]:
     for name in NAMES:
         try:
             found[name] = Available(True, *_load(name).describe())
-        except (ImportError, BackendError) as error:
-            reason = str(error) if isinstance(error, BackendError) else _why_not(name, error)
+        except (ImportError, BackendError, ValueError) as error:
+            reason = _why_not(name, error) if isinstance(error, ImportError) else str(error)
             found[name] = Available(False, None, reason, {})
     return found
 

@@ -21,7 +21,7 @@ class CBackend:
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
         spans = ffi.new("fastopt_span[]", len(works))
-        for span, work in zip(spans, works):
+        for span, work in zip(spans, works, strict=True):
             _fill(span, _kernel_index(work.kernel), work.buffers, work.k)
         call = ffi.new("fastopt_call *", (spans, len(works), threads, isa()))
         return Program([(lib.fastopt_step, (call,))], (spans, list(works)))
@@ -29,7 +29,7 @@ class CBackend:
     def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
         k = np.zeros(1)
         spans = ffi.new("fastopt_span[]", len(gradients))
-        for span, gradient in zip(spans, gradients):
+        for span, gradient in zip(spans, gradients, strict=True):
             _fill(span, 0, (gradient, gradient), k)
         call = ffi.new("fastopt_call *", (spans, len(gradients), threads, isa()))
         partials = ffi.new("double[]", lib.fastopt_blocks(call))
@@ -87,15 +87,20 @@ def isa() -> int:
     name = os.environ.get("FASTOPT_ISA")
     if not name:
         return lib.fastopt_best_isa()
-    if name not in isas():
-        raise BackendError(f"FASTOPT_ISA must be an instruction set of this processor, not {name!r}; {nearest(name, isas())}")
-    return isas().index(name)
+    names = isas()
+    if name not in names:
+        raise ValueError(f"FASTOPT_ISA: this processor has no instruction set {name!r}; {nearest(name, names)}")
+    return names.index(name)
 
 
 def describe() -> tuple[str, str, dict[str, str]]:
     """Version, reason and details, for :func:`fastopt.backends`."""
     abi = lib.fastopt_abi()
-    details = {"instruction set": isas()[isa()], "instruction sets": ", ".join(isas()), "threads": _text(lib.fastopt_pool())}
+    details = {
+        "instruction set": isas()[isa()],
+        "instruction sets": ", ".join(isas()),
+        "thread pool": _text(lib.fastopt_pool()),
+    }
     return f"{abi // 1000}.{abi % 1000}", "compiled with this installation", details
 
 

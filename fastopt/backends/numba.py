@@ -154,7 +154,7 @@ def _specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool) 
 def describe() -> tuple[str, str, dict[str, str]]:
     """Version, reason and details, for :func:`fastopt.backends`."""
     _check()
-    details = {"threads": str(numba.config.NUMBA_NUM_THREADS), "cache": numba.config.CACHE_DIR or "beside the kernels"}
+    details = {"threads": str(numba.config.NUMBA_NUM_THREADS), "cache": numba.config.CACHE_DIR or "__pycache__"}
     return numba.__version__, "numba is installed", details
 
 
