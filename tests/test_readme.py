@@ -1,0 +1,58 @@
+"""README.md against the declarations, and its examples."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import fastopt
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def variants(rule):
+    """The rule with each combination of what chooses a kernel."""
+    found = {}
+    for momentum in (0.0, 0.9) if "momentum" in rule.fields else (None,):
+        for flag in [None, *(name for name in ("nesterov", "centered", "amsgrad") if name in rule.fields)]:
+            changes = {} if momentum is None else {"momentum": momentum}
+            try:
+                made = rule(**changes, **({} if flag is None else {flag: True}))
+            except ValueError:
+                continue
+            found.setdefault(made.kernel, made)
+    return found
+
+
+def table():
+    lines = ["| rule | what it is | kernel | states | bytes | error, ulp |", "|---|---|---|---|---|---|"]
+    for name, rule in fastopt.RULES.items():
+        made = variants(rule) if name not in ("Momentum", "Nesterov") else {rule().kernel: rule()}
+        what = rule.__doc__.partition(": ")[2].partition(".")[0]
+        for kernel, each in made.items():
+            states = ", ".join(f"`{state}`" for state in each.states) or "none"
+            lines.append(f"| `{name}` | {what} | `{kernel}` | {states} | {12 + 8 * len(each.states)} | {rule.ulp} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_rules_is_that_of_the_declarations():
+    written = README.read_text().partition("<!-- rules -->\n")[2].partition("\n<!-- /rules -->")[0]
+    assert written == table(), f"README.md: put this between the marks:\n{table()}"
+
+
+def test_the_examples_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    names = {}
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), names)
+    promised = re.findall(r"print\(.*\)  # (.*)", "".join(examples))
+    assert promised
+    assert capsys.readouterr().out.splitlines() == promised
+
+
+@pytest.mark.parametrize("line", re.findall(r"^.*FASTOPT_\w+.*$", README.read_text(), flags=re.MULTILINE))
+def test_environment_variables_exist(line):
+    name = re.search(r"FASTOPT_\w+", line)[0]
+    sources = [README.parent / "pyproject.toml", *README.parent.glob("fastopt/**/*.py")]
+    assert any(name in source.read_text() for source in sources)
