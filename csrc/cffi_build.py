@@ -1,4 +1,4 @@
-"""Declares fastopt.h to cffi: the header as it stands, without its preprocessor lines."""
+"""Declares fastopt.h to cffi: the header as it stands, without its preprocessor lines and what is for C++ alone."""
 
 import re
 from pathlib import Path

@@ -150,6 +150,7 @@ const char *fastopt_error(int32_t code)
     case FASTOPT_NO_ISA: return "the call names an instruction set that this processor or build lacks";
     case FASTOPT_NO_BUFFER: return "a length is negative, or a buffer or the row of coefficients is NULL";
     case FASTOPT_NO_THREADS: return "the call asks for fewer than one thread";
+    case FASTOPT_NO_MEMORY: return "there is not enough memory";
     default: return "unknown error code";
     }
 }

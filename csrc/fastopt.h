@@ -1,14 +1,20 @@
 /* fastopt: neural-network optimizer kernels over flat buffers. The public C interface.
  *
  * A step is one call: fastopt_step() applies to each span its kernel with its row of coefficients, all spans in one
- * parallel region. The library keeps no state between calls; buffers and coefficients belong to the caller. The result
- * has the same bits for every instruction set, number of threads and split into spans.
+ * parallel region. Buffers and coefficients belong to the caller. fastopt_create() is for callers that want the states
+ * kept for them. The result has the same bits for every instruction set, number of threads and split into spans.
+ *
+ * The library keeps nothing between calls but what fastopt_create() returns: two users in one process cannot disturb
+ * each other. Every function may be called from any thread; an optimizer or buffer belongs to one call at a time.
  */
 #ifndef FASTOPT_H
 #define FASTOPT_H
 #include <stdint.h>
 #ifdef __cplusplus
 extern "C" {
+#endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
 #endif
 
 /* The version of this interface: the first number changes when a program must be recompiled. */
@@ -25,7 +31,8 @@ enum {
     FASTOPT_NO_DTYPE = 2,   /* a span names a dtype that does not exist */
     FASTOPT_NO_ISA = 3,     /* the call names an instruction set that this processor or build lacks */
     FASTOPT_NO_BUFFER = 4,  /* a length is negative, or a buffer or the row of coefficients is NULL */
-    FASTOPT_NO_THREADS = 5  /* fewer than one thread */
+    FASTOPT_NO_THREADS = 5, /* fewer than one thread */
+    FASTOPT_NO_MEMORY = 6
 };
 
 /* The dtype of a span: of its buffers and its row of coefficients. */
@@ -91,6 +98,27 @@ int32_t fastopt_sum_squares(const fastopt_call *call, double scale, double *part
 /* Where the threads come from: "libgomp", or "none" when every call is serial. */
 const char *fastopt_pool(void);
 
+/* An optimizer that keeps the states of one flat buffer of parameters. */
+typedef struct fastopt_optimizer fastopt_optimizer;
+
+/* An optimizer for `length` parameters, its states filled with zeros; NULL if there is no such kernel or dtype, or no
+ * memory. `*error`, if it is not NULL, says which. fastopt_destroy() frees it. */
+fastopt_optimizer *fastopt_create(const char *kernel, int32_t dtype, int64_t length, int32_t *error);
+
+/* The buffer of the state of that index, in the order of the kernel's names: `length` elements, 64-byte aligned. NULL
+ * if there is no such state. */
+void *fastopt_state(fastopt_optimizer *optimizer, int32_t index);
+
+/* One step of the parameters p by the gradient g with a row of coefficients. Returns FASTOPT_OK or what was wrong. */
+int32_t fastopt_update(fastopt_optimizer *optimizer, void *p, const void *g, const void *coefficients, int32_t threads,
+                       int32_t isa);
+
+/* Frees an optimizer; NULL is allowed. */
+void fastopt_destroy(fastopt_optimizer *optimizer);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

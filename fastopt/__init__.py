@@ -3,6 +3,7 @@
 from fastopt import schedules
 from fastopt.backends import backends
 from fastopt.buffers import FlatBuffer
+from fastopt.capi import get_include, get_library
 from fastopt.errors import BackendError, CheckpointError, NonFiniteGradientError
 from fastopt.optimizer import Optimizer, StepReport
 from fastopt.rule import Rule
@@ -52,5 +53,7 @@ __all__ = [
     "Rule",
     "StepReport",
     "backends",
+    "get_include",
+    "get_library",
     "schedules",
 ]

@@ -1,0 +1,136 @@
+/* Steps every kernel, dtype and instruction set over several spans, from two threads at once, with one and with four
+ * workers, and compares the bits. Also makes every error that a call can have. For sanitizers. */
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fastopt.h"
+
+enum { SPANS = 5, MOST_COEFFICIENTS = 16, STEPS = 3 };
+
+static const int64_t lengths[SPANS] = {1, 0, 20000, 17, 45601};
+
+static void *allocate(int64_t length, int32_t dtype, unsigned seed)
+{
+    const size_t size = dtype == FASTOPT_FLOAT32 ? sizeof(float) : sizeof(double);
+    void *buffer = malloc((size_t)length * size + 1); /* exact: a sanitizer sees one element too many */
+    for (int64_t i = 0; i < length; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        const double value = (double)(seed >> 8) / (1 << 24);
+        if (dtype == FASTOPT_FLOAT32)
+            ((float *)buffer)[i] = (float)value;
+        else
+            ((double *)buffer)[i] = value;
+    }
+    return buffer;
+}
+
+/* A checksum of all buffers after some steps of a kernel, and of the norm of the gradients. */
+static uint64_t run(int32_t kernel, int32_t dtype, int32_t isa, int32_t threads)
+{
+    const fastopt_kernel *about = fastopt_kernel_at(kernel);
+    float row32[MOST_COEFFICIENTS];
+    double row64[MOST_COEFFICIENTS];
+    for (int i = 0; i < MOST_COEFFICIENTS; i++)
+        row32[i] = (float)(row64[i] = 0.5 + 0.01 * i);
+
+    fastopt_span spans[SPANS];
+    memset(spans, 0, sizeof spans);
+    for (int s = 0; s < SPANS; s++) {
+        spans[s].length = lengths[s];
+        spans[s].kernel = kernel;
+        spans[s].dtype = dtype;
+        spans[s].coefficients = dtype == FASTOPT_FLOAT32 ? (void *)row32 : (void *)row64;
+        for (int b = 0; b < 2 + about->state_count; b++)
+            spans[s].buffers[b] = allocate(lengths[s], dtype, (unsigned)(s * 100 + b));
+    }
+    const fastopt_call call = {spans, SPANS, threads, isa};
+    double *partials = malloc((size_t)fastopt_blocks(&call) * sizeof *partials);
+    double norm = 0;
+    for (int step = 0; step < STEPS; step++)
+        if (fastopt_step(&call) || fastopt_sum_squares(&call, 0.5, partials, &norm))
+            abort();
+    uint64_t hash = 0;
+    memcpy(&hash, &norm, sizeof norm);
+    for (int s = 0; s < SPANS; s++)
+        for (int b = 0; b < 2 + about->state_count; b++) {
+            const unsigned char *bytes = spans[s].buffers[b];
+            const size_t size = (size_t)lengths[s] * (dtype == FASTOPT_FLOAT32 ? sizeof(float) : sizeof(double));
+            for (size_t i = 0; i < size; i++)
+                hash = (hash ^ bytes[i]) * 1099511628211u;
+            free(spans[s].buffers[b]);
+        }
+    free(partials);
+    return hash;
+}
+
+static void *hammer(void *unused)
+{
+    (void)unused;
+    for (int32_t kernel = 0; fastopt_kernel_at(kernel); kernel++)
+        for (int32_t dtype = FASTOPT_FLOAT32; dtype <= FASTOPT_FLOAT64; dtype++) {
+            const uint64_t expected = run(kernel, dtype, FASTOPT_BASELINE, 1);
+            for (int32_t isa = FASTOPT_BASELINE; isa <= fastopt_best_isa(); isa++)
+                for (int32_t threads = 1; threads <= 4; threads += 3)
+                    if (run(kernel, dtype, isa, threads) != expected) {
+                        printf("%s: other bits with %s\n", fastopt_kernel_at(kernel)->name, fastopt_isa_name(isa));
+                        abort();
+                    }
+        }
+    return NULL;
+}
+
+static void expect(int32_t got, int32_t wanted)
+{
+    if (got != wanted) {
+        printf("got \"%s\", not \"%s\"\n", fastopt_error(got), fastopt_error(wanted));
+        abort();
+    }
+}
+
+static void errors(void)
+{
+    float p = 1, g = 1, k[4] = {1, 0, 1, 1};
+    const int32_t sgd = fastopt_find("sgd");
+    fastopt_span span = {1, k, {&p, &g}, sgd, FASTOPT_FLOAT32};
+    fastopt_call call = {&span, 1, 1, FASTOPT_BASELINE};
+    int32_t code;
+    expect(fastopt_find("adm"), -1);
+    call.isa = fastopt_best_isa() + 1, expect(fastopt_step(&call), FASTOPT_NO_ISA), call.isa = 0;
+    call.threads = 0, expect(fastopt_step(&call), FASTOPT_NO_THREADS), call.threads = 1;
+    span.kernel = 10000, expect(fastopt_step(&call), FASTOPT_NO_KERNEL), span.kernel = sgd;
+    span.dtype = 7, expect(fastopt_step(&call), FASTOPT_NO_DTYPE), span.dtype = FASTOPT_FLOAT32;
+    span.length = -1, expect(fastopt_step(&call), FASTOPT_NO_BUFFER), span.length = 1;
+    span.buffers[1] = NULL, expect(fastopt_step(&call), FASTOPT_NO_BUFFER), span.buffers[1] = &g;
+    span.coefficients = NULL, expect(fastopt_step(&call), FASTOPT_NO_BUFFER), span.coefficients = k;
+    if (p != 1)
+        abort();
+    expect(fastopt_step(&call), FASTOPT_OK);
+    if (p != 0)
+        abort();
+
+    if (fastopt_create("adm", FASTOPT_FLOAT32, 1, &code) || code != FASTOPT_NO_KERNEL ||
+        fastopt_create(NULL, FASTOPT_FLOAT32, 1, NULL) || fastopt_create("sgd", 9, 1, &code) ||
+        code != FASTOPT_NO_DTYPE || fastopt_create("sgd", FASTOPT_FLOAT32, -1, &code) || code != FASTOPT_NO_BUFFER ||
+        fastopt_create("adam", FASTOPT_FLOAT64, INT64_MAX, &code) || code != FASTOPT_NO_MEMORY)
+        abort();
+    fastopt_optimizer *adam = fastopt_create("amsgrad", FASTOPT_FLOAT64, 3, &code);
+    if (!adam || code != FASTOPT_OK || !fastopt_state(adam, 2) || fastopt_state(adam, 3) || fastopt_state(adam, -1))
+        abort();
+    fastopt_destroy(adam);
+    fastopt_destroy(NULL);
+}
+
+int main(void)
+{
+    pthread_t other;
+    errors();
+    if (pthread_create(&other, NULL, hammer, NULL))
+        abort();
+    hammer(NULL);
+    pthread_join(other, NULL);
+    printf("same bits, pool %s\n", fastopt_pool());
+    return 0;
+}

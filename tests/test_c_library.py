@@ -1,0 +1,142 @@
+"""The C library without Python: compiled as its README says, run, compared with Python, and under sanitizers."""
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import capi
+
+ROOT = Path(__file__).parents[1]
+CSRC = ROOT / "csrc"
+HERE = Path(__file__).parent / "c"
+SOURCES = [str(CSRC / name) for name in ("fastopt.c", "optimizer.c", "parallel.c")]
+FLAGS = ["-std=gnu11", "-g", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
+CC = os.environ.get("CC", "cc")
+
+
+def shell(*command, **options):
+    """Runs a command; its output, or a failure that shows it."""
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """A folder in which the command of csrc/README.md has compiled the library."""
+    folder = tmp_path_factory.mktemp("library")
+    for file in CSRC.rglob("*.[ch]"):
+        target = folder / file.relative_to(CSRC)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(file, target)
+    command = re.search(r"^cc .*-shared.*$", (CSRC / "README.md").read_text(), flags=re.MULTILINE)[0]
+    shell("sh", "-c", command, cwd=folder)
+    return folder
+
+
+def python_line(output):
+    """What the Python optimizer finds from the gradients that the example has printed, as hexadecimal floats."""
+    p = np.zeros(2, np.float32)
+    optimizer = fastopt.Optimizer(p, fastopt.Adam(lr=0.05))
+    for line in output.splitlines()[:-1]:
+        optimizer.step(np.array([float.fromhex(word) for word in line.split()], np.float32))
+    assert optimizer.step_count == 200
+    return [float(value).hex() for value in p]
+
+
+@pytest.mark.parametrize("compiler", ["cc -std=c11", "c++ -std=c++17 -x c++"])
+def test_the_example_finds_what_python_finds(library, tmp_path, compiler):
+    program = tmp_path / "example"
+    link = ["-x", "none", f"-L{library}", f"-Wl,-rpath,{library}", "-lfastopt", "-lm"]
+    shell(*compiler.split(), "-Wall", "-Wextra", "-Werror", "-O2", f"-I{CSRC}", CSRC / "example.c", "-o", program, *link)
+    output = shell(program)
+    found = [float.fromhex(word).hex() for word in re.findall(r"-?0x[0-9a-f.]+p[+-]\d+", output.splitlines()[-1])]
+    assert found == python_line(output)
+    assert abs(float.fromhex(found[0]) - 3) < 0.01
+    assert abs(float.fromhex(found[1]) + 1) < 0.01
+
+
+def test_the_example_against_the_installed_library(tmp_path):
+    program = tmp_path / "example"
+    folder = Path(capi.get_library()).parent
+    link = [f"-L{folder}", f"-Wl,-rpath,{folder}", "-lfastopt", "-lm"]
+    shell(CC, "-O2", f"-I{capi.get_include()}", CSRC / "example.c", "-o", program, *link)
+    assert "line" in shell(program)
+
+
+def test_cmake_finds_an_installed_library(tmp_path):
+    prefix = tmp_path / "prefix"
+    shell("cmake", "-S", CSRC, "-B", tmp_path / "build", f"-DCMAKE_INSTALL_PREFIX={prefix}")
+    shell("cmake", "--build", tmp_path / "build")
+    shell("cmake", "--install", tmp_path / "build")
+    user = tmp_path / "user"
+    user.mkdir()
+    (user / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.18)\nproject(user C)\nfind_package(fastopt 1 REQUIRED)\n"
+        f"add_executable(user {CSRC / 'example.c'})\ntarget_link_libraries(user PRIVATE fastopt::fastopt m)\n"
+    )
+    shell("cmake", "-S", user, "-B", user / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
+    shell("cmake", "--build", user / "build")
+    assert "line" in shell(user / "build" / "user")
+
+
+def test_address_and_undefined_behaviour_sanitizers(tmp_path):
+    program = tmp_path / "hammer"
+    sanitize = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    shell(CC, *FLAGS, *sanitize, *SOURCES, HERE / "hammer.c", "-o", program, "-lpthread", "-ldl")
+    assert "same bits, pool libgomp" in shell(program)
+
+
+def test_thread_sanitizer(tmp_path):
+    """With a pool of plain threads in the place of libgomp, whose own synchronization the sanitizer does not see."""
+    program = tmp_path / "hammer"
+    pool = ["-fPIC", "-shared", "-Wl,-soname,libgomp.so.1", "-o", tmp_path / "libgomp.so.1"]
+    shell(CC, *FLAGS, "-O1", "-fsanitize=thread", HERE / "pool.c", *pool, "-lpthread")
+    shell(CC, *FLAGS, "-O1", "-fsanitize=thread", *SOURCES, HERE / "hammer.c", "-o", program, "-lpthread", "-ldl")
+    assert "same bits, pool libgomp" in shell(program, env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)})
+
+
+def test_the_version_is_that_of_the_header_and_of_cmake():
+    header = (CSRC / "fastopt.h").read_text()
+    major, minor = (int(re.search(rf"FASTOPT_ABI_{part} (\d+)", header)[1]) for part in ("MAJOR", "MINOR"))
+    assert ctypes.CDLL(capi.get_library()).fastopt_abi() == 1000 * major + minor
+    assert f"VERSION {major}.{minor}." in (CSRC / "CMakeLists.txt").read_text()
+
+
+def test_every_function_of_the_header_has_a_pointer():
+    header = (CSRC / "fastopt.h").read_text()
+    functions = re.findall(r"^[a-z][\w *]*?\b(fastopt_\w+)\(", header, flags=re.MULTILINE)
+    assert sorted(functions) == sorted(capi.ENTRY_POINTS)
+
+
+@pytest.mark.parametrize("name", capi.ENTRY_POINTS)
+def test_capsules_hold_the_addresses(name):
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    capsule = capi.capsule(name)
+    assert get(capsule, capi.ENTRY_POINTS[name].encode()) == capi.address(name)
+
+
+def test_an_address_can_be_called():
+    find = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_char_p)(capi.address("fastopt_find"))
+    assert find(b"sgd") == 0
+    assert find(b"no such") == -1
+
+
+def test_an_unknown_entry_point_is_named():
+    with pytest.raises(ValueError, match="'fastopt_stepp'; did you mean 'fastopt_step'"):
+        capi.address("fastopt_stepp")
+
+
+def test_importing_the_pointers_needs_no_backend():
+    code = "import sys; sys.modules['fastopt._c'] = None; import fastopt; fastopt.get_library()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "BackendError: backend 'c' is not available" in done.stderr
