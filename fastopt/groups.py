@@ -85,6 +85,7 @@ def assign(names: list[str], rules: Rule | Mapping[str, Rule]) -> dict[str, tupl
             raise TypeError(f"rule[{pattern!r}] must be a rule, not {_kind(rule)}")
         if names and not fnmatch.filter(names, pattern) and pattern not in names:
             raise ValueError(f"rule: the pattern {pattern!r} matches no parameter; {nearest(pattern, names)}")
+        _check_kernel(rule)
         members[pattern] = []
     for name in names:
         taker = next((p for p in members if p == name or fnmatch.fnmatchcase(name, p)), None)
@@ -92,6 +93,16 @@ def assign(names: list[str], rules: Rule | Mapping[str, Rule]) -> dict[str, tupl
             raise ValueError(f"rule: no pattern matches the parameter {name!r}; {nearest(name, members)}")
         members[taker].append(name)
     return {pattern: (rules[pattern], tuple(names)) for pattern, names in members.items()}
+
+
+def _check_kernel(rule: Rule) -> None:
+    """Raises ValueError if a rule's own kernel takes other buffers than the rule declares."""
+    if callable(rule.kernel):
+        code = getattr(rule.kernel, "py_func", rule.kernel).__code__
+        taken = code.co_varnames[: code.co_argcount]
+        if list(taken[2:-1]) != list(rule.states) or len(taken) < 3:
+            wanted = ", ".join(("p", "g", *rule.states, "k"))
+            raise ValueError(f"{type(rule).__name__}: its kernel must take ({wanted}), not ({', '.join(taken)})")
 
 
 def _kind(value: Any) -> str:

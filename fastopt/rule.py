@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fastopt.declared import Declared, Interval, LearningRate
 
@@ -25,9 +26,14 @@ class Rule(Declared):
     #: The largest error of the float32 kernel after 100 steps, in ulp of the largest value that the parameter has had.
     ulp: ClassVar[int]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if callable(cls.__dict__.get("kernel")):
+            cls.kernel = staticmethod(cls.__dict__["kernel"])  # a function in a class would become a method
+
     @property
-    def kernel(self) -> str:
-        """The name of the kernel that applies the rule; chosen by its flags."""
+    def kernel(self) -> Any:
+        """What applies the rule: the name of a kernel, chosen by the flags, or a function of one's own for numba."""
         raise NotImplementedError(f"{type(self).__name__} declares no kernel")
 
     @property
@@ -69,9 +75,12 @@ class Rule(Declared):
             "shrink": 1.0 - lr * decay if decoupled else 1.0,
         }
 
-    def table(self, steps: int) -> np.ndarray:
-        """The coefficients of the steps 1 to ``steps``: float64, shape ``(steps, coefficients)``."""
-        return np.array([list(self.coefficients(step).values()) for step in range(1, steps + 1)])
+    def table(self, steps: int, dtype: DTypeLike = np.float64) -> np.ndarray:
+        """The coefficients of the steps 1 to ``steps``, a row each: shape ``(steps, coefficients)``.
+
+        ``dtype`` is that of the buffers. A row is what a kernel takes as its last argument.
+        """
+        return np.array([list(self.coefficients(step).values()) for step in range(1, steps + 1)], dtype)
 
     def decayed(self, lr: float, p: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What references start with: parameters and descent direction after weight decay of either kind."""

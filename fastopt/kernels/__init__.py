@@ -58,9 +58,9 @@ def twin(kernel, variant: str, **options):
     numba's cache tells functions apart by qualified name and code alone: not by options, and before numba 0.68 not by
     the source file's content. Hence all of them are in the twin's qualified name.
     """
-    function = kernel.py_func
+    function = getattr(kernel, "py_func", kernel)
     options = {"error_model": "numpy"} | options
-    stamp = hashlib.sha256(Path(function.__code__.co_filename).read_bytes() + repr(sorted(options.items())).encode())
+    stamp = hashlib.sha256(_source(function) + repr(sorted(options.items())).encode())
     copy = types.FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
@@ -68,6 +68,14 @@ def twin(kernel, variant: str, **options):
     copy.__doc__ = function.__doc__
     copy.__qualname__ = f"{function.__qualname__}.{variant}.{stamp.hexdigest()[:12]}"
     return numba.njit(**options)(copy)
+
+
+def _source(function) -> bytes:
+    """The file that a function comes from, or its byte code if there is none, as in an interactive session."""
+    try:
+        return Path(function.__code__.co_filename).read_bytes()
+    except OSError:
+        return function.__code__.co_code
 
 
 globals().update({name: twin(kernel, "serial", nogil=True) for name, kernel in KERNELS.items()})

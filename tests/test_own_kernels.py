@@ -1,0 +1,133 @@
+"""Kernels in users' nopython code and users' own rules: the page that shows them, and what it promises."""
+
+import re
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import kernels
+from fastopt.kernels import KERNELS
+
+PAGE = Path(kernels.__file__).with_name("README.md")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The names that the examples of the page define; they run as a file outside the package."""
+    examples = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL))
+    file = tmp_path_factory.mktemp("page") / "page.py"
+    file.write_text(examples)
+    lines = []
+    names = {"__name__": "page", "__file__": str(file), "print": lambda *words: lines.append(" ".join(map(str, words)))}
+    exec(compile(examples, str(file), "exec"), names)
+    assert lines == re.findall(r"print\(.*\)  # (.*)", examples)
+    return names
+
+
+def test_the_page_prints_what_it_promises(page):
+    assert {"fit", "factorize", "Signum"} <= set(page)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", fastopt.RULES)
+def test_a_compiled_loop_has_the_bits_of_an_optimizer(name, dtype):
+    rule = fastopt.RULES[name](lr=fastopt.schedules.Exponential(0.01, 0.9))
+    kernel = getattr(kernels, rule.kernel)
+    count = len(rule.states)
+    arguments = ", ".join(["p", "gradients[step]", *(f"states[{i}]" for i in range(count)), "table[step]"])
+    source = f"def loop(p, gradients, states, table):\n    for step in range(5):\n        kernel({arguments})\n"
+    names = {"kernel": kernel}
+    exec(source, names)
+    rng = np.random.default_rng(7)
+    start, gradients = rng.standard_normal(37).astype(dtype), rng.standard_normal((5, 37)).astype(dtype)
+    p = start.copy()
+    states = np.array([np.full(37, first) for first in rule.states.values()], dtype).reshape(count, 37)
+    numba.njit(names["loop"])(p, gradients, states, rule.table(5, dtype))
+    expected = start.copy()
+    optimizer = fastopt.Optimizer(expected, rule)
+    for gradient in gradients:
+        optimizer.step(gradient)
+    assert p.tobytes() == expected.tobytes()
+    assert states.tobytes() == b"".join(state.flat.tobytes() for state in optimizer.state.values())
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_every_kernel_is_exported_as_its_serial_twin(name):
+    exported = getattr(kernels, name)
+    assert exported is not KERNELS[name]
+    assert "parallel" not in exported.targetoptions
+    assert exported.py_func.__code__ is KERNELS[name].py_func.__code__
+
+
+def numpy_signum(rule, p, gradients, dtype):
+    m, lr, beta = np.zeros_like(p), dtype(rule.lr), dtype(rule.beta)
+    for g in gradients:
+        m = beta * m + dtype(1 - rule.beta) * g
+        p = dtype(1) * p - np.sign(m) * lr
+    return p, m
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 33, 70_001])
+def test_an_own_rule_runs_serially_and_in_parallel(page, dtype, size):
+    rng = np.random.default_rng(3)
+    start, gradients = rng.standard_normal(size).astype(dtype), rng.standard_normal((4, size)).astype(dtype)
+    p = start.copy()
+    optimizer = fastopt.Optimizer(p, page["Signum"]())
+    assert optimizer.backend == "numba"
+    for gradient in gradients:
+        optimizer.step(gradient)
+    expected, m = numpy_signum(optimizer.rule, start, gradients, dtype)
+    assert p.tobytes() == expected.tobytes()
+    assert optimizer.state["momentum_buffer"].flat.tobytes() == m.tobytes()
+
+
+def test_an_own_rule_resumes_with_the_same_bits(page, tmp_path):
+    rng = np.random.default_rng(5)
+    gradients = rng.standard_normal((6, 50)).astype(np.float32)
+    whole, part, rest = (fastopt.FlatBuffer({"w": np.ones(50)}, dtype="float32") for _ in range(3))
+    rule = page["Signum"](lr=fastopt.schedules.Linear(0.1, steps=6), weight_decay=0.1, maximize=True)
+    for params, some in (whole, gradients), (part, gradients[:3]):
+        optimizer = fastopt.Optimizer(params, rule)
+        for gradient in some:
+            optimizer.step(gradient, max_norm=2.0)
+    optimizer.save(tmp_path / "half.safetensors")
+    resumed = fastopt.Optimizer(rest, page["Signum"]())
+    resumed.load(tmp_path / "half.safetensors")
+    for gradient in gradients[3:]:
+        resumed.step(gradient, max_norm=2.0)
+    assert rest.flat.tobytes() == whole.flat.tobytes()
+
+
+def test_the_c_backend_refuses_an_own_kernel_by_name(page):
+    with pytest.raises(fastopt.BackendError, match="C backend has no kernel.*signum.*backend='numba'"):
+        fastopt.Optimizer(np.ones(3), page["Signum"](), backend="c").step(np.ones(3))
+
+
+def test_a_kernel_that_takes_other_states_is_refused(page):
+    class Wrong(page["Signum"]):
+        states = {"velocity": 0.0}
+
+    with pytest.raises(ValueError, match=r"Wrong: its kernel must take \(p, g, velocity, k\), not \(p, g, mom"):
+        fastopt.Optimizer(np.ones(3), Wrong())
+
+
+def test_a_plain_python_function_can_be_a_kernel():
+    def descend(p, g, k):
+        for i in range(p.size):
+            p[i] = p[i] - k[3] * (k[0] * g[i])
+
+    class Plain(fastopt.Rule):
+        lr: fastopt.declared.LearningRate = 0.5
+        kernel = descend
+        states = {}
+
+        def coefficients(self, step):
+            return self.common(self.lr) | {"step_size": self.lr}
+
+    p = np.ones(3)
+    fastopt.Optimizer(p, Plain()).step(np.array([1.0, 2.0, 3.0]))
+    assert p.tolist() == [0.5, 0.0, -0.5]
