@@ -34,15 +34,36 @@ static void find_pool(void)
         gomp_parallel = run;
 }
 
+/* How a thread rounds and whether it flushes subnormals to zero: it must not depend on the thread that a share runs on. */
+#if defined(__x86_64__)
+static unsigned long float_mode(void) { return __builtin_ia32_stmxcsr() & ~0x3ful; /* less the sticky flags */ }
+static void set_float_mode(unsigned long mode) { __builtin_ia32_ldmxcsr((unsigned)mode); }
+#elif defined(__aarch64__)
+static unsigned long float_mode(void)
+{
+    unsigned long mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+}
+static void set_float_mode(unsigned long mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
+#else
+static unsigned long float_mode(void) { return 0; }
+static void set_float_mode(unsigned long mode) { (void)mode; }
+#endif
+
 struct job {
     void (*task)(void *, int, int);
     void *context;
+    unsigned long mode; /* of the thread that calls */
 };
 
 static void enter(void *data)
 {
     const struct job *job = data;
+    const unsigned long mode = float_mode();
+    set_float_mode(job->mode);
     job->task(job->context, thread_number(), thread_count());
+    set_float_mode(mode);
 }
 
 void parallel_run(void (*task)(void *context, int worker, int workers), void *context, int threads)
@@ -50,7 +71,7 @@ void parallel_run(void (*task)(void *context, int worker, int workers), void *co
     if (threads > 1) {
         pthread_once(&once, find_pool);
         if (gomp_parallel && !forked) {
-            struct job job = {task, context};
+            struct job job = {task, context, float_mode()};
             gomp_parallel(enter, &job, (unsigned)threads, 0);
             return;
         }
