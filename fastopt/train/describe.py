@@ -1,0 +1,37 @@
+"""What `fastopt info` says: versions, backends, the choice between them, rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+import fastopt
+from fastopt.train.report import versions
+
+
+def lines() -> Iterator[str]:
+    """The lines of `fastopt info`. Raises nothing when no backend can be used: the lines say so."""
+    yield "versions"
+    for name, version in versions().items():
+        yield f"  {name:<14}{version}"
+    yield "backends"
+    for name, backend in fastopt.backends().items():
+        yield f"  {name:<14}{backend.version or 'not available'}, {backend.reason}"
+        for key, value in backend.details.items():
+            yield f"  {'':<14}{key}: {value}"
+    yield "choice"
+    yield from _choice()
+    yield "rules"
+    for name, rule in fastopt.RULES.items():
+        yield f"  {name:<14}{', '.join(f'{key}={field.default}' for key, field in rule.fields.items())}"
+
+
+def _choice() -> Iterator[str]:
+    try:
+        optimizer = fastopt.Optimizer(np.zeros(1), fastopt.SGD())
+    except (fastopt.BackendError, ValueError) as error:
+        yield f"  {'none':<14}{error}"
+        return
+    yield f"  {optimizer.backend:<14}{optimizer.backend_reason}"
+    yield f"  {'threads':<14}{optimizer.threads}"

@@ -1,0 +1,107 @@
+"""MNIST's IDX files, gzipped or not."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from fastopt.train.data import Dataset, number_classes, split_arrays
+from fastopt.train.errors import InputError
+
+UNSIGNED_BYTE = 0x08
+
+
+def load_idx(folder: Path) -> Dataset:
+    """Read a folder with ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``.
+
+    Each may end in ``.gz``. ``t10k-images-idx3-ubyte`` and ``t10k-labels-idx1-ubyte`` are the
+    validation samples when they are there. Pixels are divided by 255.
+
+    Raises InputError for "data" with the file that is missing or malformed.
+    """
+    train = _pair(folder, "train")
+    if train is None:
+        raise InputError(
+            "data", f"{folder} has no train-images-idx3-ubyte[.gz]; allowed: a folder of MNIST's IDX files"
+        )
+    images, labels = train
+    y, classes = number_classes(labels, f"{folder}, the training labels")
+    test = _pair(folder, "t10k")
+    if test is None:
+        return split_arrays(folder.resolve().name, _pixels(images), y, classes, scale=False)
+    test_images, test_labels = test
+    if test_images.shape[1:] != images.shape[1:]:
+        raise InputError(
+            "data",
+            f"{folder}: test images are {test_images.shape[1:]}; allowed: {images.shape[1:]}, as trained",
+        )
+    values = np.unique(labels)
+    unknown = np.setdiff1d(test_labels, values)
+    if len(unknown):
+        raise InputError("data", f"{folder}: test label {unknown[0]} is not among the training labels")
+    numbers = np.searchsorted(values, test_labels).astype(np.int64)
+    return Dataset(folder.resolve().name, _pixels(images), y, _pixels(test_images), numbers, classes)
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1) / np.float32(255)
+
+
+def _pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Images (rows, height, width) and labels (rows,) of one part, or None if neither is there."""
+    images_path = _find(folder, f"{part}-images-idx3-ubyte")
+    labels_path = _find(folder, f"{part}-labels-idx1-ubyte")
+    if images_path is None and labels_path is None:
+        return None
+    if images_path is None or labels_path is None:
+        missing = "images-idx3" if images_path is None else "labels-idx1"
+        raise InputError(
+            "data", f"{folder} has no {part}-{missing}-ubyte[.gz]; it goes with {images_path or labels_path}"
+        )
+    images, labels = _read(images_path, 3), _read(labels_path, 1)
+    if len(images) != len(labels) or images.size == 0:
+        raise InputError(
+            "data",
+            f"{images_path} has {len(images)} images, {labels_path.name} {len(labels)} labels; "
+            "allowed: as many of both, not none",
+        )
+    return images, labels
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    """The file, gzipped or not, also with the dot that some copies have in place of the dash."""
+    names = (name, name.replace("-idx", ".idx"))
+    candidates = (folder / (spelling + ending) for spelling in names for ending in ("", ".gz"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _read(path: Path, dimensions: int) -> np.ndarray:
+    content = _content(path)
+    header = 4 + 4 * dimensions
+    magic = bytes((0, 0, UNSIGNED_BYTE, dimensions))
+    if content[:4] != magic:
+        raise InputError(
+            "data", f"{path} starts with {content[:4].hex() or 'nothing'}; allowed: {magic.hex()}"
+        )
+    if len(content) < header:
+        raise InputError("data", f"{path} has {len(content)} bytes; allowed: a header of {header} and more")
+    shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4))
+    expected = header + int(np.prod(shape, dtype=object))
+    if len(content) != expected:
+        raise InputError(
+            "data", f"{path} has {len(content)} bytes; allowed: {expected} for its shape {shape}"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError("data", f"{path} is not a whole gzip file: {error}") from None
+    except OSError as error:
+        raise InputError("data", f"{path}: cannot be read: {error.strerror}") from None

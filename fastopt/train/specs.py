@@ -1,0 +1,80 @@
+"""Optimizers and schedules as text: ``name:key=value,key=value``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import fastopt
+from fastopt.errors import nearest
+from fastopt.train.errors import InputError
+
+FORM = "NAME or NAME:key=value,key=value, with / inside a tuple, as in adam:lr=0.01,betas=0.9/0.99"
+
+
+def rule(text: str, argument: str = "optimizer") -> fastopt.Rule:
+    """The rule that ``text`` describes, such as "sgd:lr=0.1" or "adam:betas=0.9/0.99,amsgrad=true".
+
+    Names count in upper or lower case. Raises InputError naming ``argument`` for an unknown name or
+    key and for a value that the rule does not allow.
+    """
+    name, values = split(text, argument)
+    return _build(_named(name, fastopt.RULES, argument, "optimizer"), text, values, argument)
+
+
+def schedule(text: str, lr: float, steps: int, argument: str = "schedule") -> Any:
+    """The schedule that ``text`` describes, from the learning rate ``lr`` on, over ``steps`` steps.
+
+    ``steps`` fills in the schedule's field of that name, and a third of it the field ``every``,
+    unless the text gives them. Raises InputError naming ``argument``.
+    """
+    name, values = split(text, argument)
+    kind = _named(name, fastopt.schedules.SCHEDULES, argument, "schedule")
+    if "lr" in values:
+        raise InputError(argument, f"{text!r} gives lr; allowed: lr with --optimizer, as in adam:lr=0.01")
+    filled = {"lr": lr, "steps": steps, "every": max(1, steps // 3)}
+    known = {key: value for key, value in filled.items() if key in kind.fields}
+    return _build(kind, text, known | values, argument)
+
+
+def split(text: str, argument: str) -> tuple[str, dict[str, Any]]:
+    """The name in lower case and the values by key. Raises InputError naming ``argument``."""
+    name, colon, rest = text.partition(":")
+    values: dict[str, Any] = {}
+    for part in rest.split(",") if colon else ():
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value):
+            raise InputError(argument, f"got {text!r}, where {part!r} is not key=value; allowed: {FORM}")
+        if key in values:
+            raise InputError(argument, f"got {text!r}, which gives {key} twice; allowed: once")
+        values[key] = _value(value)
+    return name.strip().lower(), values
+
+
+def _named(name: str, kinds: Mapping[str, Any], argument: str, what: str) -> Any:
+    by_lower = {key.lower(): kind for key, kind in kinds.items()}
+    if name not in by_lower:
+        raise InputError(argument, f"unknown {what} {name!r}; {nearest(name, by_lower)}")
+    return by_lower[name]
+
+
+def _build(kind: Any, text: str, values: dict[str, Any], argument: str) -> Any:
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise InputError(argument, f"got {text!r}: {error}") from None
+
+
+def _value(text: str) -> Any:
+    """A tuple if there is a slash, else true, false, none, an integer, a float, or the text itself."""
+    if "/" in text:
+        return tuple(_value(part) for part in text.split("/"))
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,375 @@
+"""The command line as a user meets it: files, tables, exit codes, one line for every error."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import fastopt
+from fastopt.cli import cli
+from fastopt.train import network
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fastopt_(*arguments: str):
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def ok(*arguments: str):
+    result = fastopt_(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def metrics(folder: str = "runs/digits") -> dict:
+    return json.loads(Path(folder, "metrics.json").read_text(encoding="utf-8"))
+
+
+SHORT = ("--epochs", "2", "--hidden", "16")
+
+
+def test_train_with_no_argument():
+    result = ok("train")
+    for name in ("curves.png", "metrics.json", "checkpoint.safetensors"):
+        assert Path("runs/digits", name).stat().st_size > 1000
+        assert name in result.stdout
+    run = metrics()["runs"][0]
+    assert run["final"]["val_accuracy"] > 0.97
+    assert len(run["history"]) == 30
+    assert run["ended"] == "epochs"
+    assert run["steps"] == 30 * 45
+    assert run["steps_per_second"] > 0
+    assert 0 < run["optimizer_share"] < 1
+    assert f"{run['final']['val_accuracy']:.2%}" in result.stdout
+    for word in ("accuracy", "precision", "recall", "steps per second", "optimizer's share"):
+        assert word in result.stdout
+    lines = result.stderr.splitlines()
+    assert 5 <= len(lines) <= 15
+    assert "epoch 30/30" in lines[-1]
+
+
+def test_metrics_say_what_was_run():
+    ok("train", *SHORT, "--seed", "7", "--backend", "c", "--schedule", "cosine", "--max-norm", "2")
+    content = metrics()
+    assert content["config"]["seed"] == 7
+    assert content["config"]["schedule"] == "cosine"
+    assert content["config"]["max_norm"] == 2.0
+    assert content["config"]["source"] == "digits"
+    assert content["versions"]["fastopt"] == fastopt.__version__
+    assert content["data"]["training_rows"] + content["data"]["validation_rows"] == 1797
+    assert content["runs"][0]["backend"] == "c"
+    assert set(content["runs"][0]["seconds"]) == {"network", "optimizer", "validation"}
+
+
+def test_the_same_seed_gives_the_same_history_on_either_backend():
+    for backend in ("numba", "c"):
+        ok("train", *SHORT, "--backend", backend, "--out", backend)
+    assert metrics("numba")["runs"][0]["history"] == metrics("c")["runs"][0]["history"]
+
+
+def test_several_optimizers_are_compared():
+    result = ok("train", *SHORT, "-o", "adam", "-o", "sgd:lr=0.1", "-o", "Lion:betas=0.9/0.98", "--out", "o")
+    assert [run["optimizer"] for run in metrics("o")["runs"]] == ["adam", "sgd:lr=0.1", "lion:betas=0.9/0.98"]
+    assert {path.name for path in Path("o").iterdir()} == {
+        "curves.png",
+        "metrics.json",
+        "checkpoint-adam.safetensors",
+        "checkpoint-sgd-lr=0.1.safetensors",
+        "checkpoint-lion-betas=0.9-0.98.safetensors",
+    }
+    assert result.stdout.count("sgd:lr=0.1") >= 1
+
+
+def test_switching_and_other_data():
+    result = ok(
+        "train",
+        "--data",
+        "breast-cancer",
+        "--epochs",
+        "3",
+        "--switch-to",
+        "sgd:lr=0.1",
+        "--switch-at",
+        "2",
+        "--batch-size",
+        "full",
+        "--dtype",
+        "float64",
+    )
+    assert "adam, sgd:lr=0.1" in result.stderr
+    assert [entry["lr"] for entry in metrics("runs/breast-cancer")["runs"][0]["history"]] == [
+        0.001,
+        0.001,
+        0.1,
+    ]
+
+
+def test_until_converged():
+    result = ok("train", "--hidden", "16", "--until-converged", "0.05")
+    run = metrics()["runs"][0]
+    assert run["ended"] == "converged"
+    assert len(run["history"]) < 1000
+    assert f"converged in epoch {len(run['history'])}" in result.stdout
+
+
+def test_a_small_csv_trains_with_the_default_batch():
+    Path("t.csv").write_text("a,y\n" + "".join(f"{i},{i > 4}\n" for i in range(10)))
+    ok("train", "--data", "t.csv", "--target", "y", *SHORT)
+    assert metrics("runs/t")["config"]["batch_size"] == 8
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """A function after which the 60th batch from then on comes with a Ctrl-C."""
+
+    def from_now_on():
+        gradients = network.Network.gradients
+        calls = iter(range(1000))
+
+        def interrupted(self, x, y):
+            if next(calls) == 60:
+                signal.raise_signal(signal.SIGINT)
+            return gradients(self, x, y)
+
+        monkeypatch.setattr(network.Network, "gradients", interrupted)
+
+    return from_now_on
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_goes_on_with_the_same_bits(interrupt):
+    ok("train", *SHORT, "-o", "adam", "-o", "lion", "--out", "whole")
+    interrupt()
+    result = fastopt_("train", *SHORT, "-o", "adam", "-o", "lion", "--out", "cut")
+    assert result.exit_code == 130
+    checkpoint = Path("cut", "checkpoint-adam.safetensors")
+    assert str(checkpoint) in result.stderr.splitlines()[-1]
+    assert f"fastopt train --resume {checkpoint}" in result.stderr
+    assert "Traceback" not in result.output
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ok("train", "--resume", checkpoint)
+    for whole, cut in zip(metrics("whole")["runs"], metrics("cut")["runs"], strict=True):
+        assert cut["history"] == whole["history"]
+        assert cut["optimizer"] == whole["optimizer"]
+        name = whole["checkpoint"]
+        parameters = [
+            fastopt.checkpoint.read(Path(place, name))[1]["params/fc1.weight"].tobytes()
+            for place in ("whole", "cut")
+        ]
+        assert parameters[0] == parameters[1]
+
+
+def test_resume_goes_further_and_takes_the_arguments_of_the_checkpoint():
+    ok("train", "--epochs", "4", "--hidden", "16", "--seed", "5", "--out", "whole")
+    ok("train", "--epochs", "2", "--hidden", "16", "--seed", "5", "--out", "part")
+    ok("train", "--resume", "part/checkpoint.safetensors", "--epochs", "4", "--backend", "c")
+    assert metrics("part")["runs"][0]["history"] == metrics("whole")["runs"][0]["history"]
+
+
+def test_a_new_run_does_not_take_over_the_checkpoints_of_an_old_one(interrupt):
+    both = ("-o", "adam", "-o", "lion")
+    ok("train", *SHORT, *both, "--seed", "9", "--out", "whole")
+    ok("train", *SHORT, *both)
+    interrupt()
+    assert fastopt_("train", *SHORT, *both, "--seed", "9").exit_code == 130
+    ok("train", "--resume", "runs/digits/checkpoint-adam.safetensors")
+    for found, expected in zip(metrics()["runs"], metrics("whole")["runs"], strict=True):
+        assert found["history"] == expected["history"]
+
+
+def test_the_signal_handler_of_before_is_back_after_a_run():
+    def handler(number, frame):
+        raise AssertionError
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        ok("train", *SHORT)
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_divergence():
+    result = fastopt_("train", *SHORT, "-o", "sgd:lr=1e20")
+    assert result.exit_code == 1
+    assert "no longer finite" in result.stderr
+    assert "checkpoint" not in result.stdout
+    assert metrics()["runs"][0]["final"] is None
+    assert ok("train", *SHORT, "-o", "sgd:lr=1e20", "-o", "adam").exit_code == 0
+
+
+WRONG = [
+    (("trian",), "trian"),
+    (("train", "--wat"), "--wat"),
+    (("train", "--data", "digitz"), "did you mean 'digits'"),
+    (("train", "--data", "nothing.csv", "--target", "y"), "--data"),
+    (("train", "--target", "y"), "--target"),
+    (("train", "-o", "adm"), "did you mean 'adam'"),
+    (("train", "-o", "adam:lrr=1"), "did you mean 'lr'"),
+    (("train", "-o", "adam:lr=-1"), "--optimizer"),
+    (("train", "-o", "adam", "-o", "ADAM"), "twice"),
+    (("train", "--schedule", "cosin"), "--schedule"),
+    (("train", "--schedule", "cosine:warmup=99999"), "--schedule"),
+    (("train", "--switch-to", "sgd"), "--switch-at"),
+    (("train", "--switch-at", "3"), "--switch-to"),
+    (("train", "--switch-to", "sgdd", "--switch-at", "3"), "--switch-to"),
+    (("train", "--switch-to", "sgd", "--switch-at", "30"), "--switch-at"),
+    (("train", "--batch-size", "0"), "--batch-size"),
+    (("train", "--batch-size", "all"), "full"),
+    (("train", "--batch-size", "2000"), "1438"),
+    (("train", "--epochs", "0"), "--epochs"),
+    (("train", "--until-converged", "0"), "--until-converged"),
+    (("train", "--max-norm", "nan"), "--max-norm"),
+    (("train", "--hidden", "64,x"), "--hidden"),
+    (("train", "--dtype", "float16"), "--dtype"),
+    (("train", "--seed", "-1"), "--seed"),
+    (("train", "--threads", "0"), "--threads"),
+    (("train", "--backend", "cuda"), "--backend"),
+    (("train", "--resume", "nothing"), "--resume"),
+    (("landscape", "-o", "adm"), "--optimizer"),
+    (("landscape", "--out", "l.jpg"), "--out"),
+    (("landscape", "--backend", "cuda"), "--backend"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
+def test_wrong_input_is_one_line_and_writes_nothing(folder, arguments, words):
+    result = fastopt_(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert words in result.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_csv_errors_name_line_and_column(folder):
+    Path("t.csv").write_text("a,y\n1,x\n2,z\nbad,x\n4,z\n")
+    result = fastopt_("train", "--data", "t.csv", "--target", "y")
+    assert result.exit_code == 2
+    assert "--data: t.csv, line 4, column 'a': got 'bad'" in result.stderr
+    result = fastopt_("train", "--data", "t.csv", "--target", "Y")
+    assert "--target" in result.stderr
+    assert "did you mean 'y'" in result.stderr
+    assert [path.name for path in folder.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize("module", ["fastopt._c", "numba"])
+def test_a_backend_that_is_missing(folder, module):
+    name = {"fastopt._c": "c", "numba": "numba"}[module]
+    code = (
+        f"import sys; sys.modules[{module!r}] = None; from fastopt.cli import main; "
+        f"sys.argv = ['fastopt', 'train', '--backend', {name!r}]; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert f"--backend: backend '{name}' is not available" in result.stderr
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("module", ["click", "rich", "sklearn", "matplotlib", "threadpoolctl"])
+def test_a_dependency_that_is_missing(folder, module):
+    code = (
+        f"import sys; sys.modules[{module!r}] = None; from fastopt.cli import main; "
+        "sys.argv = ['fastopt', 'train']; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "pip install 'fastopt[train]'" in result.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_an_environment_that_asks_for_a_wrong_backend(monkeypatch, folder):
+    monkeypatch.setenv("FASTOPT_BACKEND", "cuda")
+    result = fastopt_("train")
+    assert result.exit_code == 2
+    assert "FASTOPT_BACKEND" in result.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_an_out_that_cannot_be_a_folder():
+    Path("file").write_text("x")
+    for out in ("file", "file/below"):
+        result = fastopt_("train", *SHORT, "--out", out)
+        assert result.exit_code == 2
+        assert f"--out: {out} cannot be written to" in result.stderr
+    assert Path("file").read_text() == "x"
+
+
+def test_checkpoints_that_are_not_whole():
+    ok("train", *SHORT)
+    path = Path("runs/digits/checkpoint.safetensors")
+    whole = path.read_bytes()
+    for content in (whole[:100], whole[:-50], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+        path.write_bytes(content)
+        result = fastopt_("train", "--resume", path)
+        assert result.exit_code == 2
+        assert f"--resume: {path}" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--data", "binary"), "--data"),
+        (("-o", "sgd"), "--optimizer"),
+        (("-o", "adam", "-o", "sgd"), "--optimizer"),
+        (("--hidden", "16,16"), "--hidden"),
+        (("--seed", "1"), "--seed"),
+        (("--batch-size", "full"), "--batch-size"),
+        (("--dtype", "float64"), "--dtype"),
+        (("--schedule", "linear"), "--schedule"),
+        (("--epochs", "9"), "--epochs"),
+    ],
+)
+def test_resuming_with_arguments_that_do_not_fit(arguments, named):
+    ok("train", *SHORT, "--schedule", "cosine")
+    result = fastopt_("train", "--resume", "runs/digits/checkpoint.safetensors", *arguments)
+    assert result.exit_code == 2
+    assert f"train: {named}: " in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_resuming_with_fewer_rows_than_a_batch_names_the_data():
+    ok("train", *SHORT, "--batch-size", "1000")
+    result = fastopt_("train", "--resume", "runs/digits/checkpoint.safetensors", "--data", "binary")
+    assert result.exit_code == 2
+    assert "train: --data: " in result.stderr
+
+
+def test_landscape(monkeypatch):
+    from fastopt.train import landscape
+
+    monkeypatch.setattr(landscape, "RATES", (0.01,))
+    result = ok("landscape", "-o", "sgd", "-o", "adam:lr=0.1", "--out", "l.png")
+    assert Path("l.png").read_bytes().startswith(b"\x89PNG")
+    assert "Rosenbrock" in result.stdout
+    assert "adam:lr=0.1" in result.stdout
+
+
+def test_info():
+    result = ok("info")
+    for word in ("numba", "instruction set", "threads", "AdamW", "choice", fastopt.__version__):
+        assert word in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--help",), ("train", "--help"), ("landscape", "-h"), ("info", "-h")]
+)
+def test_help(arguments):
+    assert "Usage: fastopt" in ok(*arguments).stdout
+
+
+def test_version():
+    assert fastopt.__version__ in ok("--version").stdout
+    module = subprocess.run([sys.executable, "-m", "fastopt", "--version"], capture_output=True, text=True)
+    assert fastopt.__version__ in module.stdout

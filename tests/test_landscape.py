@@ -1,0 +1,88 @@
+"""Paths over surfaces: right gradients, real optimizers, a picture."""
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt.train import InputError, landscape
+
+
+@pytest.mark.parametrize("surface", landscape.SURFACES, ids=lambda surface: surface.name)
+def test_gradient_is_that_of_the_value(surface):
+    rng = np.random.default_rng(0)
+    for x, y in rng.uniform(-1.5, 1.5, (20, 2)):
+        h = 1e-6
+        along_x = (surface.value(x + h, y) - surface.value(x - h, y)) / (2 * h)
+        along_y = (surface.value(x, y + h) - surface.value(x, y - h)) / (2 * h)
+        assert np.allclose(surface.gradient(x, y), (along_x, along_y), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("surface", landscape.SURFACES, ids=lambda surface: surface.name)
+def test_marks_are_where_they_should_be(surface):
+    (left, right), (bottom, top) = surface.limits
+    grid = surface.value(*np.meshgrid(np.linspace(left, right, 201), np.linspace(bottom, top, 201)))
+    assert surface.lowest <= grid.min() + 1e-12
+    for point in (*surface.minima, *([surface.saddle] if surface.saddle else [])):
+        assert np.allclose(surface.gradient(*point), 0, atol=1e-12)
+        assert left < point[0] < right
+        assert bottom < point[1] < top
+    for minimum in surface.minima:
+        assert surface.value(*map(np.array, minimum)) == surface.lowest
+    assert np.hypot(*surface.gradient(*surface.start)) > 0.01
+
+
+def test_walk_takes_the_optimizer_s_steps():
+    surface = landscape.SURFACES[0]
+    points = landscape.walk(surface, fastopt.SGD(lr=0.1), 5)
+    assert points.shape == (6, 2)
+    assert points.dtype == np.float64
+    expected = np.array(surface.start)
+    for point in points:
+        assert np.allclose(point, expected, rtol=1e-14)
+        expected = expected - 0.1 * np.array(surface.gradient(*expected))
+
+
+def test_walk_ends_where_it_diverges():
+    points = landscape.walk(landscape.SURFACES[1], fastopt.SGD(lr=1.0), 100)
+    assert len(points) < 100
+    assert np.isfinite(points).all()
+
+
+def test_search_finds_a_better_rate_than_the_slowest():
+    surface = landscape.SURFACES[3]
+    lr, points = landscape.search(surface, fastopt.Adam())
+    slowest = landscape.walk(surface, fastopt.Adam(lr=landscape.RATES[0]), surface.steps)
+    assert lr in landscape.RATES
+    assert surface.value(*points[-1]) < 1e-3 * surface.value(*slowest[-1])
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr(landscape, "RATES", (1e-3, 1e-2))
+
+
+def test_a_rate_that_is_given_is_used(short):
+    for found in landscape.paths(["adam:lr=0.05", "sgd"]).values():
+        assert found[0].lr == 0.05
+        assert found[1].lr in landscape.RATES
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_picture(short, tmp_path, count):
+    optimizers = [f"adam:lr=0.0{number}" for number in range(1, count + 1)]
+    landscape.draw(tmp_path / "l.png", landscape.paths(optimizers))
+    content = (tmp_path / "l.png").read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert len(content) > 50_000
+
+
+def test_too_many(short):
+    with pytest.raises(InputError, match="got 9; allowed: up to 8"):
+        landscape.paths([f"adam:lr=0.0{number}" for number in range(1, 10)])
+
+
+@pytest.mark.parametrize("name", ["picture.jpg", "nowhere/picture.png"])
+def test_file_that_cannot_be(tmp_path, name):
+    with pytest.raises(InputError) as caught:
+        landscape.check_file(tmp_path / name)
+    assert caught.value.argument == "out"
