@@ -40,10 +40,16 @@
 #define PASTE(a, b, c) PASTE_EXPANDED(a, b, c)
 #define PASTE_EXPANDED(a, b, c) a##_##b##_##c
 
+/* Elements that are worth a thread. Fewer gain little, and where other programs keep the processors busy a thread that is
+ * waited for can cost milliseconds. */
+#ifndef FASTOPT_GRAIN
+#define FASTOPT_GRAIN 65536
+#endif
+
 enum {
     LANES = 32,         /* sums that run side by side in a block of the norm */
     BLOCK = 16384,      /* elements of a block of the norm */
-    GRAIN = 16384,      /* elements that are worth a thread */
+    GRAIN = FASTOPT_GRAIN,
     CACHE_LINE = 64     /* elements: no two threads write to one line */
 };
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
 HERE = Path(__file__).parent / "c"
 SOURCES = [str(CSRC / name) for name in ("fastopt.c", "optimizer.c", "parallel.c")]
-FLAGS = ["-std=gnu11", "-g", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
+FLAGS = ["-std=gnu11", "-g", "-DFASTOPT_GRAIN=16384", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
 CC = os.environ.get("CC", "cc")
 
 
