@@ -2,8 +2,10 @@
 
 import json
 import os
+import stat
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from operator import setitem
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +45,9 @@ def state_dict(optimizer: "Optimizer") -> dict[str, Any]:
 
 def load_state_dict(optimizer: "Optimizer", saved: Mapping[str, Any]) -> None:
     """See :meth:`fastopt.Optimizer.load_state_dict`."""
-    run(_restoring(optimizer, saved))
+    calls = _restoring(optimizer, saved)
     optimizer._forget()
+    run(calls)
 
 
 def save(optimizer: "Optimizer", path: str | os.PathLike, extra: Any = None) -> None:
@@ -89,8 +92,8 @@ def load(optimizer: "Optimizer", path: str | os.PathLike) -> Any:
         calls += _copying(optimizer, "params", _parameters(optimizer), parts["params"])
     except CheckpointError as error:
         raise CheckpointError(f"{os.fspath(path)}: {error}") from None
-    run(calls)
     optimizer._forget()
+    run(calls)
     return saved["extra"]
 
 
@@ -130,31 +133,20 @@ def _parameters(optimizer: "Optimizer") -> dict[str, np.ndarray]:
 
 def _write_atomically(path: str, data: bytes) -> None:
     """Writes a file under another name and renames it when it is on the disk."""
-    import tempfile  # not needed to train, and slow to import
-
-    folder = os.path.dirname(path) or "."
-    handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", suffix=".part", dir=folder)
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.urandom(8).hex()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, _mode(path))
+        with suppress(FileNotFoundError):
+            os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
         os.replace(temporary, path)
     except BaseException:
-        if os.path.exists(temporary):
+        with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-
-
-def _mode(path: str) -> int:
-    """The permissions of the file that is replaced, or those of a new file."""
-    try:
-        return os.stat(path).st_mode & 0o777
-    except FileNotFoundError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
 
 
 def _describe_group(group: "Group") -> dict[str, Any]:
@@ -174,24 +166,32 @@ def _describe_value(value: Any) -> Any:
     return None if callable(value) else value
 
 
-def _revive_value(value: Any, present: Any) -> Any:
+def _revive_value(name: str, value: Any, present: Any, calls: list[Call]) -> Any:
+    """A hyperparameter from its description. A schedule that is here already stays, and the calls give it its progress:
+    the run may hold it, to report metrics to it."""
     if value is None:
+        if not callable(present):
+            raise ValueError(f"{name} was a callable, which no checkpoint holds: give the optimizer one")
         return present
     if isinstance(value, Mapping):
         schedule = SCHEDULES[value["schedule"]](**value["fields"])
         schedule.resume(value["progress"])
-        return schedule
+        if schedule != present:
+            return schedule
+        calls.append((present.__dict__.update, (schedule.__dict__,)))
+        return present
     return tuple(value) if isinstance(value, list) else value
 
 
 def _restoring(optimizer: "Optimizer", saved: Mapping[str, Any]) -> list[Call]:
     """The calls that bring an optimizer to a saved state. CheckpointError, before any of them, if it does not fit."""
-    if not isinstance(saved, Mapping):
-        raise CheckpointError(f"state_dict must be a mapping, not {type(saved).__name__}")
+    _check_mapping("state_dict", saved)
     keys = ("step", "micro_step", "groups", "state", *_PARTS)
     missing = [key for key in keys if key not in saved]
     if missing:
         raise CheckpointError(f"state_dict has no {missing[0]!r}; it has {list(saved)}")
+    _check_mapping("groups", saved["groups"])
+    _check_mapping("state", saved["state"])
     if list(saved["groups"]) != list(optimizer.groups):
         raise CheckpointError(f"groups: the patterns are {list(saved['groups'])}, not {list(optimizer.groups)} as here")
     counts = [_count("step", saved["step"]), _count("micro_step", saved["micro_step"])]
@@ -199,17 +199,20 @@ def _restoring(optimizer: "Optimizer", saved: Mapping[str, Any]) -> list[Call]:
     for pattern, group in optimizer.groups.items():
         described = saved["groups"][pattern]
         try:
-            rule = _revive_rule(group, described)
+            rule = _revive_rule(group, described, calls)
             counts.append(_count("step", described["step"]))
             frozen = bool(described["frozen"])
-        except (KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
+            raise CheckpointError(f"groups[{pattern!r}]: there is no {error}") from error
+        except (TypeError, ValueError) as error:
             raise CheckpointError(f"groups[{pattern!r}]: {error}") from error
-        calls += [(setattr, (group, "rule", rule)), (setattr, (group, "frozen", frozen))]
+        calls += [(setattr, (group, "_rule", rule)), (setattr, (group, "frozen", frozen))]
     calls.append((setitem, (optimizer.counts, slice(None), counts)))
     known = optimizer.layout.shapes
-    for name in saved["state"]:
+    for name, states in saved["state"].items():
         if name not in known:
             raise CheckpointError(f"state: no parameter {name!r} here; {nearest(name, known)}")
+        _check_mapping(f"state[{name!r}]", states)
     kinds = {kind for states in saved["state"].values() for kind in states}
     for kind in sorted(kinds | set(optimizer.state)):
         if kind not in optimizer.state:
@@ -226,13 +229,18 @@ def _restoring(optimizer: "Optimizer", saved: Mapping[str, Any]) -> list[Call]:
     return calls
 
 
+def _check_mapping(name: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise CheckpointError(f"{name} must be a mapping, not {type(value).__name__}")
+
+
 def _count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise CheckpointError(f"{name} must be a whole number >= 0, not {value!r}")
     return value
 
 
-def _revive_rule(group: "Group", described: Mapping[str, Any]) -> Rule:
+def _revive_rule(group: "Group", described: Mapping[str, Any], calls: list[Call]) -> Rule:
     if described["rule"] != type(group.rule).__name__:
         raise ValueError(f"the rule is {described['rule']}, not {type(group.rule).__name__} as here")
     if list(described["parameters"]) != list(group.names):
@@ -241,13 +249,16 @@ def _revive_rule(group: "Group", described: Mapping[str, Any]) -> Rule:
     for name in described["hyperparameters"]:
         if name not in present:
             raise ValueError(f"no hyperparameter {name!r}; {nearest(name, present)}")
-    values = {name: _revive_value(value, present[name]) for name, value in described["hyperparameters"].items()}
+    values = {
+        name: _revive_value(name, value, present[name], calls) for name, value in described["hyperparameters"].items()
+    }
     return group.replacement(group.rule.replace(**values))
 
 
 def _copying(
     optimizer: "Optimizer", what: str, here: Mapping[str, np.ndarray], there: Mapping[str, Any]
 ) -> list[Call]:
+    _check_mapping(what, there)
     for name in there:
         if name not in here:
             raise CheckpointError(f"{what}: no parameter {name!r} here; {nearest(name, here)}")
@@ -260,5 +271,5 @@ def _copying(
             raise CheckpointError(f"{what}: {name!r} is {given.dtype}, not {optimizer.dtype} as here")
         if given.shape != array.shape:
             raise CheckpointError(f"{what}: {name!r} has the shape {given.shape}, not {array.shape} as here")
-        calls.append((np.copyto, (array, given)))
+        calls.append((setitem, (array, ..., given)))
     return calls

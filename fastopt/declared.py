@@ -32,9 +32,13 @@ class Interval:
         """The value as a float; TypeError if it is no real number, ValueError if it lies outside."""
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(f"{name} must be {self}, not {value!r} ({type(value).__name__})")
-        if float(value) not in self:
+        try:
+            number = float(value)
+        except OverflowError:  # an int or a fraction beyond every float
+            number = math.inf
+        if number not in self:
             raise ValueError(f"{name} must be {self}, not {value!r}")
-        return float(value)
+        return number
 
 
 class Whole:

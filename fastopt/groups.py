@@ -27,7 +27,7 @@ class Group:
         self.frozen = False
         #: The coefficients of the step that is being made, in the rule's order: an array that kernels read.
         self.k = np.zeros(len(rule.coefficients(1)), optimizer.dtype)
-        self._pack = struct.Struct(f"{self.k.size}{self.k.dtype.char}").pack_into
+        self._pack = struct.Struct(f"={self.k.size}{self.k.dtype.char}").pack_into  # "=": too large is an error
         self._memory = memoryview(self.k).cast("B")
 
     @property
@@ -59,7 +59,7 @@ class Group:
         try:
             self._pack(self._memory, 0, *values.values())
         except OverflowError:
-            largest = np.finfo(self.k.dtype).max
+            largest = float(np.finfo(self.k.dtype).max)
             large = {name: value for name, value in values.items() if abs(value) > largest}
             raise ValueError(f"{self._rule!r}: too large for {self.k.dtype.name}: {large}") from None
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fastopt import checkpoint
-from fastopt.backends import Program, Work, process, resolve_threads, run, select
+from fastopt.backends import Call, Program, Work, process, resolve_threads, run, select
 from fastopt.buffers import FlatBuffer, Layout, check_array
 from fastopt.declared import Interval, Whole
 from fastopt.errors import NonFiniteGradientError, nearest
@@ -95,7 +95,7 @@ class Optimizer:
         ema_decay: float | None = None,
     ) -> None:
         if isinstance(params, FlatBuffer):
-            self.layout, self.flat = params.layout, params.flat
+            self.layout, self.flat = params.layout, check_array("params", params.flat, writable=True)
         else:
             self.flat = check_array("params", params, writable=True).view(np.ndarray)
             self.layout = Layout({"params": self.flat.shape})
@@ -117,9 +117,15 @@ class Optimizer:
         #: The states by name: buffers that hold those parameters whose rule keeps the state.
         self.state = MappingProxyType(self._make_states())
         #: The moving average of the parameters, or None.
-        self.ema = None if self._ema_decay is None else self._like_params()
+        self.ema = None
+        if self._ema_decay is not None:
+            self.ema = FlatBuffer.empty(self.layout, self.dtype)
+            self.ema.flat[...] = self.flat
         #: The sum of the gradients since the last update, or None if every step is an update.
-        self.accumulated = None if self._accumulate == 1 else self._like_params()
+        self.accumulated = None
+        if self._accumulate > 1:
+            self.accumulated = FlatBuffer.empty(self.layout, self.dtype)
+            self.accumulated.flat.fill(0)
         self._staged: FlatBuffer | None = None
         self._forget()
 
@@ -172,8 +178,8 @@ class Optimizer:
     def _set_frozen(self, pattern: str, frozen: bool) -> None:
         if pattern not in self.groups:
             raise KeyError(f"pattern: no group {pattern!r}; {nearest(pattern, self.groups)}")
-        self.groups[pattern].frozen = frozen
         self._forget()
+        self.groups[pattern].frozen = frozen
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of the states, keyed by parameter name, with the rules and counts of every group.
@@ -227,7 +233,8 @@ class Optimizer:
             If given, the gradient is scaled down so that its 2-norm over all parameters that are not frozen does not
             exceed it, as by ``torch.nn.utils.clip_grad_norm_``.
         grad_scale
-            A finite number that multiplies the gradient before all else: the inverse of the loss scale.
+            A finite number that multiplies the gradient before all else: the inverse of the loss scale. While
+            gradients are accumulated, each is multiplied by its own.
         nonfinite
             What to do about a gradient with an infinity or NaN: ``"propagate"`` it without looking, ``"skip"`` the
             step, or ``"raise"`` :class:`fastopt.NonFiniteGradientError`. The last two read the gradient once more.
@@ -239,19 +246,21 @@ class Optimizer:
         """
         if max_norm is not None:
             max_norm = _checked_limit(max_norm)
-        if grad_scale != 1.0:
-            grad_scale = _checked_scale(grad_scale)
+        if type(grad_scale) is not float or grad_scale != 1.0:
+            grad_scale = _checked_scale(grad_scale, self.dtype)
         if nonfinite not in NONFINITE:
             raise ValueError(f"nonfinite must not be {nonfinite!r}; {nearest(nonfinite, NONFINITE)}")
         if grads is not self._grads or self._forks != process.forks:
             self._bind(grads)
         source = self._source
         if self.accumulated is not None:
-            if nonfinite != "propagate" and not math.isfinite(source.norm(grad_scale)):
-                return self._refuse(source.norm(grad_scale), nonfinite)
-            if not self._add(source):
-                return StepReport(self.counts[_STEP], None, True)
-            source, grad_scale = self._total, grad_scale / self._accumulate
+            if nonfinite != "propagate" and not math.isfinite(norm := source.norm(grad_scale)):
+                return self._refuse(norm, nonfinite)
+            source.scale_added(grad_scale)
+            if self.counts[_MICRO_STEP] + 1 < self._accumulate:
+                return self._add(source)
+            run([(setitem, (self._total.array, _ALL, self.accumulated.flat)), *source.add_to_total.calls])
+            source, grad_scale = self._total, 1 / self._accumulate
         norm = None
         scale = grad_scale
         if max_norm is not None or nonfinite != "propagate":
@@ -266,7 +275,7 @@ class Optimizer:
         for group in self._active:
             group.prepare(scale)
             counts[group.index] += 1
-        run([*source.update.calls, (setitem, (self.counts, _ALL, counts)), *self._follow.calls])
+        run([*source.update.calls, (setitem, (self.counts, _ALL, counts)), *self._finish])
         return StepReport(counts[_STEP], norm, False)
 
     def _refuse(self, norm: float, nonfinite: str) -> StepReport:
@@ -274,15 +283,10 @@ class Optimizer:
             raise NonFiniteGradientError(f"grads: the gradient is not finite (its norm is {norm}); nothing has changed")
         return StepReport(self.counts[_STEP], norm, True)
 
-    def _add(self, source: "_Source") -> bool:
-        """Adds a gradient to the accumulated ones; says whether an update is due."""
-        for group in self._active:
-            group.prepare(1.0)  # raises what a step would raise before anything is written
-        counts = self.counts.copy()
-        counts[_MICRO_STEP] = counts[_MICRO_STEP] % self._accumulate + 1
-        first = counts[_MICRO_STEP] == 1
-        run([*(source.copy if first else source.add).calls, (setitem, (self.counts, _ALL, counts))])
-        return counts[_MICRO_STEP] == self._accumulate
+    def _add(self, source: "_Source") -> StepReport:
+        """Adds a gradient to the accumulated ones."""
+        run([*source.add.calls, (setitem, (self.counts, _MICRO_STEP, self.counts[_MICRO_STEP] + 1))])
+        return StepReport(self.counts[_STEP], None, True)
 
     # Binding: which memory the kernels read and write
 
@@ -299,27 +303,27 @@ class Optimizer:
                 states[state][name].fill(first)
         return states
 
-    def _like_params(self) -> FlatBuffer:
-        buffer = FlatBuffer.empty(self.layout, self.dtype)
-        buffer.flat[...] = self.flat
-        return buffer
-
     def _forget(self) -> None:
         """Has the next step bind its buffers anew."""
         self._grads: Any = _UNBOUND
         self._source: _Source | None = None
-        self._active = [group for group in self.groups.values() if not group.frozen]
 
     def _bind(self, grads: Any) -> None:
-        array = self._stage(grads) if _is_plain_mapping(grads) else self._checked_flat(grads)
+        self._grads = _UNBOUND  # until the end: an interrupt must not leave one gradient with the programs of another
         if self._source is None or self._forks != process.forks:
-            self._forks = process.forks
             self._source = None
+            self._forks = process.forks
+            self._active = [group for group in self.groups.values() if not group.frozen]
             self._follow = self._follow_params()
-            self._total = None if self.accumulated is None else _Source(self, self.accumulated.flat)
+            self._finish: list[Call] = list(self._follow.calls)
+            if self.accumulated is not None:
+                self._finish.append((setitem, (self.accumulated.flat, _ALL, 0)))
+                self._total = _Source(self, FlatBuffer.empty(self.layout, self.dtype).flat)
+        array = self._stage(grads) if _is_plain_mapping(grads) else self._checked_flat(grads)
         if self._source is None or self._source.array is not array:
             self._source = _Source(self, array)
-        self._grads = _UNBOUND if _is_plain_mapping(grads) else grads  # a mapping must be copied at every step
+        if not _is_plain_mapping(grads):  # a mapping is copied at every step
+            self._grads = grads
 
     def _checked_flat(self, grads: Any) -> np.ndarray:
         """The 1-D array of a gradient that is read in place."""
@@ -329,7 +333,7 @@ class Optimizer:
                 raise ValueError(f"grads is laid out otherwise than the parameters: {difference}")
             array = grads.flat
         else:
-            array = check_array("grads", grads, writable=False)
+            array = check_array("grads", grads, writable=False).view(np.ndarray)
         if array.dtype != self.dtype:
             raise TypeError(f"grads must be {self.dtype} as the parameters are, not {array.dtype}")
         if array.shape != self.flat.shape:
@@ -359,9 +363,8 @@ class Optimizer:
             raise ValueError(f"grads has no gradient for {missing[0]!r}: give one, or freeze its group")
         if self._staged is None:
             self._staged = FlatBuffer.empty(self.layout, self.dtype)
-            self._staged.flat.fill(0)
-        for name, array in grads.items():
-            self._staged[name][...] = array
+        for name, staged in self._staged.items():
+            staged[...] = grads.get(name, 0)
         return self._staged.flat
 
     def _follow_params(self) -> Program:
@@ -377,6 +380,7 @@ class _Source:
 
     def __init__(self, optimizer: Optimizer, array: np.ndarray) -> None:
         self.array, self._optimizer = array, optimizer
+        self._k = np.array([1.0, 0.0, 1.0, -1.0], optimizer.dtype)  # SGD's kernel, by a step of minus one
 
     def _slices(self, names: list[str]) -> list[tuple[slice, str]]:
         """The runs of parameters without gaps, each with its place and its first name."""
@@ -399,17 +403,22 @@ class _Source:
                 works.append(Work(group.rule.kernel, tuple(buffers), group.k))
         return optimizer._backend.bind(works, optimizer.threads)
 
+    def scale_added(self, scale: float) -> None:
+        """Sets by what :attr:`add` and :attr:`add_to_total` multiply the gradient."""
+        self._k[0] = scale
+
     @cached_property
     def add(self) -> Program:
-        """Adds the gradient to the accumulated ones: SGD's kernel, by a step of minus one."""
-        optimizer = self._optimizer
-        k = np.array([-1.0, 0.0, 1.0, 1.0], optimizer.dtype)
-        return optimizer._backend.bind([Work("sgd", (optimizer.accumulated.flat, self.array), k)], optimizer.threads)
+        """Adds the gradient to the accumulated ones."""
+        return self._adding(self._optimizer.accumulated.flat)
 
-    @property
-    def copy(self) -> Program:
-        """Puts the gradient in the place of the accumulated ones."""
-        return Program([(np.copyto, (self._optimizer.accumulated.flat, self.array))], ())
+    @cached_property
+    def add_to_total(self) -> Program:
+        """Adds the gradient to their copy, which becomes the gradient of an update."""
+        return self._adding(self._optimizer._total.array)
+
+    def _adding(self, array: np.ndarray) -> Program:
+        return self._optimizer._backend.bind([Work("sgd", (array, self.array), self._k)], self._optimizer.threads)
 
     @cached_property
     def _sum_squares(self) -> Callable[[float], float]:
@@ -437,9 +446,11 @@ def _checked_limit(value: Any) -> float:
     return float(value)
 
 
-def _checked_scale(value: Any) -> float:
+def _checked_scale(value: Any, dtype: np.dtype) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"grad_scale must be a finite number, not {value!r} ({type(value).__name__})")
     if not math.isfinite(value):
         raise ValueError(f"grad_scale must be a finite number, not {value!r}")
+    if abs(float(value)) > float(np.finfo(dtype).max):
+        raise ValueError(f"grad_scale must be a number of {dtype}, not {value!r}")
     return float(value)

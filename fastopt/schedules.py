@@ -28,6 +28,12 @@ class Schedule(Declared):
     def resume(self, progress: dict[str, Any]) -> None:
         """Takes over what :meth:`progress` gave."""
 
+    def __reduce__(self) -> tuple:
+        return *super().__reduce__(), self.progress()
+
+    def __setstate__(self, progress: dict[str, Any]) -> None:
+        self.resume(progress)
+
 
 class Constant(Schedule):
     """``lr`` at every step."""
@@ -103,7 +109,8 @@ class Linear(_WarmedUp):
 class OneCycle(Schedule):
     """One cycle: from ``lr / start_divisor`` up to ``lr``, then down to ``lr / final_divisor``, both by half a cosine.
 
-    Smith & Topin, 2017, arXiv:1708.07120; the peak comes when the fraction ``rise`` of ``steps`` is done.
+    Smith & Topin, 2017, arXiv:1708.07120; the peak comes at the step ``rise * steps``, as in
+    ``torch.optim.lr_scheduler.OneCycleLR``.
     """
 
     lr: NonNegative
@@ -113,7 +120,7 @@ class OneCycle(Schedule):
     final_divisor: Positive = 250000.0
 
     def __call__(self, step):
-        peak = 1 + self.rise * (self.steps - 1)
+        peak = max(1.0, self.rise * self.steps)
         if step < peak:
             low, left = self.lr / self.start_divisor, 1 - _fraction(step, 1, peak)
         else:
@@ -142,10 +149,10 @@ class Plateau(Schedule):
         return self._progress["current"]
 
     def observe(self, metric: float) -> None:
-        """Takes note of a metric; NaN counts as no improvement."""
+        """Takes note of a metric; one that is not finite counts as no improvement."""
         current, best, waited = self._progress["current"], self._progress["best"], self._progress["waited"]
         sign = 1 if self.mode == "min" else -1
-        if not math.isnan(metric) and (best is None or sign * metric < sign * best - self.threshold * abs(best)):
+        if math.isfinite(metric) and (best is None or sign * metric < sign * best - self.threshold * abs(best)):
             best, waited = float(metric), 0
         else:
             waited += 1

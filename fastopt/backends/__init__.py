@@ -3,6 +3,8 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import starmap
+from operator import call
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -89,7 +91,9 @@ def _get(name: str) -> Backend:
 def _why_not(name: str, error: Exception) -> str:
     if name == "numba":
         return f"{error}. Install it with: pip install numba"
-    return f"{error}. There was no C compiler at installation; with one: pip install --force-reinstall fastopt"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}. There was no C compiler at installation; with one: pip install --force-reinstall fastopt"
+    return f"{error}. The compiled library does not load; try: pip install --force-reinstall fastopt"
 
 
 def backends() -> dict[str, Available]:
@@ -107,11 +111,11 @@ def backends() -> dict[str, Available]:
     return found
 
 
-def select(backend: str | None = None) -> tuple[Backend, str]:
+def select(backend: str | None = None, *, own_kernel: bool = False) -> tuple[Backend, str]:
     """The backend of that name and why it was taken.
 
     ``auto``, the default, is replaced by what ``FASTOPT_BACKEND`` says. A backend asked for by name is used or
-    :class:`BackendError` is raised; only ``auto`` chooses.
+    :class:`BackendError` is raised; only ``auto`` chooses. Where a rule has a kernel of its own it chooses numba.
     """
     source, asked = "backend", backend or "auto"
     if asked == "auto" and os.environ.get("FASTOPT_BACKEND"):
@@ -120,10 +124,12 @@ def select(backend: str | None = None) -> tuple[Backend, str]:
         raise ValueError(f"{source} must be one of {', '.join(CHOICES)}, not {asked!r}; {nearest(asked, CHOICES)}")
     if asked != "auto":
         return _get(asked), f"{source} asks for it"
+    if own_kernel:
+        return _get("numba"), "a rule has a kernel of its own"
     problems = []
     for name, why in _preferences():
         try:
-            return _get(name), f"{why}" if not problems else f"{problems[0]}"
+            return _get(name), problems[0] if problems else why
         except BackendError as error:
             problems.append(str(error))
     raise BackendError("fastopt has no backend to run on. " + " ".join(f"{problem}." for problem in problems))
@@ -164,21 +170,11 @@ def processors() -> int:
 
 
 def run(calls: Sequence[Call]) -> None:
-    """Runs every call, in order, to the end: an interrupt that comes between two of them is raised after the last.
+    """Runs every call, in order: an interrupt is raised before the first or after the last, never in between.
 
-    That the calls are of functions implemented in C matters: CPython handles signals after such a call, never within.
+    CPython lets signal handlers run between two instructions of Python code. There are none between these calls: the
+    loop over them is in C, and so must be the functions.
     """
-    interrupt: BaseException | None = None
-    problem = None
-    remaining = iter(calls)
-    while True:
-        try:
-            for function, arguments in remaining:
-                problem = function(*arguments) or problem
-            break
-        except BaseException as caught:
-            interrupt = caught
-    if interrupt is not None:
-        raise interrupt
-    if problem is not None:
-        raise BackendError(f"a kernel could not run (code {problem})")
+    for result in list(starmap(call, [(function, *arguments) for function, arguments in calls])):
+        if type(result) is int and result != 0:
+            raise BackendError(f"a kernel could not run (code {result})")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastopt._c import ffi, lib
-from fastopt.backends import Program, Work
+from fastopt.backends import Program, Work, process
 from fastopt.errors import BackendError, nearest
 
 _DTYPES = {np.dtype(np.float32): lib.FASTOPT_FLOAT32, np.dtype(np.float64): lib.FASTOPT_FLOAT64}
@@ -23,7 +23,7 @@ class CBackend:
         spans = ffi.new("fastopt_span[]", len(works))
         for span, work in zip(spans, works, strict=True):
             _fill(span, _kernel_index(work.kernel), work.buffers, work.k)
-        call = ffi.new("fastopt_call *", (spans, len(works), threads, isa()))
+        call = ffi.new("fastopt_call *", (spans, len(works), _useful(threads), isa()))
         return Program([(lib.fastopt_step, (call,))], (spans, list(works)))
 
     def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
@@ -31,7 +31,7 @@ class CBackend:
         spans = ffi.new("fastopt_span[]", len(gradients))
         for span, gradient in zip(spans, gradients, strict=True):
             _fill(span, 0, (gradient, gradient), k)
-        call = ffi.new("fastopt_call *", (spans, len(gradients), threads, isa()))
+        call = ffi.new("fastopt_call *", (spans, len(gradients), _useful(threads), isa()))
         partials = ffi.new("double[]", lib.fastopt_blocks(call))
         total = ffi.new("double *")
         keeps = spans, k, gradients
@@ -52,6 +52,11 @@ def _fill(span: Any, kernel: int, buffers: Sequence[np.ndarray], k: np.ndarray) 
     span.coefficients = ffi.cast("void *", k.ctypes.data)
     for index, buffer in enumerate(buffers):
         span.buffers[index] = ffi.cast("void *", buffer.ctypes.data)
+
+
+def _useful(threads: int) -> int:
+    """One thread in a forked child, where a borrowed pool has lost its own; else as many as were asked for."""
+    return 1 if process.forks else min(threads, 2**31 - 1)
 
 
 def _text(chars: Any) -> str:
@@ -105,5 +110,6 @@ def describe() -> tuple[str, str, dict[str, str]]:
 
 
 def backend() -> CBackend:
-    """The C backend."""
+    """The C backend. BackendError if ``FASTOPT_ISA`` asks for an instruction set that is not there."""
+    isa()
     return CBackend()

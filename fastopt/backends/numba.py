@@ -2,18 +2,19 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numba
 import numpy as np
-from numba import prange
+from numba import get_num_threads, prange, set_num_threads
 
-from fastopt.backends import Program, Work, process
+from fastopt.backends import Call, Program, Work, process, run
 from fastopt.errors import BackendError
 from fastopt.kernels import KERNELS, twin
 
-#: Elements from which on a parallel region is worth its cost.
-PARALLEL_SIZE = 32768
+#: Elements from which on a parallel region is worth its cost, as in ``csrc/fastopt.c``.
+PARALLEL_SIZE = 131072
 
 BLOCK = 16384  # elements of a block of the norm
 LANES = 32  # sums that run side by side in a block
@@ -25,38 +26,35 @@ class NumbaBackend:
     name = "numba"
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
-        calls: list[Any] = []
+        calls: list[Call] = []
         parallel = False
         for work in works:
             arguments = *map(writable, work.buffers), work.k
             worth = worth_threads(work.buffers[0].size, threads)
             calls.append((compiled(work.kernel, work.k.dtype, len(arguments), worth), arguments))
             parallel |= worth
-        if parallel:
-            mask = _Mask(threads)
-            calls = [(mask.put_on, ()), *calls, (mask.take_off, ())]
-        return Program(calls, ())
+        return Program(_with_threads(threads, calls) if parallel else calls, ())
 
     def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
         bound = []
+        parallel = False
         for gradient in map(writable, gradients):
             partials = np.zeros(-(-gradient.size // BLOCK))
             signature = (numba.typeof(gradient), numba.float64, numba.typeof(partials))
-            kernel = _specialize(sum_squares, gradient.dtype, signature, worth_threads(gradient.size, threads))
-            bound.append((kernel, gradient, partials))
-        mask = _Mask(threads)
+            worth = worth_threads(gradient.size, threads)
+            bound.append((_specialize(sum_squares, gradient.dtype, signature, worth), gradient, partials))
+            parallel |= worth
 
-        def run(scale: float) -> float:
+        def total(scale: float) -> float:
+            calls: list[Call] = [(kernel, (gradient, scale, partials)) for kernel, gradient, partials in bound]
+            run(_with_threads(threads, calls) if parallel else calls)
             total = 0.0
-            for kernel, gradient, partials in bound:
-                mask.put_on()
-                kernel(gradient, scale, partials)
-                mask.take_off()
+            for _, _, partials in bound:
                 for partial in partials.tolist():
                     total += partial
             return total
 
-        return run
+        return total
 
 
 @numba.njit(parallel=True, error_model="numpy")
@@ -103,21 +101,34 @@ class _Alias:
         self.array = array  # numpy keeps this object, hence the memory, alive
 
 
-class _Mask:
-    """Lowers numba's number of threads, which belongs to the thread that calls, for the time of a step."""
+def _with_threads(threads: int, calls: list[Call]) -> list[Call]:
+    """The calls of parallel kernels, made with at most so many threads."""
+    if threads >= numba.config.NUMBA_NUM_THREADS:
+        return calls
+    lower, restore = _thread_limiters()
+    before = np.zeros(1, np.int64)
+    return [(lower, (threads, before)), *calls, (restore, (before,))]
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self.lowers = threads < numba.config.NUMBA_NUM_THREADS and not process.forks
 
-    def put_on(self) -> None:
-        if self.lowers:
-            self.before = numba.get_num_threads()
-            numba.set_num_threads(min(self.threads, self.before))
+@cache
+def _thread_limiters() -> tuple[Any, Any]:
+    """Functions that lower and restore the number of threads, which belongs to the thread that calls.
 
-    def take_off(self) -> None:
-        if self.lowers:
-            numba.set_num_threads(self.before)
+    They are compiled, so that :func:`fastopt.backends.run` is not interrupted in them. numba cannot cache them.
+    """
+
+    @numba.njit("(int64, int64[::1])")
+    def lower(threads, before):
+        before[0] = get_num_threads()
+        set_num_threads(min(threads, before[0]))
+
+    @numba.njit("(int64[::1],)")
+    def restore(before):
+        set_num_threads(before[0])
+
+    lower(1, before := np.zeros(1, np.int64))  # the first call runs Python code, to learn the types
+    restore(before)
+    return lower, restore
 
 
 _lock = threading.Lock()
@@ -127,7 +138,7 @@ _specialized: dict[tuple, Any] = {}
 def compiled(kernel: Any, dtype: np.dtype, arguments: int, parallel: bool) -> Any:
     """The machine code of a kernel, given by name or as a numba function, for one dtype."""
     declared = KERNELS.get(kernel) if isinstance(kernel, str) else kernel
-    if not hasattr(declared, "py_func"):
+    if not callable(declared):
         raise BackendError(f"the numba backend has no kernel {kernel!r}")
     signature = (numba.from_dtype(dtype)[::1],) * arguments
     return _specialize(declared, dtype, signature, parallel)
@@ -136,19 +147,24 @@ def compiled(kernel: Any, dtype: np.dtype, arguments: int, parallel: bool) -> An
 def _specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool) -> Any:
     """A dispatcher with one signature: so no two processes write different machine code to one cache entry."""
     key = kernel, dtype, parallel
-    with _lock:
-        if key not in _specialized:
-            variant, options = ("parallel", {"parallel": True}) if parallel else ("serial", {"nogil": True})
-            dispatcher = twin(kernel, f"{variant}.{dtype.name}", **options)
-            try:
-                dispatcher.enable_caching()
-                dispatcher.compile(signature)
-            except Exception:  # no writable cache directory, a damaged cache, a full disk: compile without it
-                dispatcher = twin(kernel, f"{variant}.{dtype.name}", **options)
-                dispatcher.compile(signature)
-            dispatcher.disable_compile()
-            _specialized[key] = dispatcher
+    if key not in _specialized:
+        with _lock:
+            if key not in _specialized:
+                _specialized[key] = _compile(kernel, dtype, signature, parallel)
     return _specialized[key]
+
+
+def _compile(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool) -> Any:
+    variant, options = ("parallel", {"parallel": True}) if parallel else ("serial", {"nogil": True})
+    dispatcher = twin(kernel, f"{variant}.{dtype.name}", **options)
+    try:
+        dispatcher.enable_caching()
+        dispatcher.compile(signature)
+    except Exception:  # no writable cache directory, a damaged cache, a full disk: compile without it
+        dispatcher = twin(kernel, f"{variant}.{dtype.name}", **options)
+        dispatcher.compile(signature)
+    dispatcher.disable_compile()
+    return dispatcher
 
 
 def describe() -> tuple[str, str, dict[str, str]]:

@@ -26,7 +26,7 @@ class Adam(Rule):
     amsgrad: bool = False
     decoupled_weight_decay: bool = False
 
-    ulp = 16
+    ulp = 64
 
     @property
     def kernel(self):

@@ -21,7 +21,7 @@ class Adamax(Rule):
     eps: NonNegative = 1e-8
     weight_decay: NonNegative = 0.0
 
-    ulp = 16
+    ulp = 32
     kernel = "adamax"
 
     @property

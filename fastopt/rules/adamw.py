@@ -15,3 +15,5 @@ class AdamW(Adam):
 
     weight_decay: NonNegative = 1e-2
     decoupled_weight_decay: ClassVar = True  # type: ignore[misc]
+
+    ulp = 128

@@ -20,7 +20,7 @@ class ASGD(Rule):
     t0: NonNegative = 1e6
     weight_decay: NonNegative = 0.0
 
-    ulp = 16
+    ulp = 128
     kernel = "asgd"
 
     @property

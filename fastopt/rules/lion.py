@@ -22,7 +22,7 @@ class Lion(Rule):
     betas: tuple[UnitInterval, UnitInterval] = (0.9, 0.99)
     weight_decay: NonNegative = 0.0
 
-    ulp = 16
+    ulp = 128
     kernel = "lion"
     decoupled_weight_decay: ClassVar = True
 

@@ -8,8 +8,9 @@ import numpy as np
 from fastopt.declared import LearningRate, NonNegative, UnitInterval
 from fastopt.rule import Rule
 
+_MOST_PRODUCTS = 256
 _lock = Lock()
-_products: dict[tuple[float, float], list[float]] = {}  # by (beta1, momentum_decay), until they underflow to zero
+_products: dict[tuple[float, float, int], float] = {}  # by (beta1, momentum_decay, step), the last few
 
 
 class NAdam(Rule):
@@ -31,7 +32,7 @@ class NAdam(Rule):
     momentum_decay: NonNegative = 4e-3
     decoupled_weight_decay: bool = False
 
-    ulp = 16
+    ulp = 64
     kernel = "nadam"
 
     @property
@@ -74,7 +75,13 @@ def _momentum(beta1: float, momentum_decay: float, step: int) -> float:
 def _momentum_product(beta1: float, momentum_decay: float, step: int) -> float:
     """The product of the momenta of the steps 1 to ``step``: the same bits whether the run was resumed or not."""
     with _lock:
-        products = _products.setdefault((beta1, momentum_decay), [1.0])
-        while len(products) <= step and products[-1] > 0.0:
-            products.append(products[-1] * _momentum(beta1, momentum_decay, len(products)))
-        return products[step] if step < len(products) else 0.0
+        first = step if (beta1, momentum_decay, step - 1) in _products else 1
+        product = _products.get((beta1, momentum_decay, first - 1), 1.0)
+        for each in range(first, step + 1):
+            product *= _momentum(beta1, momentum_decay, each)
+            if product == 0.0:
+                break
+        _products[beta1, momentum_decay, step] = product
+        if len(_products) > _MOST_PRODUCTS:
+            del _products[next(iter(_products))]
+        return product

@@ -26,7 +26,7 @@ class RAdam(Rule):
     weight_decay: NonNegative = 0.0
     decoupled_weight_decay: bool = False
 
-    ulp = 16
+    ulp = 64
     kernel = "adam"
 
     @property

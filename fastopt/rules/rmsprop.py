@@ -28,7 +28,7 @@ class RMSprop(Rule):
     momentum: NonNegative = 0.0
     centered: bool = False
 
-    ulp = 64
+    ulp = 16
 
     @property
     def kernel(self):

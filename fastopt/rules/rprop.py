@@ -27,7 +27,7 @@ class Rprop(Rule):
     etas: tuple[Shrinking, Growing] = (0.5, 1.2)
     step_sizes: tuple[Positive, Positive] = (1e-6, 50.0)
 
-    ulp = 16
+    ulp = 128
     kernel = "rprop"
 
     def check(self):

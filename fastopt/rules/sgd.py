@@ -23,7 +23,7 @@ class SGD(Rule):
     nesterov: bool = False
     decoupled_weight_decay: bool = False
 
-    ulp = 16
+    ulp = 64
 
     def check(self):
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
