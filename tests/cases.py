@@ -1,0 +1,204 @@
+"""What the numerical tests run on: rules in every form and values in and out of every domain, both derived from the
+declarations, and hard data."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+import fastopt
+from fastopt import schedules
+from fastopt.declared import Choice, Field, Flag, Interval, NumberOrCallable, Tuple, Whole
+from fastopt.rule import Rule
+
+#: Values for fields where half of the default, or 0.05 if that is zero, would change little or nothing in a short run.
+TELLING = {"momentum": 0.8, "t0": 10.0, "eps": 1e-3, "dampening": 0.3, "etas": (0.4, 1.3), "step_sizes": (1e-3, 0.1)}
+
+
+def other(field: Field) -> Any:
+    """A value of the field's domain that is not its default."""
+    if field.name in TELLING:
+        return TELLING[field.name]
+    return _other(field.domain, field.default)
+
+
+def _other(domain: Any, default: Any) -> Any:
+    match domain:
+        case Flag():
+            return not default
+        case NumberOrCallable(interval=interval):
+            return _other(interval, default)
+        case Interval():
+            return domain.parse("value", default / 2 if default else 0.05)
+        case Tuple(items=items):
+            return tuple(map(_other, items, default))
+    raise TypeError(f"no other value for {domain!r}: teach tests/cases.py this domain")
+
+
+def make(rule: type[Rule], changes: dict[str, Any]) -> Rule | None:
+    """The rule with these fields, or None if they do not go together."""
+    try:
+        return rule(**changes)
+    except ValueError:
+        return None
+
+
+def switches(rule: type[Rule]) -> list[str]:
+    """The fields that can change what a rule computes, not only how much: flags, and numbers that are zero at first."""
+    return [name for name, field in rule.fields.items() if field.default in (False, 0.0)]
+
+
+def every_form(rule: type[Rule]) -> Iterator[Rule]:
+    """The rule with each subset of its switches turned on, the smallest subsets first."""
+    names = switches(rule)
+    for count in range(len(names) + 1):
+        for chosen in itertools.combinations(names, count):
+            made = make(rule, {name: other(rule.fields[name]) for name in chosen})
+            if made is not None:
+                yield made
+
+
+def outside(domain: Any) -> Iterator[Any]:
+    """Values that a domain excludes."""
+    match domain:
+        case NumberOrCallable(interval=interval):
+            yield from outside(interval)
+        case Interval(low=low, high=high, brackets=brackets):
+            yield from (None, "1", "", b"1", [0.5], (0.5,), 0.5j, {}, True, False, np.True_, np.array([0.5, 0.5]))
+            yield from (math.nan, math.inf, -math.inf, np.float32("nan"), np.float64("inf"), -(10**400), 10**400)
+            yield from (low - 1, math.nextafter(low, -math.inf), Fraction(low) - Fraction(1, 10**6))
+            if brackets[0] == "(":
+                yield from (low, int(low), np.float32(low))
+            if math.isfinite(high):
+                yield from (high + 1, math.nextafter(high, math.inf))
+                if brackets[1] == ")":
+                    yield from (high, int(high), np.float32(high))
+        case Whole(low=low):
+            yield from (None, "1", 1.0, 1.5, math.nan, math.inf, True, False, [1])
+            yield from (low - 1, np.int64(low - 1), -(10**400))
+        case Flag():
+            yield from (None, 0, 1, 1.0, "True", "", [], np.int64(1), math.nan)
+        case Choice(words=words):
+            yield from (None, 0, "", words[0].upper(), f" {words[0]}", words[0].encode(), list(words))
+        case Tuple(items=items):
+            inside = [next(within(item)) for item in items]
+            yield from (None, inside[0], "ab"[: len(items)], {}, set(inside), iter(inside), np.array(inside))
+            yield from (tuple(inside[:-1]), (*inside, inside[0]), ())
+            for index, item in enumerate(items):
+                for value in outside(item):
+                    yield (*inside[:index], value, *inside[index + 1 :])
+        case _:
+            raise TypeError(f"no value outside {domain!r}: teach tests/cases.py this domain")
+
+
+def within(domain: Any) -> Iterator[Any]:
+    """Values that a domain includes: its bounds, if they belong to it, first."""
+    match domain:
+        case NumberOrCallable(interval=interval):
+            yield from within(interval)
+            yield from (lambda step: 0.1, schedules.Constant(0.1))
+        case Interval(low=low, high=high, brackets=brackets):
+            if brackets[0] == "[":
+                yield from (low, int(low), np.float32(low), -0.0 if low == 0 else low)
+            top = min(high, 1e3)
+            yield from (math.nextafter(low, math.inf), Fraction(low + top) / 2, np.float32((low + top) / 2))
+            if brackets[1] == "]" and math.isfinite(high):
+                yield from (high, int(high), np.float64(high))
+            elif math.isfinite(high):
+                yield math.nextafter(high, -math.inf)
+            else:
+                yield 1.7e308
+        case Whole(low=low):
+            yield from (low, np.int64(low), low + 1, 10**12)
+        case Flag():
+            yield from (True, False)
+        case Choice(words=words):
+            yield from words
+        case Tuple(items=items):
+            columns = [list(within(item)) for item in items]
+            for row in range(max(map(len, columns))):
+                yield tuple(column[row % len(column)] for column in columns)
+                yield [column[-1 - row % len(column)] for column in columns]
+
+
+def effect(rule: Rule) -> tuple:
+    """All that the backends see of a rule."""
+    return rule.kernel, rule.states, [rule.coefficients(step) for step in (1, 2, 20)]
+
+
+def changed(rule: type[Rule], name: str) -> Rule:
+    """The rule with a field changed, in the smallest company of switches where that makes a difference."""
+    value = other(rule.fields[name])
+    for form in every_form(rule):
+        made = make(rule, {**dict(form), name: value})
+        if made is not None and effect(made) != effect(form):
+            return made
+    raise AssertionError(f"{rule.__name__}: {name} makes no difference")
+
+
+def cases() -> list[Rule]:
+    """Every rule: with its defaults, with each field changed, with each kernel that it can choose, with a schedule, and
+    with weight decay while maximizing."""
+    found: dict[Rule, None] = {}
+    for rule in fastopt.RULES.values():
+        found[rule()] = None
+        for name in rule.fields:
+            found[changed(rule, name)] = None
+        kernels = {form.kernel: form for form in reversed(list(every_form(rule)))}
+        for form in kernels.values():
+            found[form] = None
+            if "weight_decay" in rule.fields:
+                found[form.replace(weight_decay=0.05, maximize=True)] = None
+        found[rule(lr=schedules.Cosine(lr=other(rule.fields["lr"]), steps=100, warmup=10))] = None
+    return list(found)
+
+
+def short(rule: Rule) -> str:
+    """The rule's name with what is not its default: a test's id."""
+    changes = ",".join(f"{name}={value!r}" for name, value in rule if value != rule.fields[name].default)
+    return f"{type(rule).__name__}({changes})"
+
+
+def by_kernel() -> dict[str, Rule]:
+    """A rule for each kernel that any rule can choose, with weight decay where it has it."""
+    found: dict[str, Rule] = {}
+    for rule in fastopt.RULES.values():
+        for form in every_form(rule):
+            if form.kernel not in found:
+                found[form.kernel] = form.replace(weight_decay=0.05) if "weight_decay" in rule.fields else form
+    return found
+
+
+def easy(rng: np.random.Generator, size: int, dtype: str) -> np.ndarray:
+    """Random numbers of the magnitudes that training has."""
+    return rng.standard_normal(size).astype(dtype)
+
+
+def hard(rng: np.random.Generator, size: int, dtype: str) -> np.ndarray:
+    """Zeros of both signs, infinities, NaN, subnormals, the largest and smallest numbers, those whose squares overflow
+    or vanish, and ordinary ones in between."""
+    info = np.finfo(dtype)
+    tiny, least, largest = info.smallest_normal, info.smallest_subnormal, info.max
+    special = np.array(
+        [0, least, 3 * least, tiny - least, tiny, tiny / 2, 2 * tiny, tiny**0.5, largest**0.5, largest / 2, largest, 1,
+         1 + info.eps, 1 - info.epsneg, np.inf, np.nan], dtype
+    )  # fmt: skip
+    special = np.concatenate([special, -special])
+    ordinary = easy(rng, size, dtype)
+    with np.errstate(over="ignore"):
+        spread = np.ldexp(ordinary, rng.integers(info.minexp - info.nmant, info.maxexp, size))
+    return np.choose(rng.integers(0, 3, size), [rng.choice(special, size), ordinary, spread])
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    """The bit patterns, with one for every NaN.
+
+    Where NaN appears is promised; its sign and payload are not. They follow the order of the operands of a commutative
+    instruction, which compilers choose, and which numba and C choose differently.
+    """
+    unsigned = np.array(array, copy=True).view(f"u{array.itemsize}")
+    unsigned[np.isnan(array)] = np.array(np.nan, array.dtype).view(unsigned.dtype)
+    return unsigned

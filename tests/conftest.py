@@ -1,0 +1,38 @@
+"""What the tests share: four threads on any machine, an environment without fastopt's variables, and the backends."""
+
+import os
+
+import pytest
+
+import fastopt
+
+os.environ["NUMBA_NUM_THREADS"] = "4"  # before numba is imported: so that four threads can be tested on two processors
+for _name in ("FASTOPT_BACKEND", "FASTOPT_NUM_THREADS", "FASTOPT_ISA"):
+    os.environ.pop(_name, None)
+
+BACKENDS = [name for name, available in fastopt.backends().items() if available]
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if os.environ.get("FASTOPT_REQUIRE_C") == "1" and "c" not in BACKENDS:
+        pytest.exit(f"FASTOPT_REQUIRE_C is set, but: {fastopt.backends()['c'].reason}", returncode=1)
+    if not BACKENDS:
+        pytest.exit("fastopt has no backend to test", returncode=1)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of each backend that is installed."""
+    return request.param
+
+
+@pytest.fixture
+def backends() -> list[str]:
+    """The names of all backends that are installed."""
+    return BACKENDS
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    """The name of each dtype."""
+    return request.param

@@ -1,0 +1,43 @@
+"""What the behavioural tests share: optimizers over odd layouts, all that a step may change as bytes, new processes."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastopt
+
+#: Odd sizes, a scalar, an empty parameter, and groups whose members do not lie side by side.
+SHAPES = {"first.weight": (7, 3), "first.bias": (3,), "scale": (), "empty": (0, 4), "second.weight": (5, 11), "second.bias": (11,)}
+
+
+def random_buffer(seed: int, dtype: str, shapes: Mapping[str, tuple[int, ...]] = SHAPES) -> fastopt.FlatBuffer:
+    """A flat buffer of random numbers."""
+    rng = np.random.default_rng(seed)
+    return fastopt.FlatBuffer({name: rng.standard_normal(shape) for name, shape in shapes.items()}, dtype=dtype)
+
+
+def snapshot(optimizer: fastopt.Optimizer) -> dict[str, Any]:
+    """All that a step or a load may change: bits, counts, rules and what is frozen."""
+    buffers = {"params": optimizer.flat} | {f"state {name}": state.flat for name, state in optimizer.state.items()}
+    buffers |= {part: getattr(optimizer, part).flat for part in ("ema", "accumulated") if getattr(optimizer, part) is not None}
+    groups = {pattern: (group.rule, group.frozen) for pattern, group in optimizer.groups.items()}
+    return {name: array.tobytes() for name, array in buffers.items()} | {"counts": list(optimizer.counts), "groups": groups}
+
+
+def python(code: str, *arguments: str, timeout: float = 120, **environment: str) -> str:
+    """What a new process prints that runs the code; AssertionError, with all it said, if it fails or hangs."""
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *arguments]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("FASTOPT_")}
+    variables |= {"PYTHONPATH": str(Path(__file__).parent), "OMP_WAIT_POLICY": "passive"} | environment
+    try:
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as hung:
+        raise AssertionError(f"hung for {timeout} s\n{hung.stdout}\n{hung.stderr}") from None
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

@@ -1,0 +1,271 @@
+"""Every kernel's loop is vectorized, in both backends: read from the machine code.
+
+A kernel's expression says how many multiplications, additions, divisions and square roots an element takes. Its machine
+code must have a loop with at least as many packed instructions of each kind, on the widest registers, without a call
+and without scalar arithmetic. Nor may there be a fused multiply-add anywhere: it would round once less.
+"""
+
+import ast
+import inspect
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from cases import by_kernel
+
+import fastopt
+
+SOURCE = Path(__file__).parents[1] / "csrc"
+DTYPES = ("float32", "float64")
+
+if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
+    pytest.skip("reads the machine code of x86-64 and AArch64 in ELF only", allow_module_level=True)
+
+
+class Instruction(NamedTuple):
+    name: str
+    operands: str
+
+
+class Dialect(NamedTuple):
+    """How an architecture's instructions look, in the syntax that gcc, LLVM and objdump share."""
+
+    calls: str
+    jumps: str
+    fused: str
+    scalar: str  # arithmetic on one element
+    packed: dict[str, str]  # by dtype: arithmetic on a register full of elements, with the operation as its group
+    widths: dict[str, str]  # a register's kind and its operand, the widest last
+
+
+DIALECTS = {
+    "x86_64": Dialect(
+        calls=r"callq?",
+        jumps=r"j[a-z]+",
+        fused=r"vfn?m(add|sub).*",
+        scalar=r"v?(add|sub|mul|div|sqrt)s[sd]",
+        packed={"float32": r"v?(add|sub|mul|div|sqrt)ps", "float64": r"v?(add|sub|mul|div|sqrt)pd"},
+        widths={"xmm": r"%xmm\d+", "ymm": r"%ymm\d+", "zmm": r"%zmm\d+"},
+    ),
+    "aarch64": Dialect(
+        calls=r"blr?",
+        jumps=r"b|b\.?(eq|ne|cs|hs|cc|lo|mi|pl|vs|vc|hi|ls|ge|lt|gt|le|any|none)|cbn?z|tbn?z",
+        fused=r"fn?m(add|sub)|fml[as].*|fnml[as]",
+        scalar=r"f(add|sub|mul|div|sqrt) [sd]\d+",
+        packed={
+            "float32": r"f(add|sub|mul|div|sqrt) (?:v\d+\.4s|z\d+\.s)",
+            "float64": r"f(add|sub|mul|div|sqrt) (?:v\d+\.2d|z\d+\.d)",
+        },
+        widths={"neon": r"[vz]\d+\."},
+    ),
+}
+
+
+def operations(kernel: str) -> Counter:
+    """What an element takes: operations by kind, without those that only one side of a selection needs."""
+    from fastopt.kernels import KERNELS
+
+    function = ast.parse(inspect.getsource(KERNELS[kernel].py_func)).body[0]
+    names = {ast.Mult: "mul", ast.Add: "add", ast.Sub: "add", ast.Div: "div"}
+    found: Counter = Counter()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.BinOp):
+            found[names[type(node.op)]] += 1
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "sqrt":
+            found["sqrt"] += 1
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(node, ast.IfExp) or child is node.test:
+                visit(child)
+
+    (loop,) = (node for node in ast.walk(function) if isinstance(node, ast.For))
+    for statement in loop.body:
+        visit(statement)
+    return found
+
+
+def parse(assembly: str) -> dict[str, tuple[list[Instruction], dict[str, int]]]:
+    """The functions in a listing by objdump or a compiler: instructions, and the index of the one after each label."""
+    functions: dict[str, tuple[list[Instruction], dict[str, int]]] = {}
+    code: list[Instruction] = []
+    labels: dict[str, int] = {}
+    for line in assembly.splitlines():
+        line = re.sub(r"\s+(#|//).*", "", line)
+        if found := re.fullmatch(r"[0-9a-f]+ <(.+)>:|([^\s.#\"][^:\s]*):", line):
+            code, labels = functions.setdefault(found[1] or found[2], ([], {}))
+        elif found := re.fullmatch(r"(\.\w+):", line):
+            labels[found[1]] = len(code)
+        elif found := re.fullmatch(r"\s+(?:([0-9a-f]+):\s+)?([a-z][a-z0-9.]*)(?:\s+(.*?))?\s*", line):
+            if found[1]:
+                labels[found[1]] = len(code)
+            code.append(Instruction(found[2], re.sub(r"\s+", " ", found[3] or "")))
+    return functions
+
+
+def loops(dialect: Dialect, code: list[Instruction], labels: dict[str, int]) -> list[list[Instruction]]:
+    """The innermost loops: from the target of each jump back to the jump."""
+    spans = []
+    for end, instruction in enumerate(code):
+        if re.fullmatch(dialect.jumps, instruction.name):
+            target = re.sub(r" <.*>$", "", instruction.operands).split(", ")[-1]
+            if labels.get(target, len(code)) <= end:
+                spans.append((labels[target], end))
+    inner = [s for s in spans if not any(t != s and s[0] <= t[0] and t[1] <= s[1] for t in spans)]
+    return [code[start : end + 1] for start, end in inner]
+
+
+def arithmetic(dialect: Dialect, loop: list[Instruction], dtype: str, width: str) -> Counter:
+    """Packed operations of a loop by kind; nothing if it computes with single elements or calls a function."""
+    found: Counter = Counter()
+    for name, operands in loop:
+        if re.fullmatch(dialect.calls, name) or re.match(dialect.scalar + r"\b", f"{name} {operands}"):
+            return Counter()
+        packed = re.match(dialect.packed[dtype] + r"\b", f"{name} {operands}")
+        if packed and re.search(dialect.widths[width], operands):
+            found["add" if packed[1] == "sub" else packed[1]] += 1
+    return found
+
+
+def problem(dialect: Dialect, functions: dict, kernel: str, dtype: str, widths: tuple[str, ...]) -> str:
+    """What is wrong with a kernel's machine code, or nothing."""
+    needed = operations(kernel)
+    best: Counter = Counter()
+    for code, labels in functions.values():
+        fused = [instruction for instruction in code if re.fullmatch(dialect.fused, instruction.name)]
+        if fused:
+            return f"{kernel} {dtype}: fused {fused[0]}"
+        for loop in loops(dialect, code, labels):
+            found = max((arithmetic(dialect, loop, dtype, width) for width in widths), key=Counter.total)
+            if found >= needed:
+                return ""
+            best = max(best, found, key=Counter.total)
+    return f"{kernel} {dtype}: needs a loop with {dict(needed)} on {' or '.join(widths)}, the best one has {dict(best)}"
+
+
+DIALECT = DIALECTS[platform.machine()]
+
+
+# numba
+
+
+def numba_widths() -> tuple[str, ...]:
+    """The widest registers of this processor; LLVM leaves those of AVX-512 alone where they slow the clock down."""
+    import llvmlite.binding as llvm
+
+    if platform.machine() == "aarch64":
+        return ("neon",)
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f"):
+        return ("ymm", "zmm")
+    return ("ymm",) if features.get("avx") else ("xmm",)
+
+
+def numba_code(kernel: str, dtype: str, **options) -> dict:
+    """What numba makes of a kernel now, past every cache: those say nothing about machine code."""
+    import numba
+
+    from fastopt.kernels import KERNELS, twin
+
+    dispatcher = twin(KERNELS[kernel], f"machine_code.{dtype}", **options)
+    array = getattr(numba, dtype)[::1]
+    dispatcher.compile((array,) * KERNELS[kernel].py_func.__code__.co_argcount)
+    (assembly,) = dispatcher.inspect_asm().values()
+    return parse(assembly)
+
+
+@pytest.mark.parametrize("options", [{"parallel": True}, {"nogil": True}], ids=["parallel", "serial"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kernel", by_kernel())
+def test_numba(kernel, dtype, options):
+    functions = numba_code(kernel, dtype, **options)
+    if options.get("parallel"):
+        functions = {name: code for name, code in functions.items() if "parfor_gufunc" in name}
+    assert problem(DIALECT, functions, kernel, dtype, numba_widths()) == ""
+
+
+def test_numba_without_vectorization_is_noticed(monkeypatch):
+    import numba
+
+    monkeypatch.setattr(numba.config, "LOOP_VECTORIZE", 0)
+    functions = numba_code("adam", "float32", nogil=True)
+    assert "needs a loop" in problem(DIALECT, functions, "adam", "float32", numba_widths())
+
+
+# C
+
+
+def compiled(*flags: str) -> dict:
+    """What the compiler makes of fastopt.c with the flags of CMakeLists.txt and these."""
+    compiler = os.environ.get("CC", "cc").split()
+    if not shutil.which(compiler[0]):
+        (pytest.fail if os.environ.get("FASTOPT_REQUIRE_C") == "1" else pytest.skip)("there is no C compiler")
+    (options,) = re.findall(r"target_compile_options\(\w+ PRIVATE (.*)\)", (SOURCE / "CMakeLists.txt").read_text())
+    command = [*compiler, "-O3", "-fPIC", *options.split(), *flags, "-S", "-o", "-", "fastopt.c"]
+    return parse(subprocess.run(command, cwd=SOURCE, check=True, capture_output=True, text=True).stdout)
+
+
+@cache
+def c_code() -> dict:
+    """The functions of the installed library or, where it is stripped of their names, of its source."""
+    if fastopt.backends()["c"] and shutil.which("objdump"):
+        command = ["objdump", "--disassemble", "--no-show-raw-insn", fastopt.get_library()]
+        functions = parse(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        if any(name.startswith("sgd_32_") for name in functions):
+            return functions
+    return compiled()
+
+
+ISAS = {"x86_64": {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}, "aarch64": {"baseline": "neon"}}
+
+
+@pytest.mark.parametrize("isa", ISAS[platform.machine()])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kernel", by_kernel())
+def test_c(kernel, dtype, isa):
+    functions = c_code()
+    name = f"{kernel}_{dtype.removeprefix('float')}_{isa}"
+    assert name in functions
+    widths = (ISAS[platform.machine()][isa],)
+    assert problem(DIALECT, {name: functions[name]}, kernel, dtype, widths) == ""
+    code, _ = functions[name]
+    assert [instruction for instruction in code if re.fullmatch(DIALECT.calls, instruction.name)] == []
+
+
+def test_c_has_no_fused_instruction_anywhere():
+    fused = {
+        name: instruction
+        for name, (code, _) in c_code().items()
+        for instruction in code
+        if re.fullmatch(DIALECT.fused, instruction.name)
+    }
+    assert fused == {}
+
+
+def test_c_without_vectorization_is_noticed():
+    functions = compiled("-fno-tree-vectorize")
+    for kernel in by_kernel():
+        width = ISAS[platform.machine()]["baseline"]
+        name = f"{kernel}_32_baseline"
+        assert "needs a loop" in problem(DIALECT, {name: functions[name]}, kernel, "float32", (width,))
+
+
+@pytest.mark.parametrize(
+    ("machine", "instruction"),
+    [
+        ("x86_64", "vfmadd231ps\t%ymm0, %ymm1, %ymm2"),
+        ("x86_64", "vfnmsub132sd\t(%rdi), %xmm1, %xmm2"),
+        ("aarch64", "fmla\tv0.4s, v1.4s, v2.s[0]"),
+        ("aarch64", "fmsub\td0, d1, d2, d3"),
+    ],
+)
+def test_a_fused_instruction_is_noticed(machine, instruction):
+    functions = parse(f"sgd_32:\n\t{instruction}\n\tret\n")
+    assert "fused" in problem(DIALECTS[machine], functions, "sgd", "float32", tuple(DIALECTS[machine].widths))

@@ -1,0 +1,84 @@
+"""The kernels against the paper: 100 steps beside each rule's reference, which computes with a wider type.
+
+Errors are in ulp of the largest magnitude that an element has had, so that a parameter that passes zero does not turn a
+small error into a large one. Each rule states its bound for parameters as ``Rule.ulp``; the largest errors come from
+coefficients that float32 rounds in the same direction at every step, such as 1 - lr * weight_decay. ``pytest -rP``
+prints what was measured.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from cases import cases, short
+
+import fastopt
+from fastopt.rule import Rule
+
+STEPS = 100
+SIZE = 301
+STATE_ULP = 64  # of which 25 come from the rounding of 0.999 to float32; a state that follows p has p's bound if larger
+WIDER = {"float32": np.float64, "float64": np.longdouble}
+
+#: How gradients look: their magnitude, their mean in standard deviations, and the share of zeros.
+GRADIENTS = [(1.0, 0.0, 0.0), (0.01, 0.3, 0.0), (0.1, 3.0, 0.1), (100.0, 1.0, 0.5)]
+
+
+def descend(rule: Rule, dtype: str, gradient: tuple[float, float, float], backends: list[str]) -> Iterator[tuple]:
+    """Yields ``(buffer, backend, error)``: the largest error in ulp of the parameters and of each state."""
+    wider = WIDER[dtype]
+    scale, mean, zeros = gradient
+    rng = np.random.default_rng(2015)
+    start = rng.standard_normal(SIZE).astype(dtype)
+    drift = mean * rng.standard_normal(SIZE)
+    params = {backend: start.copy() for backend in backends}
+    optimizers = {backend: fastopt.Optimizer(params[backend], rule, backend=backend, threads=1) for backend in backends}
+    exact = {"params": start.astype(wider)} | {name: np.full(SIZE, value, wider) for name, value in rule.states.items()}
+    largest = {name: abs(value) for name, value in exact.items()}
+    error = {(name, backend): np.zeros(SIZE, wider) for name in exact for backend in backends}
+    for step in range(1, STEPS + 1):
+        grads = (scale * (rng.standard_normal(SIZE) + drift) * (rng.random(SIZE) >= zeros)).astype(dtype)
+        p, state = rule.reference(step, exact.pop("params"), grads.astype(wider), **exact)
+        exact = {"params": p} | state
+        for name in exact:
+            largest[name] = np.maximum(largest[name], abs(exact[name]))
+        for backend, optimizer in optimizers.items():
+            optimizer.step(grads)
+            for name in exact:
+                computed = params[backend] if name == "params" else optimizer.state[name].flat
+                error[name, backend] = np.maximum(error[name, backend], abs(computed.astype(wider) - exact[name]))
+    for (name, backend), value in error.items():
+        yield name, backend, float((value / np.spacing(largest[name].astype(dtype)).astype(wider)).max())
+
+
+@pytest.mark.parametrize("name", fastopt.RULES)
+def test_every_form_of_a_rule_stays_within_its_ulp(name, dtype, backends):
+    if dtype == "float64" and np.finfo(np.longdouble).eps == np.finfo(np.float64).eps:
+        pytest.skip("this platform has no type wider than float64")
+    worst = {"params": (0.0, ""), "states": (0.0, "")}
+    for rule in cases():
+        if type(rule).__name__ != name:
+            continue
+        for gradient in GRADIENTS:
+            for buffer, backend, error in descend(rule, dtype, gradient, backends):
+                where = f"{short(rule)} on {backend}: {buffer} with gradients {gradient}"
+                limit = rule.ulp if buffer == "params" else max(rule.ulp, STATE_ULP)
+                assert error <= limit, f"{where}: {error:.1f} ulp"
+                kind = "params" if buffer == "params" else "states"
+                worst[kind] = max(worst[kind], (error, where))
+    bound = fastopt.RULES[name].ulp
+    print(f"{name} {dtype}: parameters {worst['params'][0]:.1f} of {bound} ulp, states {worst['states'][0]:.1f} ulp")
+    if dtype == "float32":
+        assert worst["params"][0] > bound / 4, f"{name}: ulp = {bound} is idle, the worst was {worst['params']}"
+
+
+@pytest.mark.parametrize("rule", cases(), ids=short)
+def test_a_reference_keeps_the_states_that_the_rule_declares(rule):
+    states = {name: np.full(3, value) for name, value in rule.states.items()}
+    before = {name: value.copy() for name, value in states.items()}
+    p, g = np.array([0.5, -2.0, 0.0]), np.array([1.0, 0.25, -3.0])
+    moved, after = rule.reference(1, p, g, **states)
+    assert list(after) == list(rule.states)
+    assert all(value.shape == p.shape for value in [moved, *after.values()])
+    assert p.tolist() == [0.5, -2.0, 0.0] and g.tolist() == [1.0, 0.25, -3.0]
+    assert all(np.array_equal(states[name], before[name]) for name in states)
