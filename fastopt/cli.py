@@ -1,4 +1,4 @@
-"""The command line: ``fastopt train``, ``fastopt landscape``, ``fastopt info``."""
+"""The command line: ``fastopt train``, ``fastopt landscape``, ``fastopt bench``, ``fastopt info``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ try:
     import click
 except ModuleNotFoundError:
     raise SystemExit("fastopt: the command line needs click: pip install 'fastopt[train]'") from None
+
+from fastopt.bench.command import bench
 
 EXTRA = {
     "rich": "rich",
@@ -281,6 +283,9 @@ def info() -> None:
 
     for line in describe.lines():
         click.echo(line)
+
+
+cli.add_command(bench)
 
 
 def main() -> None:

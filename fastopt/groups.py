@@ -54,14 +54,16 @@ class Group:
 
     def prepare(self, scale: float) -> None:
         """Fills the coefficients of the group's next step, for gradients that are to be multiplied by ``scale``."""
-        values = self._rule.coefficients(self.step + 1)
-        values["grad_scale"] *= scale
+        values: dict[str, float] = {}
         try:
+            values = self._rule.coefficients(self.step + 1)
+            values["grad_scale"] *= scale
             self._pack(self._memory, 0, *values.values())
         except OverflowError:
             largest = float(np.finfo(self.k.dtype).max)
             large = {name: value for name, value in values.items() if abs(value) > largest}
-            raise ValueError(f"{self._rule!r}: too large for {self.k.dtype.name}: {large}") from None
+            what = large or f"the coefficients of step {self.step + 1}"
+            raise ValueError(f"{self._rule!r}: too large for {self.k.dtype.name}: {what}") from None
 
     def __repr__(self) -> str:
         frozen = ", frozen" if self.frozen else ""

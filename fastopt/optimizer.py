@@ -259,7 +259,8 @@ class Optimizer:
             source.scale_added(grad_scale)
             if self.counts[_MICRO_STEP] + 1 < self._accumulate:
                 return self._add(source)
-            run([(setitem, (self._total.array, _ALL, self.accumulated.flat)), *source.add_to_total.calls])
+            add = source.add_to_total
+            run([(setitem, (self._total.array, _ALL, self.accumulated.flat)), *add.calls], add.lock)
             source, grad_scale = self._total, 1 / self._accumulate
         norm = None
         scale = grad_scale
@@ -275,7 +276,8 @@ class Optimizer:
         for group in self._active:
             group.prepare(scale)
             counts[group.index] += 1
-        run([*source.update.calls, (setitem, (self.counts, _ALL, counts)), *self._finish])
+        lock = source.update.lock or self._follow.lock
+        run([*source.update.calls, (setitem, (self.counts, _ALL, counts)), *self._finish], lock)
         return StepReport(counts[_STEP], norm, False)
 
     def _refuse(self, norm: float, nonfinite: str) -> StepReport:
@@ -285,7 +287,8 @@ class Optimizer:
 
     def _add(self, source: "_Source") -> StepReport:
         """Adds a gradient to the accumulated ones."""
-        run([*source.add.calls, (setitem, (self.counts, _MICRO_STEP, self.counts[_MICRO_STEP] + 1))])
+        add = source.add
+        run([*add.calls, (setitem, (self.counts, _MICRO_STEP, self.counts[_MICRO_STEP] + 1))], add.lock)
         return StepReport(self.counts[_STEP], None, True)
 
     # Binding: which memory the kernels read and write

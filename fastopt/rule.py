@@ -23,7 +23,8 @@ class Rule(Declared):
         lr: LearningRate
     maximize: bool = False
 
-    #: The largest error of the float32 kernel after 100 steps, in ulp of the largest value that the parameter has had.
+    #: The largest error of the float32 kernel after 100 steps, in ulp of the largest value that the parameter has had;
+    #: for gradients of ordinary size, and where rules go by signs, away from zero.
     ulp: ClassVar[int]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

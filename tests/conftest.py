@@ -7,6 +7,7 @@ import pytest
 import fastopt
 
 os.environ["NUMBA_NUM_THREADS"] = "4"  # before numba is imported: so that four threads can be tested on two processors
+os.environ["PYTHONSAFEPATH"] = "1"  # child processes import the installed package, not the folder that they start in
 for _name in ("FASTOPT_BACKEND", "FASTOPT_NUM_THREADS", "FASTOPT_ISA"):
     os.environ.pop(_name, None)
 

@@ -114,6 +114,7 @@ def assert_same(computed: Sequence[np.ndarray], expected: Sequence[np.ndarray], 
 
 def interpreted(kernel: str):
     """The kernel's Python function, run by the interpreter on NumPy's scalars: one correctly rounded operation each."""
+    pytest.importorskip("numba", exc_type=ImportError)
     from fastopt.kernels import KERNELS
 
     function = KERNELS[kernel].py_func

@@ -6,7 +6,6 @@ and without scalar arithmetic. Nor may there be a fused multiply-add anywhere: i
 """
 
 import ast
-import inspect
 import os
 import platform
 import re
@@ -71,9 +70,7 @@ DIALECTS = {
 
 def operations(kernel: str) -> Counter:
     """What an element takes: operations by kind, without those that only one side of a selection needs."""
-    from fastopt.kernels import KERNELS
-
-    function = ast.parse(inspect.getsource(KERNELS[kernel].py_func)).body[0]
+    source = (Path(fastopt.__file__).parent / "kernels" / f"{kernel}.py").read_text()
     names = {ast.Mult: "mul", ast.Add: "add", ast.Sub: "add", ast.Div: "div"}
     found: Counter = Counter()
 
@@ -86,7 +83,7 @@ def operations(kernel: str) -> Counter:
             if not isinstance(node, ast.IfExp) or child is node.test:
                 visit(child)
 
-    (loop,) = (node for node in ast.walk(function) if isinstance(node, ast.For))
+    (loop,) = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.For))
     for statement in loop.body:
         visit(statement)
     return found
@@ -170,8 +167,7 @@ def numba_widths() -> tuple[str, ...]:
 
 def numba_code(kernel: str, dtype: str, **options) -> dict:
     """What numba makes of a kernel now, past every cache: those say nothing about machine code."""
-    import numba
-
+    numba = pytest.importorskip("numba", exc_type=ImportError)
     from fastopt.kernels import KERNELS, twin
 
     dispatcher = twin(KERNELS[kernel], f"machine_code.{dtype}", **options)
@@ -192,8 +188,7 @@ def test_numba(kernel, dtype, options):
 
 
 def test_numba_without_vectorization_is_noticed(monkeypatch):
-    import numba
-
+    numba = pytest.importorskip("numba", exc_type=ImportError)
     monkeypatch.setattr(numba.config, "LOOP_VECTORIZE", 0)
     functions = numba_code("adam", "float32", nogil=True)
     assert "needs a loop" in problem(DIALECT, functions, "adam", "float32", numba_widths())

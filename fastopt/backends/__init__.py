@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import starmap
 from operator import call
 from typing import Any, NamedTuple, Protocol
@@ -26,10 +27,14 @@ class Work(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Work made ready: calls of functions implemented in C, and the objects whose memory they use."""
+    """Work made ready: calls of functions implemented in C, and the objects whose memory they use.
+
+    ``lock``, if there is one, must be held while the calls run.
+    """
 
     calls: list[Call]
     keeps: tuple
+    lock: AbstractContextManager | None = None
 
 
 class Backend(Protocol):
@@ -75,6 +80,10 @@ if hasattr(os, "register_at_fork"):
 
 def _load(name: str) -> Any:
     if name == "numba":
+        import numba
+
+        if numba.config.DISABLE_JIT:
+            raise BackendError("backend 'numba' is not available: NUMBA_DISABLE_JIT is set")
         from fastopt.backends import numba as module
     else:
         from fastopt.backends import c as module  # type: ignore[no-redef]
@@ -169,12 +178,18 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def run(calls: Sequence[Call]) -> None:
+def run(calls: Sequence[Call], lock: AbstractContextManager | None = None) -> None:
     """Runs every call, in order: an interrupt is raised before the first or after the last, never in between.
 
     CPython lets signal handlers run between two instructions of Python code. There are none between these calls: the
     loop over them is in C, and so must be the functions.
     """
-    for result in list(starmap(call, [(function, *arguments) for function, arguments in calls])):
+    flat = [(function, *arguments) for function, arguments in calls]
+    if lock is None:
+        results = list(starmap(call, flat))
+    else:
+        with lock:
+            results = list(starmap(call, flat))
+    for result in results:
         if type(result) is int and result != 0:
             raise BackendError(f"a kernel could not run (code {result})")

@@ -110,6 +110,6 @@ def describe() -> tuple[str, str, dict[str, str]]:
 
 
 def backend() -> CBackend:
-    """The C backend. BackendError if ``FASTOPT_ISA`` asks for an instruction set that is not there."""
+    """The C backend. ValueError if ``FASTOPT_ISA`` asks for an instruction set that is not there."""
     isa()
     return CBackend()

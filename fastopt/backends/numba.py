@@ -33,7 +33,7 @@ class NumbaBackend:
             worth = worth_threads(work.buffers[0].size, threads)
             calls.append((compiled(work.kernel, work.k.dtype, len(arguments), worth), arguments))
             parallel |= worth
-        return Program(_with_threads(threads, calls) if parallel else calls, ())
+        return Program(_with_threads(threads, calls), (), _region) if parallel else Program(calls, ())
 
     def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
         bound = []
@@ -47,7 +47,10 @@ class NumbaBackend:
 
         def total(scale: float) -> float:
             calls: list[Call] = [(kernel, (gradient, scale, partials)) for kernel, gradient, partials in bound]
-            run(_with_threads(threads, calls) if parallel else calls)
+            if parallel:
+                run(_with_threads(threads, calls), _region)
+            else:
+                run(calls)
             total = 0.0
             for _, _, partials in bound:
                 for partial in partials.tolist():
@@ -131,6 +134,9 @@ def _thread_limiters() -> tuple[Any, Any]:
     return lower, restore
 
 
+#: Held in parallel regions: of two at once, numba's threading layer "workqueue" ends the process.
+_region = threading.Lock()
+
 _lock = threading.Lock()
 _specialized: dict[tuple, Any] = {}
 
@@ -169,17 +175,10 @@ def _compile(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool) -> 
 
 def describe() -> tuple[str, str, dict[str, str]]:
     """Version, reason and details, for :func:`fastopt.backends`."""
-    _check()
     details = {"threads": str(numba.config.NUMBA_NUM_THREADS), "cache": numba.config.CACHE_DIR or "__pycache__"}
     return numba.__version__, "numba is installed", details
 
 
-def _check() -> None:
-    if numba.config.DISABLE_JIT:
-        raise BackendError("backend 'numba' is not available: NUMBA_DISABLE_JIT is set")
-
-
 def backend() -> NumbaBackend:
-    """The numba backend. BackendError if numba may not compile."""
-    _check()
+    """The numba backend."""
     return NumbaBackend()

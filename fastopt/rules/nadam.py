@@ -8,6 +8,7 @@ import numpy as np
 from fastopt.declared import LearningRate, NonNegative, UnitInterval
 from fastopt.rule import Rule
 
+_NO_MORE = 2.0**-64  # one minus less than this is one
 _MOST_PRODUCTS = 256
 _lock = Lock()
 _products: dict[tuple[float, float, int], float] = {}  # by (beta1, momentum_decay, step), the last few
@@ -79,7 +80,8 @@ def _momentum_product(beta1: float, momentum_decay: float, step: int) -> float:
         product = _products.get((beta1, momentum_decay, first - 1), 1.0)
         for each in range(first, step + 1):
             product *= _momentum(beta1, momentum_decay, each)
-            if product == 0.0:
+            if product < _NO_MORE:
+                product = 0.0
                 break
         _products[beta1, momentum_decay, step] = product
         if len(_products) > _MOST_PRODUCTS:
