@@ -1,6 +1,7 @@
 """What the tests share: four threads on any machine, an environment without fastopt's variables, and the backends."""
 
 import os
+import signal
 
 import pytest
 
@@ -8,6 +9,7 @@ import fastopt
 
 os.environ["NUMBA_NUM_THREADS"] = "4"  # before numba is imported: so that four threads can be tested on two processors
 os.environ["PYTHONSAFEPATH"] = "1"  # child processes import the installed package, not the folder that they start in
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 for _name in ("FASTOPT_BACKEND", "FASTOPT_NUM_THREADS", "FASTOPT_ISA"):
     os.environ.pop(_name, None)
 
