@@ -1,0 +1,54 @@
+"""What is measured: a rule for every kernel, derived from the declarations, and the traffic of a step."""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+import fastopt
+from fastopt.declared import Flag, Interval
+from fastopt.rule import Rule
+
+#: The rules that are measured unless others are asked for: one for each kind of traffic and arithmetic.
+DEFAULT = ("SGD", "Momentum", "Adagrad", "RMSprop", "AdamW", "Lion")
+
+
+def cases() -> dict[str, Rule]:
+    """Every rule with its defaults, then one more for each kernel that only other hyperparameters choose, by label."""
+    rules: list[Rule] = [kind() for kind in fastopt.RULES.values()]
+    kernels = {rule.kernel for rule in rules}
+    for kind in fastopt.RULES.values():
+        for rule in _variants(kind):
+            if rule.kernel not in kernels:
+                kernels.add(rule.kernel)
+                rules.append(rule)
+    return {label(rule): rule for rule in rules}
+
+
+def _variants(kind: type[Rule]) -> list[Rule]:
+    """The rule with one or two flags turned, or with numbers that are zero by default made 0.9."""
+    other: dict[str, Any] = {}
+    for name, field in kind.fields.items():
+        if isinstance(field.domain, Flag):
+            other[name] = not field.default
+        elif isinstance(field.domain, Interval) and field.default == 0 and 0.9 in field.domain:
+            other[name] = 0.9
+    found = []
+    for names in [*combinations(other, 1), *combinations(other, 2)]:
+        try:
+            found.append(kind(**{name: other[name] for name in names}))
+        except ValueError:  # fields that do not go together
+            continue
+    return found
+
+
+def label(rule: Rule) -> str:
+    """The rule's name, with those hyperparameters that are not the defaults: ``RMSprop(centered=True)``."""
+    defaults = {name: field.default for name, field in rule.fields.items()}
+    given = [f"{name}={value!r}" for name, value in rule if value != defaults[name]]
+    return type(rule).__name__ + (f"({', '.join(given)})" if given else "")
+
+
+def traffic(rule: Rule, dtype: str) -> int:
+    """Bytes that a step moves for each parameter: reads p, g and the states, writes p and the states."""
+    return (3 + 2 * len(rule.states)) * np.dtype(dtype).itemsize

@@ -1,0 +1,239 @@
+"""``fastopt bench``: how fast steps are here, next to the limit of the memory and to other libraries."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+import fastopt
+from fastopt.backends import NAMES, processors, resolve_threads
+from fastopt.bench import cases
+from fastopt.bench.peers import PEERS
+from fastopt.errors import nearest
+from fastopt.rule import Rule
+
+SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
+UNITS = {"k": 10**3, "m": 10**6, "g": 10**9}
+LARGEST = 2**31
+MEMORY_SHARE = 0.7  # of the machine's memory that buffers may take
+
+
+class Words(click.ParamType):
+    """Words, separated by commas, each of them one of a few; ``all`` stands for all of them."""
+
+    name = "names"
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        given = [word.strip().lower() for word in value.split(",")]
+        for word in given:
+            if word not in self.words and word != "all":
+                self.fail(f"got {word!r}; {nearest(word, (*self.words, 'all'))}", param, ctx)
+        return self.words if "all" in given else tuple(dict.fromkeys(given))
+
+
+class RuleSpec(click.ParamType):
+    """A rule, by name and hyperparameters, or ``all``, which is one for every kernel."""
+
+    name = "rule"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Rule, ...]:
+        if isinstance(value, tuple):
+            return value
+        if value.lower() == "all":
+            return tuple(cases.cases().values())
+        from fastopt.train import specs
+        from fastopt.train.errors import InputError
+
+        try:
+            return (specs.rule(value, "rule"),)
+        except InputError as error:
+            self.fail(error.message, param, ctx)
+
+
+class Size(click.ParamType):
+    """A number of parameters: ``1000``, ``30k``, ``1.5M``, ``1e6``."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text, unit = value.strip().lower(), 1
+        if text[-1:] in UNITS:
+            text, unit = text[:-1], UNITS[text[-1]]
+        try:
+            number = float(text) * unit
+        except ValueError:
+            number = float("nan")
+        if math.isnan(number):
+            self.fail(f"got {value!r}; allowed: a whole number from 1 on, such as 1000, 30k or 20M", param, ctx)
+        allowed = round(min(max(number, 1), LARGEST))
+        if number != allowed:
+            self.fail(f"got {value!r}; the nearest that is allowed: {allowed}", param, ctx)
+        return allowed
+
+
+@click.command()
+@click.option(
+    "--rule",
+    "-r",
+    "rules",
+    type=RuleSpec(),
+    multiple=True,
+    metavar="NAME[:KEY=VALUE,...]",
+    help=f"Default {', '.join(cases.DEFAULT)}. all: one for every kernel. Give it several times for several.",
+)
+@click.option(
+    "--size",
+    "-n",
+    "sizes",
+    type=Size(),
+    multiple=True,
+    metavar="PARAMETERS",
+    help="Such as 1000, 30k or 20M; give it several times for several. Default 1k, 10k, 100k, 1M, 10M.",
+)
+@click.option("--dtype", type=click.Choice(("float32", "float64")), default="float32", show_default=True)
+@click.option("--threads", type=int, help="Default: every processor.")
+@click.option("--backend", "backends", type=Words(NAMES), metavar="numba|c|all", help="Default: all that run here.")
+@click.option(
+    "--against",
+    "peers",
+    type=Words(tuple(PEERS)),
+    metavar="NAMES",
+    help=f"Other libraries that make the same step, with commas between: {', '.join(PEERS)}, or all.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write JSON to the standard output in place of the table.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("bench.png"),
+    show_default=True,
+    metavar="FILE.png",
+    help="The picture.",
+)
+@click.pass_context
+def bench(
+    context: click.Context,
+    rules: tuple[tuple[Rule, ...], ...],
+    sizes: tuple[int, ...],
+    dtype: str,
+    threads: int | None,
+    backends: tuple[str, ...] | None,
+    peers: tuple[str, ...] | None,
+    as_json: bool,
+    out: Path,
+) -> int:
+    """Measure steps here: time, throughput, and slowdown against what the memory allows.
+
+    \b
+    Examples:
+      fastopt bench
+      fastopt bench --rule all --size 20M
+      fastopt bench --rule adamw --size 1k --size 1M --against torch-fused,optax
+      fastopt bench --rule rmsprop:centered=true --backend c --threads 1 --json
+
+    Engines are measured in turn, each in a process of its own.
+    """
+    from rich.console import Console
+
+    from fastopt.bench import chart, report, session
+
+    chosen = tuple(dict.fromkeys(rule for group in rules for rule in group))
+    chosen = chosen or tuple(cases.cases()[name] for name in cases.DEFAULT)
+    sizes = tuple(sorted(set(sizes))) or SIZES
+    threads = _threads(threads)
+    engines = _backends(backends)
+    missing = [name for name in peers or () if PEERS[name].missing()]
+    engines += [name for name in peers or () if name not in missing]
+    _check_memory(session.memory_needed(chosen, max(sizes), dtype, engines), max(sizes))
+    _check_out(out)
+    progress = _progress(len(chosen) * len(sizes))
+    try:
+        with progress:
+            task = progress.task_ids[0]
+            results, refusals = session.run(
+                chosen, sizes, dtype, threads, engines, lambda what: progress.update(task, advance=1, description=what)
+            )
+    except session.Failure as failure:
+        raise click.ClickException(str(failure)) from None
+    if results:
+        chart.draw(out, results)
+    if as_json:
+        settings = {"sizes": list(sizes), "dtype": dtype, "threads": threads, "engines": engines}
+        click.echo(json.dumps(report.as_json(results, refusals, missing, settings), indent=2))
+    else:
+        report.show(Console(width=None if os.isatty(1) else 120), results, refusals, missing)
+        if results:
+            click.echo(str(out))
+    return 0 if results else 1
+
+
+def _threads(threads: int | None) -> int:
+    source, given = ("--threads", threads) if threads is not None else ("FASTOPT_NUM_THREADS", None)
+    try:
+        found = resolve_threads(given)
+    except ValueError as error:
+        raise click.UsageError(f"{source}: {error}; the nearest that is allowed: 1") from None
+    if found > processors():
+        raise click.UsageError(f"{source}: got {found}; the nearest that is allowed: {processors()}, one per processor")
+    return found
+
+
+def _backends(names: tuple[str, ...] | None) -> list[str]:
+    """The backends to measure: those that were asked for, or all that run here."""
+    available = fastopt.backends()
+    for name in names or ():
+        if not available[name]:
+            raise click.UsageError(f"--backend: {available[name].reason}")
+    found = [name for name in names or NAMES if available[name]]
+    if not found:
+        raise click.UsageError(f"--backend: {' '.join(each.reason for each in available.values())}")
+    return found
+
+
+def _check_memory(needed: int, size: int) -> None:
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return
+    if needed > MEMORY_SHARE * memory:
+        allowed = int(size * MEMORY_SHARE * memory / needed)
+        raise click.UsageError(
+            f"--size: {size} needs {needed / 2**30:.0f} GiB and this machine has {memory / 2**30:.0f}; "
+            f"the nearest that is allowed: {allowed}"
+        )
+
+
+def _check_out(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        allowed = str(path.with_suffix(".png"))
+        raise click.UsageError(f"--out: got {str(path)!r}; the nearest that is allowed: {allowed!r}")
+    if not path.parent.is_dir():
+        raise click.UsageError(f"--out: {str(path.parent)!r} is no folder")
+
+
+def _progress(total: int) -> Any:
+    """A bar on the standard error, which goes when it is done; none if that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    progress = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    progress.add_task("starting", total=total, completed=-1)
+    return progress

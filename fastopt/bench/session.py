@@ -1,0 +1,199 @@
+"""A run of the bench: one process for each engine, of which one at a time works."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from fastopt.backends import NAMES
+from fastopt.bench import cases, measure
+from fastopt.rule import Rule
+
+TURNS = 5  # of each engine for each step that is measured
+BUDGET = 0.06  # seconds of a turn, if a step is not longer
+
+#: How engines are kept from disturbing each other: what the command says about it.
+ISOLATION = (
+    "Every engine runs in a process of its own, since each brings its own thread pool. The processes take turns: one "
+    "works, and passes on when its threads are asleep. A step and its limit take turns within one process."
+)
+
+
+class Result(NamedTuple):
+    """One engine's step. Times are in seconds; ``slowdown`` is over the limit, ``ratio`` over the faster backend.
+
+    ``spread`` is the upper quartile of the times of the turns over the lower one: near 1 on a quiet machine.
+    """
+
+    rule: str
+    kernel: str
+    engine: str
+    size: int
+    dtype: str
+    threads: int
+    seconds: float
+    gigabytes_per_second: float
+    limit_seconds: float | None
+    slowdown: float | None
+    ratio: float | None
+    spread: float
+    difference_ulp: float
+
+
+class Refusal(NamedTuple):
+    """A rule that an engine was not measured with, and why."""
+
+    engine: str
+    rule: str
+    reason: str
+
+
+class Failure(RuntimeError):
+    """A process of the bench ended by itself."""
+
+
+class Worker:
+    """The process of one engine."""
+
+    def __init__(self, engine: str, threads: int) -> None:
+        self.engine = engine
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "fastopt.bench.worker", engine, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": "cpu", "JAX_PLATFORMS": "cpu"},
+        )
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """The answer to a request. Failure, with the last line that the process wrote, if it has ended."""
+        assert self._process.stdin and self._process.stdout
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            self._process.wait()
+            self._log.seek(0)
+            lines = [line for line in self._log.read().splitlines() if line.strip()]
+            last = lines[-1] if lines else "it said nothing"
+            raise Failure(f"{self.engine}: its process ended with status {self._process.returncode}: {last}")
+        return json.loads(answer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            if stream:
+                stream.close()
+
+
+def run(
+    rules: Sequence[Rule],
+    sizes: Sequence[int],
+    dtype: str,
+    threads: int,
+    engines: Sequence[str],
+    advance: Callable[[str], None],
+) -> tuple[list[Result], list[Refusal]]:
+    """Measures every rule, size and engine; calls ``advance`` before each step with what comes next."""
+    results: list[Result] = []
+    refusals: dict[Refusal, None] = {}
+    workers: list[Worker] = []
+    try:
+        workers += [Worker(engine, threads) for engine in engines]
+        for rule in rules:
+            for size in sizes:
+                advance(f"{cases.label(rule)}, {size:,}")
+                measured, refused = _measure(workers, rule, size, dtype)
+                refusals |= dict.fromkeys(refused)
+                results += _results(measured, rule, size, dtype, threads)
+    finally:
+        for worker in workers:
+            worker.__exit__()
+    return results, list(refusals)
+
+
+Turns = list[measure.Round]
+
+
+def _measure(
+    workers: list[Worker], rule: Rule, size: int, dtype: str
+) -> tuple[dict[str, tuple[float, Turns]], list[Refusal]]:
+    """The turns of every engine that makes the step, with its difference from the formula, and who does not."""
+    ready: dict[str, tuple[float, Turns]] = {}
+    refused = []
+    for worker in list(workers):
+        try:
+            answer = worker.ask(do="prepare", rule=type(rule).__name__, fields=dict(rule), size=size, dtype=dtype)
+        except Failure as failure:
+            if worker.engine in NAMES:
+                raise
+            workers.remove(worker)
+            worker.__exit__()
+            answer = {"refused": str(failure)}
+        if "refused" in answer:
+            refused.append(Refusal(worker.engine, cases.label(rule), answer["refused"]))
+        else:
+            ready[worker.engine] = answer["difference"], []
+    for _ in range(TURNS):
+        for worker in workers:
+            if worker.engine in ready:
+                ready[worker.engine][1].append(measure.Round(**worker.ask(do="turn", budget=BUDGET)))
+    return ready, refused
+
+
+def _results(measured: dict[str, tuple[float, Turns]], rule: Rule, size: int, dtype: str, threads: int) -> list[Result]:
+    """The results of one step: of the backends, then of the peers, which are compared with the faster backend."""
+    moved = cases.traffic(rule, dtype) * size
+    summaries = {engine: measure.summarize(turns) for engine, (_, turns) in measured.items() if engine in NAMES}
+    seconds = {engine: statistics.median(turn.seconds for turn in turns) for engine, (_, turns) in measured.items()}
+    fastest = min((seconds[engine] for engine in summaries), default=None)
+    limit = min((summary.limit for summary in summaries.values()), default=None)
+    results = []
+    own_limit: float | None
+    slowdown: float | None
+    for engine, (difference, turns) in measured.items():
+        low, _, high = statistics.quantiles((turn.seconds for turn in turns), n=4, method="inclusive")
+        each = seconds[engine]
+        if engine in summaries:
+            own_limit, slowdown = summaries[engine].limit, summaries[engine].ratio
+        else:
+            own_limit, slowdown = limit, None if limit is None else each / limit
+        results.append(
+            Result(
+                cases.label(rule),
+                rule.kernel,
+                engine,
+                size,
+                dtype,
+                threads,
+                each,
+                moved / each / 1e9,
+                own_limit,
+                slowdown,
+                None if fastest is None else each / fastest,
+                high / low,
+                difference,
+            )
+        )
+    return results
+
+
+def memory_needed(rules: Sequence[Rule], size: int, dtype: str, engines: Sequence[str]) -> int:
+    """Bytes that the processes take for buffers together, with the limit's own and what peers copy."""
+    buffers = max(2 + len(rule.states) for rule in rules)
+    return 2 * buffers * size * np.dtype(dtype).itemsize * len(engines)

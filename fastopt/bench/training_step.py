@@ -1,0 +1,171 @@
+"""Whole training steps in PyTorch, and the optimizer's part of them: fastopt against torch's own optimizers.
+
+``python -m fastopt.bench.training_step`` trains a two-layer net, a small transformer and an embedding-heavy model.
+Every round runs some steps with fastopt's optimizer, with torch's fused one and with torch's default one, in an order
+that rotates, and gives one ratio for each of torch's. Medians of these ratios are printed: what disturbs the machine
+for a while disturbs all of them.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import fastopt.torch
+
+Batch = Callable[[], tuple[Tensor, Tensor]]
+
+
+class Model(NamedTuple):
+    """A model with the batches that it is trained on."""
+
+    network: nn.Module
+    batch: Batch
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+
+def two_layer_net() -> Model:
+    """784 inputs, 128 hidden units, 10 classes; batches of 128."""
+    network = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+    return Model(network, lambda: (torch.randn(128, 784), torch.randint(10, (128,))), nn.functional.cross_entropy)
+
+
+class Transformer(nn.Module):
+    """An encoder of 12 layers of width 88 over 500 words: 150 tensors, one million parameters."""
+
+    def __init__(self, words: int = 500, width: int = 88, length: int = 32) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(words, width), nn.Parameter(torch.zeros(length, width))
+        layer = nn.TransformerEncoderLayer(width, 4, 256, dropout=0.0, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 12, enable_nested_tensor=False)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, words)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.head(self.norm(self.layers(self.words(words) + self.places))).transpose(1, 2)
+
+
+def transformer() -> Model:
+    """The transformer on batches of 8 sentences of 32 words."""
+    return Model(
+        Transformer(), lambda: (torch.randint(500, (8, 32)), torch.randint(500, (8, 32))), nn.functional.cross_entropy
+    )
+
+
+def embedding_model() -> Model:
+    """An embedding of 200000 rows of width 32 under a small net: 6.4 million parameters; batches of 256 bags of 10."""
+    network = nn.Sequential(nn.EmbeddingBag(200_000, 32), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 1))
+    return Model(network, lambda: (torch.randint(200_000, (256, 10)), torch.randn(256, 1)), nn.functional.mse_loss)
+
+
+MODELS = {"two-layer net": two_layer_net, "transformer": transformer, "embedding": embedding_model}
+
+
+class Trainee:
+    """A copy of a model with an optimizer."""
+
+    def __init__(self, model: Model, make: Callable[[Any], torch.optim.Optimizer]) -> None:
+        self.network, self.loss = copy.deepcopy(model.network), model.loss
+        self.optimizer = make(self.network.parameters())
+
+    def step(self, x: Tensor, y: Tensor) -> tuple[float, float]:
+        """One training step: the seconds of all of it, and of the optimizer's step alone."""
+        start = time.perf_counter()
+        self.optimizer.zero_grad()
+        self.loss(self.network(x), y).backward()
+        middle = time.perf_counter()
+        self.optimizer.step()
+        end = time.perf_counter()
+        return end - start, end - middle
+
+
+class Timing(NamedTuple):
+    """Microseconds of a training step and of the optimizer's part, and both in units of fastopt's: medians."""
+
+    whole: float
+    optimizer: float
+    whole_ratio: float
+    optimizer_ratio: float
+
+
+def compare(build: Callable[[], Model], rule: str, rounds: int, steps: int) -> dict[str, Timing]:
+    """The timings of fastopt's optimizer and of torch's two for one model. A ratio above 1: fastopt is faster."""
+    torch.manual_seed(0)
+    model = build()
+    torch_class = getattr(torch.optim, rule)
+    trainees = {
+        "fastopt": Trainee(model, getattr(fastopt.torch, rule)),
+        "torch fused": Trainee(model, lambda params: torch_class(params, fused=True)),
+        "torch default": Trainee(model, torch_class),
+    }
+    names = list(trainees)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for turn in range(rounds + 1):  # the first round is a warm-up
+        batches = [model.batch() for _ in range(steps)]
+        for name in names[turn % 3 :] + names[: turn % 3]:
+            each = [trainees[name].step(*batch) for batch in batches]
+            times[name].append((statistics.median(t[0] for t in each), statistics.median(t[1] for t in each)))
+    _check_agreement(trainees)
+    return {name: _summary(samples[1:], times["fastopt"][1:]) for name, samples in times.items()}
+
+
+def _check_agreement(trainees: dict[str, Trainee]) -> None:
+    """AssertionError if fastopt has not trained the weights that torch has."""
+    ours, theirs = (trainees[name].network.parameters() for name in ("fastopt", "torch fused"))
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=0.05, atol=0.05)
+
+
+def _summary(samples: Sequence[tuple[float, float]], ours: Sequence[tuple[float, float]]) -> Timing:
+    columns = [[sample[part] for sample in samples] for part in (0, 1)]
+    pairs = list(zip(samples, ours, strict=True))
+    ratios = [[sample[part] / our[part] for sample, our in pairs] for part in (0, 1)]
+    whole, optimizer = (statistics.median(column) * 1e6 for column in columns)
+    return Timing(whole, optimizer, *map(statistics.median, ratios))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints a table, or JSON, of the comparison."""
+    parser = argparse.ArgumentParser(prog="python -m fastopt.bench.training_step", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--rule", default="AdamW", choices=["SGD", "Adam", "AdamW", "Adagrad"], help="torch fuses these"
+    )
+    parser.add_argument("--model", action="append", choices=list(MODELS), help="which model; all of them by default")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=45, help="how many ratios the medians are of")
+    parser.add_argument("--steps", type=int, default=5, help="training steps of each optimizer in a round")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    found = {
+        name: compare(MODELS[name], options.rule, options.rounds, options.steps) for name in options.model or MODELS
+    }
+    if options.json:
+        print(
+            json.dumps(
+                {model: {name: timing._asdict() for name, timing in rows.items()} for model, rows in found.items()}
+            )
+        )
+        return 0
+    print(f"{options.rule}, torch {torch.__version__}, {options.threads} threads, medians of {options.rounds} rounds")
+    for name, rows in found.items():
+        network = MODELS[name]().network
+        tensors = [p.numel() for p in network.parameters()]
+        print(f"\n{name}: {len(tensors)} tensors, {sum(tensors)} parameters")
+        print(f"{'':16}{'step, us':>12}{'ratio':>8}{'optimizer, us':>16}{'ratio':>8}")
+        for each, timing in rows.items():
+            print(
+                f"{each:16}{timing.whole:12.0f}{timing.whole_ratio:8.2f}"
+                f"{timing.optimizer:16.1f}{timing.optimizer_ratio:8.2f}"
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""A process that measures one engine: ``python -m fastopt.bench.worker ENGINE THREADS``.
+
+The engine is a backend of fastopt or a peer. The process keeps to as many processors as it may use threads. It reads
+requests from its standard input and answers each on its standard output, a line of JSON either way:
+
+- ``{"do": "prepare", "rule", "fields", "size", "dtype"}`` is answered by ``{"difference": ulp}``, or by
+  ``{"refused": why}`` if the engine cannot make that step, or makes another one.
+- ``{"do": "turn", "budget": seconds}`` is answered by ``{"seconds", "limit"}``, where a peer's limit is null, once the
+  threads of the process are asleep again.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+import numpy as np
+
+import fastopt
+from fastopt.backends import NAMES
+from fastopt.bench import measure, verify
+from fastopt.bench.peers import PEERS, Bound
+from fastopt.buffers import aligned_empty
+from fastopt.rule import Rule
+
+LEAST = 3  # samples of a turn
+FIRST = 3  # steps before the first turn: some libraries compile more than once
+
+
+class Engine:
+    """What a process measures."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.name, self.threads = name, threads
+        self.limit: measure.Call | None = None
+        self.step: measure.Call | None = None
+
+    def make(self, rule: Rule, p: np.ndarray, g: np.ndarray) -> Bound | None:
+        if self.name not in NAMES:
+            return PEERS[self.name].make(rule, p, g, self.threads)
+        optimizer = fastopt.Optimizer(p, rule, backend=self.name, threads=self.threads)  # type: ignore[arg-type]
+        return Bound(lambda: optimizer.step(g), lambda: p)
+
+    def prepare(self, rule: str, fields: dict[str, Any], size: int, dtype: str) -> dict[str, Any]:
+        self.step = self.limit = None  # frees their memory
+        made = fastopt.RULES[rule](**fields)
+        difference = verify.difference(lambda p, g: self.make(made, p, g), made, dtype)
+        if difference is None:
+            return {"refused": f"{self.name} has no such rule for {dtype}"}
+        if difference > verify.ULP:
+            return {"refused": f"{self.name} makes another update: {difference:.3g} ulp from the formula"}
+        p, g = (aligned_empty(size, np.dtype(dtype)) for _ in range(2))
+        generator = np.random.default_rng(0)
+        for array in (p, g):
+            generator.standard_normal(dtype=np.dtype(dtype), out=array)
+        bound = self.make(made, p, g)
+        assert bound is not None
+        self.step = bound.step
+        for _ in range(FIRST):
+            self.step()
+        if self.name in NAMES:
+            from fastopt.bench import limit
+
+            self.limit = limit.bind(size, dtype, len(made.states), self.threads)
+        measure.settle()
+        return {"difference": difference}
+
+    def turn(self, budget: float) -> dict[str, Any]:
+        assert self.step is not None
+        if self.limit is None:
+            answer = {"seconds": measure.alone(self.step, budget / 2, LEAST), "limit": None}
+        else:
+            answer = measure.in_turn(self.step, self.limit, budget, LEAST)._asdict()
+        measure.settle()
+        return answer
+
+
+def main() -> None:
+    # Libraries print what they like: answers have the standard output for themselves.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    name, threads = sys.argv[1], int(sys.argv[2])
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    engine = Engine(name, threads)
+    for line in sys.stdin:
+        request = json.loads(line)
+        do = engine.turn if request.pop("do") == "turn" else engine.prepare
+        try:
+            answer = do(**request)
+        except Exception as error:
+            answer = {"refused": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
