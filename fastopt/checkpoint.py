@@ -255,9 +255,7 @@ def _revive_rule(group: "Group", described: Mapping[str, Any], calls: list[Call]
     return group.replacement(group.rule.replace(**values))
 
 
-def _copying(
-    optimizer: "Optimizer", what: str, here: Mapping[str, np.ndarray], there: Mapping[str, Any]
-) -> list[Call]:
+def _copying(optimizer: "Optimizer", what: str, here: Mapping[str, np.ndarray], there: Mapping[str, Any]) -> list[Call]:
     _check_mapping(what, there)
     for name in there:
         if name not in here:

@@ -73,9 +73,7 @@ class BatchSize(click.ParamType):
 
     name = "n|full"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int | None]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int | None]:
         if isinstance(value, tuple):
             return value
         if value == "full":
@@ -90,9 +88,7 @@ class Widths(click.ParamType):
 
     name = "sizes"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
         parts = [] if value == "none" else [part.strip() for part in value.split(",")]
@@ -163,23 +159,13 @@ def cli(context: click.Context) -> None:
     help="How lr changes: cosine, linear, onecycle, step, "
     "exponential, plateau; spans all steps unless told otherwise. --switch-at gives each part its own.",
 )
-@click.option(
-    "--switch-to", metavar="NAME[:KEY=VALUE,...]", help="The optimizer that goes on after --switch-at."
-)
-@click.option(
-    "--switch-at", type=click.IntRange(min=1), metavar="EPOCH", help="The last epoch of --optimizer."
-)
+@click.option("--switch-to", metavar="NAME[:KEY=VALUE,...]", help="The optimizer that goes on after --switch-at.")
+@click.option("--switch-at", type=click.IntRange(min=1), metavar="EPOCH", help="The last epoch of --optimizer.")
 @click.option("--max-norm", type=Positive(), help="Clip the gradient's norm to this.")
-@click.option(
-    "--hidden", type=Widths(), help="Sizes of the hidden layers, such as 128,64 (default), or none."
-)
+@click.option("--hidden", type=Widths(), help="Sizes of the hidden layers, such as 128,64 (default), or none.")
 @click.option("--dtype", type=click.Choice(("float32", "float64")), help="Default float32.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), help="Decides first weights and order of samples (default 0)."
-)
-@click.option(
-    "--backend", type=BACKENDS, help="What runs the optimizer (default auto). The results are the same."
-)
+@click.option("--seed", type=click.IntRange(min=0), help="Decides first weights and order of samples (default 0).")
+@click.option("--backend", type=BACKENDS, help="What runs the optimizer (default auto). The results are the same.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the optimizer.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Default runs/<data>.")
 @click.option(
@@ -189,9 +175,7 @@ def cli(context: click.Context) -> None:
     help="Go on from a checkpoint. Its arguments count; give --epochs to go further.",
 )
 @click.pass_context
-def train(
-    context: click.Context, resume: Path | None, batch_size: tuple[int | None] | None, **options: Any
-) -> int:
+def train(context: click.Context, resume: Path | None, batch_size: tuple[int | None] | None, **options: Any) -> int:
     """Train a small ReLU network on the CPU and leave curves, metrics and a checkpoint.
 
     \b

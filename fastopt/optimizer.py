@@ -110,10 +110,12 @@ class Optimizer:
         #: Counters, replaced as a whole when a step has been made: see ``_STEP`` and the like.
         self.counts = [0] * (_GROUPS + len(members))
         #: The groups by pattern.
-        self.groups = MappingProxyType({
-            pattern: Group(self, _GROUPS + index, pattern, each, names)
-            for index, (pattern, (each, names)) in enumerate(members.items())
-        })
+        self.groups = MappingProxyType(
+            {
+                pattern: Group(self, _GROUPS + index, pattern, each, names)
+                for index, (pattern, (each, names)) in enumerate(members.items())
+            }
+        )
         #: The states by name: buffers that hold those parameters whose rule keeps the state.
         self.state = MappingProxyType(self._make_states())
         #: The moving average of the parameters, or None.
@@ -127,6 +129,7 @@ class Optimizer:
             self.accumulated = FlatBuffer.empty(self.layout, self.dtype)
             self.accumulated.flat.fill(0)
         self._staged: FlatBuffer | None = None
+        self._forks = process.forks
         self._forget()
 
     @property
@@ -253,16 +256,17 @@ class Optimizer:
         if grads is not self._grads or self._forks != process.forks:
             self._bind(grads)
         source = self._source
+        assert source is not None
         if self.accumulated is not None:
-            if nonfinite != "propagate" and not math.isfinite(norm := source.norm(grad_scale)):
-                return self._refuse(norm, nonfinite)
+            if nonfinite != "propagate" and not math.isfinite(added := source.norm(grad_scale)):
+                return self._refuse(added, nonfinite)
             source.scale_added(grad_scale)
             if self.counts[_MICRO_STEP] + 1 < self._accumulate:
                 return self._add(source)
             add = source.add_to_total
             run([(setitem, (self._total.array, _ALL, self.accumulated.flat)), *add.calls], add.lock)
             source, grad_scale = self._total, 1 / self._accumulate
-        norm = None
+        norm: float | None = None
         scale = grad_scale
         if max_norm is not None or nonfinite != "propagate":
             norm = source.norm(grad_scale)
@@ -413,7 +417,9 @@ class _Source:
     @cached_property
     def add(self) -> Program:
         """Adds the gradient to the accumulated ones."""
-        return self._adding(self._optimizer.accumulated.flat)
+        accumulated = self._optimizer.accumulated
+        assert accumulated is not None
+        return self._adding(accumulated.flat)
 
     @cached_property
     def add_to_total(self) -> Program:
@@ -444,7 +450,7 @@ def _is_plain_mapping(grads: Any) -> bool:
 def _checked_limit(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"max_norm must be a number > 0 or None, not {value!r} ({type(value).__name__})")
-    if not value > 0:
+    if not float(value) > 0:
         raise ValueError(f"max_norm must be a number > 0 or None, not {value!r}")
     return float(value)
 

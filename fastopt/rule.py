@@ -29,8 +29,8 @@ class Rule(Declared):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if callable(cls.__dict__.get("kernel")):
-            cls.kernel = staticmethod(cls.__dict__["kernel"])  # a function in a class would become a method
+        if callable(cls.__dict__.get("kernel")):  # in a class it would become a method
+            cls.kernel = staticmethod(cls.__dict__["kernel"])  # type: ignore[method-assign]
 
     @property
     def kernel(self) -> Any:

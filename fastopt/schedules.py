@@ -5,7 +5,7 @@ Any callable will do as a rule's ``lr``; these are the usual ones, and checkpoin
 
 import math
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from fastopt.declared import Choice, ClosedUnitInterval, Declared, Interval, NonNegative, Positive, Whole
 
@@ -141,6 +141,9 @@ class Plateau(Schedule):
     mode: Direction = "min"
     threshold: NonNegative = 1e-4
     final: NonNegative = 0.0
+
+    if TYPE_CHECKING:
+        _progress: ClassVar[dict[str, Any]]
 
     def check(self):
         self.resume({"current": self.lr, "best": None, "waited": 0})

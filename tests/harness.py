@@ -13,7 +13,14 @@ import numpy as np
 import fastopt
 
 #: Odd sizes, a scalar, an empty parameter, and groups whose members do not lie side by side.
-SHAPES = {"first.weight": (7, 3), "first.bias": (3,), "scale": (), "empty": (0, 4), "second.weight": (5, 11), "second.bias": (11,)}
+SHAPES = {
+    "first.weight": (7, 3),
+    "first.bias": (3,),
+    "scale": (),
+    "empty": (0, 4),
+    "second.weight": (5, 11),
+    "second.bias": (11,),
+}
 
 
 def random_buffer(seed: int, dtype: str, shapes: Mapping[str, tuple[int, ...]] = SHAPES) -> fastopt.FlatBuffer:
@@ -25,9 +32,14 @@ def random_buffer(seed: int, dtype: str, shapes: Mapping[str, tuple[int, ...]] =
 def snapshot(optimizer: fastopt.Optimizer) -> dict[str, Any]:
     """All that a step or a load may change: bits, counts, rules and what is frozen."""
     buffers = {"params": optimizer.flat} | {f"state {name}": state.flat for name, state in optimizer.state.items()}
-    buffers |= {part: getattr(optimizer, part).flat for part in ("ema", "accumulated") if getattr(optimizer, part) is not None}
+    buffers |= {
+        part: getattr(optimizer, part).flat for part in ("ema", "accumulated") if getattr(optimizer, part) is not None
+    }
     groups = {pattern: (group.rule, group.frozen) for pattern, group in optimizer.groups.items()}
-    return {name: array.tobytes() for name, array in buffers.items()} | {"counts": list(optimizer.counts), "groups": groups}
+    return {name: array.tobytes() for name, array in buffers.items()} | {
+        "counts": list(optimizer.counts),
+        "groups": groups,
+    }
 
 
 def python(code: str, *arguments: str, timeout: float = 120, **environment: str) -> str:

@@ -5,10 +5,10 @@ import pickle
 
 import numpy as np
 import pytest
+from harness import SHAPES, random_buffer
 
 from fastopt import FlatBuffer
 from fastopt.buffers import ALIGNMENT
-from harness import SHAPES, random_buffer
 
 
 def assert_attached(buffer: FlatBuffer) -> None:
@@ -77,7 +77,9 @@ def test_assignment_of_another_shape_is_refused():
 
 def test_unknown_names_give_the_nearest():
     buffer = random_buffer(1, "float32")
-    with pytest.raises(KeyError, match=r"no parameter 'first.wieght'; did you mean 'first.weight'\? allowed: 'first.weight'"):
+    with pytest.raises(
+        KeyError, match=r"no parameter 'first.wieght'; did you mean 'first.weight'\? allowed: 'first.weight'"
+    ):
         buffer["first.wieght"]
     with pytest.raises(KeyError, match=r"did you mean 'scale'"):
         buffer["Scale"] = 1.0
@@ -86,7 +88,12 @@ def test_unknown_names_give_the_nearest():
 
 @pytest.mark.parametrize(
     "duplicate",
-    [copy.copy, copy.deepcopy, FlatBuffer.copy, *(lambda b, p=p: pickle.loads(pickle.dumps(b, p)) for p in range(pickle.HIGHEST_PROTOCOL + 1))],
+    [
+        copy.copy,
+        copy.deepcopy,
+        FlatBuffer.copy,
+        *(lambda b, p=p: pickle.loads(pickle.dumps(b, p)) for p in range(pickle.HIGHEST_PROTOCOL + 1)),
+    ],
     ids=["copy", "deepcopy", "method", *(f"pickle{p}" for p in range(pickle.HIGHEST_PROTOCOL + 1))],
 )
 def test_copies_have_values_and_memory_of_their_own(duplicate, dtype):
@@ -157,7 +164,9 @@ def test_refused_arrays(arrays, message):
         FlatBuffer(arrays)
 
 
-@pytest.mark.parametrize("given", ["float16", "int32", "complex64", "longdouble", ">f4", "bfloat", "f4,f4", object(), 5])
+@pytest.mark.parametrize(
+    "given", ["float16", "int32", "complex64", "longdouble", ">f4", "bfloat", "f4,f4", object(), 5]
+)
 def test_refused_dtypes(given):
     with pytest.raises(TypeError, match="^dtype must be float32 or float64"):
         FlatBuffer({"w": np.ones(2)}, dtype=given)

@@ -56,7 +56,9 @@ def python_line(output):
 def test_the_example_finds_what_python_finds(library, tmp_path, compiler):
     program = tmp_path / "example"
     link = ["-x", "none", f"-L{library}", f"-Wl,-rpath,{library}", "-lfastopt", "-lm"]
-    shell(*compiler.split(), "-Wall", "-Wextra", "-Werror", "-O2", f"-I{CSRC}", CSRC / "example.c", "-o", program, *link)
+    shell(
+        *compiler.split(), "-Wall", "-Wextra", "-Werror", "-O2", f"-I{CSRC}", CSRC / "example.c", "-o", program, *link
+    )
     output = shell(program)
     found = [float.fromhex(word).hex() for word in re.findall(r"-?0x[0-9a-f.]+p[+-]\d+", output.splitlines()[-1])]
     assert found == python_line(output)

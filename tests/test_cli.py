@@ -161,8 +161,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_goes_on_with_the_same_bits(interrupt):
         assert cut["optimizer"] == whole["optimizer"]
         name = whole["checkpoint"]
         parameters = [
-            fastopt.checkpoint.read(Path(place, name))[1]["params/fc1.weight"].tobytes()
-            for place in ("whole", "cut")
+            fastopt.checkpoint.read(Path(place, name))[1]["params/fc1.weight"].tobytes() for place in ("whole", "cut")
         ]
         assert parameters[0] == parameters[1]
 
@@ -362,9 +361,7 @@ def test_info():
         assert word in result.stdout
 
 
-@pytest.mark.parametrize(
-    "arguments", [(), ("--help",), ("train", "--help"), ("landscape", "-h"), ("info", "-h")]
-)
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("train", "--help"), ("landscape", "-h"), ("info", "-h")])
 def test_help(arguments):
     assert "Usage: fastopt" in ok(*arguments).stdout
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-
 from cases import by_kernel
-from fastopt import RULES, SGD, Adam, AdamW, FlatBuffer, Lion, Momentum, Nesterov, Optimizer, RMSprop, Rprop, schedules
 from harness import SHAPES, random_buffer, snapshot
+
+from fastopt import RULES, SGD, Adam, AdamW, FlatBuffer, Lion, Momentum, Nesterov, Optimizer, RMSprop, Rprop, schedules
 
 KERNELS = by_kernel()
 GROUPS = {"*.bias": Momentum(lr=0.1), "first.*": AdamW(weight_decay=0.1), "*": Adam(lr=0.01)}
@@ -198,7 +198,9 @@ def test_with_every_group_frozen_a_step_counts_and_updates_nothing(backend):
 # Changing rules between steps
 
 
-@pytest.mark.parametrize("rule", [rule() for rule in RULES.values() if rule is not Rprop], ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize(
+    "rule", [rule() for rule in RULES.values() if rule is not Rprop], ids=lambda rule: type(rule).__name__
+)
 def test_a_new_learning_rate_takes_effect_at_the_next_step(rule, backend, dtype):
     """As a schedule with the same values does; Rprop takes only its first learning rate."""
     rates = [0.1, 0.1, 0.02, 0.3, 0.0]
@@ -217,7 +219,9 @@ def test_a_new_learning_rate_takes_effect_at_the_next_step(rule, backend, dtype)
 
 def test_the_learning_rates_of_groups(backend):
     optimizer = Optimizer(random_buffer(0, "float32"), GROUPS, backend=backend)
-    with pytest.raises(AttributeError, match=r"groups differ in lr: use .groups\[pattern\].rule.lr; patterns: \['\*.bias', "):
+    with pytest.raises(
+        AttributeError, match=r"groups differ in lr: use .groups\[pattern\].rule.lr; patterns: \['\*.bias', "
+    ):
         _ = optimizer.lr
     with pytest.raises(AttributeError, match=r"several rules: use .groups\[pattern\].rule; patterns: \['\*.bias', "):
         _ = optimizer.rule
@@ -269,7 +273,17 @@ def test_a_rule_of_another_kind_is_refused(rule, replacement, error, message, ba
     optimizer.step(random_buffer(2, "float32"))
 
 
-@pytest.mark.parametrize(("lr", "error"), [(-1.0, ValueError), (np.nan, ValueError), (np.inf, ValueError), ("0.1", TypeError), (None, TypeError), (True, TypeError)])
+@pytest.mark.parametrize(
+    ("lr", "error"),
+    [
+        (-1.0, ValueError),
+        (np.nan, ValueError),
+        (np.inf, ValueError),
+        ("0.1", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+    ],
+)
 def test_a_bad_learning_rate_changes_no_group(lr, error, backend):
     optimizer = Optimizer(random_buffer(0, "float32"), GROUPS, backend=backend)
     before = snapshot(optimizer)

@@ -1,7 +1,7 @@
 """Ctrl-C: an interrupt takes effect before a step, load or save, or after it, and never in between.
 
-Two ways to show it. A trace function raises before each bytecode instruction in turn, in fastopt's own frames and in all
-that they call: a signal handler could run there, or at fewer places. And a storm of real signals falls on thousands of
+Two ways to show it. A trace function raises before each bytecode instruction in turn, in fastopt's own frames and in
+all that they call: a signal handler could run there, or at fewer places. And a storm of real signals falls on thousands of
 steps, so that a second one comes while the first is being handled.
 """
 
@@ -11,14 +11,15 @@ import signal
 import stat
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-
 from conftest import BACKENDS
-from fastopt import SGD, Adam, AMSGrad, FlatBuffer, Momentum, Optimizer, checkpoint, schedules
 from harness import random_buffer, snapshot
+
+from fastopt import SGD, Adam, AMSGrad, FlatBuffer, Momentum, Optimizer, checkpoint, schedules
 
 SMALL = {"a.w": (5, 3), "a.b": (3,), "b.w": (7,), "b.b": ()}
 LARGE = {"a.w": (140_003,), "a.b": (3,), "b.w": (7,), "b.b": ()}
@@ -213,8 +214,8 @@ def test_at_every_instruction_of_a_load(kind, backend, tmp_path):
         assert found in (before, after)
         number += 4
     assert number > 500
-    for number in range(number - 4, number + 30):
-        if interrupted_at(number, load):
+    for last in range(number - 4, number + 30):
+        if interrupted_at(last, load):
             assert look(optimizer) == after
     optimizer.step(gradient)  # with programs of what is frozen now
     assert look(optimizer) == later
@@ -230,7 +231,7 @@ def test_at_every_instruction_of_a_save(tmp_path):
     mask = os.umask(0o022)
     try:
         number = extra = 0
-        while interrupted_at(number, lambda: optimizer.save(path, number + 1)):
+        while interrupted_at(number, partial(optimizer.save, path, number + 1)):
             found = checkpoint.read(path)[0]["extra"]
             assert found in (extra, number + 1)
             extra = found
@@ -274,7 +275,13 @@ class Storm:
 
 @pytest.mark.parametrize(
     ("plan", "shapes", "steps"),
-    [("one group", SMALL, 3000), ("groups", SMALL, 3000), ("clipped", SMALL, 3000), ("gathered", SMALL, 3000), ("gathered", LARGE, 300)],
+    [
+        ("one group", SMALL, 3000),
+        ("groups", SMALL, 3000),
+        ("clipped", SMALL, 3000),
+        ("gathered", SMALL, 3000),
+        ("gathered", LARGE, 300),
+    ],
     ids=["one group", "groups", "clipped", "gathered", "large"],
 )
 def test_a_storm_leaves_no_half_made_step(plan, shapes, steps, backend):

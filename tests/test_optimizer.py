@@ -5,11 +5,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from cases import by_kernel
+from harness import SHAPES, random_buffer, snapshot
 
 import fastopt
-from cases import by_kernel
 from fastopt import SGD, Adam, AdamW, FlatBuffer, Lion, Momentum, Optimizer, Rprop, StepReport
-from harness import SHAPES, random_buffer, snapshot
 
 KERNELS = by_kernel()
 GROUPS = {"*.bias": Momentum(lr=0.1), "first.*": AdamW(), "*": Adam(amsgrad=True, weight_decay=0.1)}
@@ -112,7 +112,9 @@ def test_parameters_in_a_file(tmp_path, backend, dtype):
     assert (tmp_path / "params").read_bytes() == start.flat.tobytes()
 
 
-@pytest.mark.parametrize("params", [{}, {"w": np.zeros((0, 3)), "b": np.zeros(0)}], ids=["no parameters", "no elements"])
+@pytest.mark.parametrize(
+    "params", [{}, {"w": np.zeros((0, 3)), "b": np.zeros(0)}], ids=["no parameters", "no elements"]
+)
 @pytest.mark.parametrize("rule", [GROUPS["*"], SGD()], ids=["amsgrad", "sgd"])
 def test_nothing_to_update(params, rule, backend, dtype):
     buffer = FlatBuffer(params, dtype=dtype)
@@ -276,7 +278,9 @@ def test_while_gradients_gather_only_their_sum_changes(backend, dtype):
     optimizer.step(random_buffer(1, dtype))
     after = snapshot(optimizer)
     assert {name for name in before if before[name] != after[name]} == {"accumulated", "counts"}
-    np.testing.assert_array_equal(optimizer.accumulated.flat, random_buffer(0, dtype).flat + random_buffer(1, dtype).flat)
+    np.testing.assert_array_equal(
+        optimizer.accumulated.flat, random_buffer(0, dtype).flat + random_buffer(1, dtype).flat
+    )
 
 
 def test_every_gathered_gradient_has_its_own_scale(backend, dtype):

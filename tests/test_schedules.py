@@ -6,14 +6,15 @@ import pickle
 
 import numpy as np
 import pytest
+from harness import random_buffer, snapshot
 
 from fastopt import SGD, Adam, AdamW, Optimizer, schedules
 from fastopt.schedules import SCHEDULES, Constant, Cosine, Exponential, Linear, OneCycle, Plateau, Step
-from harness import random_buffer, snapshot
 
 LR = 0.3
 EXAMPLES = [
-    Constant(lr=LR), Step(lr=LR, every=4, factor=0.5), Exponential(lr=LR, factor=0.93), Cosine(lr=LR, steps=23, warmup=5, final=0.01),
+    Constant(lr=LR), Step(lr=LR, every=4, factor=0.5), Exponential(lr=LR, factor=0.93), 
+    Cosine(lr=LR, steps=23, warmup=5, final=0.01),
     Linear(lr=LR, steps=17, warmup=3), OneCycle(lr=LR, steps=20), Plateau(lr=LR, factor=0.5, patience=2),
 ]  # fmt: skip
 
@@ -211,7 +212,11 @@ def test_a_copy_goes_on_where_the_schedule_is(schedule, duplicate):
 # Schedules and callables in optimizers
 
 
-@pytest.mark.parametrize("schedule", [*EXAMPLES, lambda step: 1 / step, np.float32, lambda step: np.float64(0.1) * step], ids=lambda s: getattr(s, "__name__", type(s).__name__))
+@pytest.mark.parametrize(
+    "schedule",
+    [*EXAMPLES, lambda step: 1 / step, np.float32, lambda step: np.float64(0.1) * step],
+    ids=lambda s: getattr(s, "__name__", type(s).__name__),
+)
 def test_a_step_uses_the_rate_of_its_count(schedule, backend, dtype):
     scheduled = Optimizer(random_buffer(0, dtype), Adam(lr=schedule), backend=backend)
     by_hand = Optimizer(random_buffer(0, dtype), Adam(), backend=backend)
@@ -291,8 +296,16 @@ def test_a_rate_too_large_for_the_dtype_changes_nothing(backend):
         (lambda: Exponential(lr=0.1, factor=0), ValueError, "Exponential: factor must be a finite number > 0, not 0"),
         (lambda: Cosine(lr=0.1, steps=5, warmup=5), ValueError, "Cosine: warmup must be less than steps, not 5 of 5"),
         (lambda: Linear(lr=-0.1, steps=5), ValueError, "Linear: lr must be a finite number >= 0, not -0.1"),
-        (lambda: OneCycle(lr=0.1, steps=5, rise=1.0), ValueError, r"OneCycle: rise must be a number in \(0, 1\), not 1.0"),
-        (lambda: Plateau(lr=0.1, mode="mni"), ValueError, "Plateau: mode must be one of 'min', 'max', not 'mni'; did you mean 'min'"),
+        (
+            lambda: OneCycle(lr=0.1, steps=5, rise=1.0),
+            ValueError,
+            r"OneCycle: rise must be a number in \(0, 1\), not 1.0",
+        ),
+        (
+            lambda: Plateau(lr=0.1, mode="mni"),
+            ValueError,
+            "Plateau: mode must be one of 'min', 'max', not 'mni'; did you mean 'min'",
+        ),
         (lambda: Cosine(lr=0.1, step=5), TypeError, "Cosine has no argument 'step'; did you mean 'steps'"),
     ],
 )

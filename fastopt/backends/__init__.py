@@ -135,7 +135,7 @@ def select(backend: str | None = None, *, own_kernel: bool = False) -> tuple[Bac
         return _get(asked), f"{source} asks for it"
     if own_kernel:
         return _get("numba"), "a rule has a kernel of its own"
-    problems = []
+    problems: list[str] = []
     for name, why in _preferences():
         try:
             return _get(name), problems[0] if problems else why

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -108,7 +109,7 @@ def _with_threads(threads: int, calls: list[Call]) -> list[Call]:
     """The calls of parallel kernels, made with at most so many threads."""
     if threads >= numba.config.NUMBA_NUM_THREADS:
         return calls
-    lower, restore = _thread_limiters()
+    lower, restore = _undisturbed(_thread_limiters)
     before = np.zeros(1, np.int64)
     return [(lower, (threads, before)), *calls, (restore, (before,))]
 
@@ -156,8 +157,15 @@ def _specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool) 
     if key not in _specialized:
         with _lock:
             if key not in _specialized:
-                _specialized[key] = _compile(kernel, dtype, signature, parallel)
+                _specialized[key] = _undisturbed(_compile, kernel, dtype, signature, parallel)
     return _specialized[key]
+
+
+def _undisturbed(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives, from a thread of its own: signal handlers run in the main thread alone, and LLVM may end
+    the process when one of them raises an exception within a compilation."""
+    with ThreadPoolExecutor(1, "fastopt-compiler") as thread:
+        return thread.submit(function, *arguments).result()
 
 
 def _compile(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool) -> Any:

@@ -8,7 +8,15 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 @numba.njit(parallel=True, error_model="numpy")
 def lion(p, g, exp_avg, k):
     (
-        grad_scale, l2, shrink, step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, zero,
+        grad_scale,
+        l2,
+        shrink,
+        step_size,
+        beta1,
+        one_minus_beta1,
+        beta2,
+        one_minus_beta2,
+        zero,
     ) = to_fixed_tuple(k, 9)
     for i in prange(p.size):
         grad = grad_scale * g[i] + l2 * p[i]

@@ -10,8 +10,17 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 @numba.njit(parallel=True, error_model="numpy")
 def nadam(p, g, exp_avg, exp_avg_sq, k):
     (
-        grad_scale, l2, shrink, grad_size, momentum_size, beta1, one_minus_beta1, beta2, one_minus_beta2,
-        root, eps,
+        grad_scale,
+        l2,
+        shrink,
+        grad_size,
+        momentum_size,
+        beta1,
+        one_minus_beta1,
+        beta2,
+        one_minus_beta2,
+        root,
+        eps,
     ) = to_fixed_tuple(k, 11)
     for i in prange(p.size):
         grad = grad_scale * g[i] + l2 * p[i]

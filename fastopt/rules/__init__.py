@@ -19,10 +19,25 @@ from fastopt.rules.rprop import Rprop
 from fastopt.rules.sgd import SGD
 
 #: Every rule by its name, read-only.
-RULES = MappingProxyType({
-    rule.__name__: rule
-    for rule in (
-        SGD, Momentum, Nesterov, Adagrad, Adadelta, RMSprop, Adam, AMSGrad, AdamW, Adamax, NAdam, RAdam, ASGD, Rprop,
-        Lion,
-    )
-})
+RULES = MappingProxyType(
+    {
+        rule.__name__: rule
+        for rule in (
+            SGD,
+            Momentum,
+            Nesterov,
+            Adagrad,
+            Adadelta,
+            RMSprop,
+            Adam,
+            AMSGrad,
+            AdamW,
+            Adamax,
+            NAdam,
+            RAdam,
+            ASGD,
+            Rprop,
+            Lion,
+        )
+    }
+)

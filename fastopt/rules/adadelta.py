@@ -32,7 +32,10 @@ class Adadelta(Rule):
     def coefficients(self, step):
         lr = self.rate(step)
         return self.common(lr) | {
-            "step_size": lr, "rho": self.rho, "one_minus_rho": 1 - self.rho, "eps": self.eps,
+            "step_size": lr,
+            "rho": self.rho,
+            "one_minus_rho": 1 - self.rho,
+            "eps": self.eps,
         }
 
     def reference(self, step, p, g, square_avg, acc_delta):

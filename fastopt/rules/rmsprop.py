@@ -46,7 +46,10 @@ class RMSprop(Rule):
     def coefficients(self, step):
         lr = self.rate(step)
         values = self.common(lr) | {
-            "step_size": lr, "alpha": self.alpha, "one_minus_alpha": 1 - self.alpha, "eps": self.eps,
+            "step_size": lr,
+            "alpha": self.alpha,
+            "one_minus_alpha": 1 - self.alpha,
+            "eps": self.eps,
         }
         if self.centered:
             values["zero"] = 0.0

@@ -41,11 +41,7 @@ def load_csv(path: Path, target: str | None) -> Dataset:
     target = _target(table, target)
     y, classes = number_classes(_labels(table, target), f"{path}, column {target!r}")
     train, held_out = split(y)
-    parts = [
-        _features(table, name, cells, train, held_out)
-        for name, cells in table.columns.items()
-        if name != target
-    ]
+    parts = [_features(table, name, cells, train, held_out) for name, cells in table.columns.items() if name != target]
     x_train, x_val = (np.hstack([part[side] for part in parts]) for side in (0, 1))
     return Dataset(path.stem, x_train, y[train], x_val, y[held_out], classes)
 
@@ -77,9 +73,7 @@ def _table(path: Path, reader) -> Table:  # type: ignore[no-untyped-def]  # csv'
                 continue
             if len(row) != len(header):
                 where = f"{path}, line {line}"
-                raise InputError(
-                    "data", f"{where}: got {len(row)} fields; allowed: {len(header)}, as in the header"
-                )
+                raise InputError("data", f"{where}: got {len(row)} fields; allowed: {len(header)}, as in the header")
             rows.append([cell.strip() for cell in row])
             lines.append(line)
     except csv.Error as error:
@@ -107,9 +101,7 @@ def _check_header(path: Path, header: list[str]) -> None:
 def _target(table: Table, target: str | None) -> str:
     if target is None:
         names = ", ".join(map(repr, table.columns))
-        raise InputError(
-            "target", f"not given; needed with a CSV file; allowed: a column of {table.path}: {names}"
-        )
+        raise InputError("target", f"not given; needed with a CSV file; allowed: a column of {table.path}: {names}")
     if target not in table.columns:
         raise InputError("target", f"{table.path} has no column {target!r}; {nearest(target, table.columns)}")
     return target
@@ -161,9 +153,7 @@ def _texts(table: Table, name: str, cells: list[str]) -> np.ndarray:
     kinds = len(set(cells))
     if kinds > MAX_CATEGORIES:
         where = f"{table.path}, column {name!r}"
-        raise InputError(
-            "data", f"{where}: {kinds} different texts; allowed: up to {MAX_CATEGORIES} categories"
-        )
+        raise InputError("data", f"{where}: {kinds} different texts; allowed: up to {MAX_CATEGORIES} categories")
     return np.array(cells)
 
 

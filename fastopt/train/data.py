@@ -66,9 +66,7 @@ def load_data(source: str, target: str | None = None) -> Dataset:
         _no_target(source, target)
         return BUILT_IN[source]()
     if not path.exists():
-        raise InputError(
-            "data", f"no such data set or file: {source!r}; {nearest(source, BUILT_IN)}, {FILES}"
-        )
+        raise InputError("data", f"no such data set or file: {source!r}; {nearest(source, BUILT_IN)}, {FILES}")
     if path.is_dir():
         from fastopt.train.idx_data import load_idx
 
@@ -163,6 +161,4 @@ def number_classes(labels: np.ndarray, where: str) -> tuple[np.ndarray, tuple[st
 
 def _no_target(source: str, target: str | None) -> None:
     if target is not None:
-        raise InputError(
-            "target", f"got {target!r}, but {source!r} has labels of its own; allowed with CSV only"
-        )
+        raise InputError("target", f"got {target!r}, but {source!r} has labels of its own; allowed with CSV only")

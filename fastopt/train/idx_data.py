@@ -83,17 +83,13 @@ def _read(path: Path, dimensions: int) -> np.ndarray:
     header = 4 + 4 * dimensions
     magic = bytes((0, 0, UNSIGNED_BYTE, dimensions))
     if content[:4] != magic:
-        raise InputError(
-            "data", f"{path} starts with {content[:4].hex() or 'nothing'}; allowed: {magic.hex()}"
-        )
+        raise InputError("data", f"{path} starts with {content[:4].hex() or 'nothing'}; allowed: {magic.hex()}")
     if len(content) < header:
         raise InputError("data", f"{path} has {len(content)} bytes; allowed: a header of {header} and more")
     shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4))
     expected = header + int(np.prod(shape, dtype=object))
     if len(content) != expected:
-        raise InputError(
-            "data", f"{path} has {len(content)} bytes; allowed: {expected} for its shape {shape}"
-        )
+        raise InputError("data", f"{path} has {len(content)} bytes; allowed: {expected} for its shape {shape}")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 

@@ -198,8 +198,7 @@ def paths(optimizers: Sequence[str], backend: Backend = "auto") -> dict[str, lis
         raise InputError("optimizer", f"got {len(optimizers)}; allowed: up to {MAX_OPTIMIZERS}")
     rules = {text: specs.rule(text) for text in optimizers}
     return {
-        surface.name: [_trace(surface, text, rule, backend) for text, rule in rules.items()]
-        for surface in SURFACES
+        surface.name: [_trace(surface, text, rule, backend) for text, rule in rules.items()] for surface in SURFACES
     }
 
 
@@ -281,9 +280,7 @@ def _ground(axes: Axes, surface: Surface) -> None:
     levels = np.geomspace(low, high * 1.001, 18)
     depth = np.log(np.maximum(height, low * 1.0001))
     axes.contourf(x, y, depth, levels=np.log(levels), cmap=GROUND)
-    axes.contour(
-        x, y, depth, levels=np.log(levels), colors="white", linewidths=0.5, alpha=0.7, linestyles="solid"
-    )
+    axes.contour(x, y, depth, levels=np.log(levels), colors="white", linewidths=0.5, alpha=0.7, linestyles="solid")
     axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.set_title(surface.name, loc="left", fontsize=13, fontweight="bold", color=INK, pad=8)
     axes.set_title(surface.formula, loc="right", fontsize=9, color="#6b6b76", pad=8)
@@ -296,9 +293,7 @@ def _path(axes: Axes, trace: Trace, number: int, width: float) -> None:
     halo = [withStroke(linewidth=width + 0.4, foreground="white")]
     x, y = trace.points.T
     axes.plot(x, y, linewidth=width, label=trace.optimizer, path_effects=halo, zorder=3, **style)
-    axes.plot(
-        x[-1], y[-1], "o", markersize=width + 3.5, color=style["color"], markeredgecolor="white", zorder=4
-    )
+    axes.plot(x[-1], y[-1], "o", markersize=width + 3.5, color=style["color"], markeredgecolor="white", zorder=4)
 
 
 def _marks(axes: Axes, surface: Surface) -> None:

@@ -120,11 +120,7 @@ class Run:
     def label(self) -> str:
         """The optimizer, or both, as text."""
         settings = self.settings
-        return (
-            settings.optimizer
-            if settings.switch_to is None
-            else f"{settings.optimizer}, {settings.switch_to}"
-        )
+        return settings.optimizer if settings.switch_to is None else f"{settings.optimizer}, {settings.switch_to}"
 
     @property
     def steps(self) -> int:
@@ -218,9 +214,7 @@ class Run:
     def _check_batch_size(self) -> int:
         size = self.rows if self.settings.batch_size is None else self.settings.batch_size
         if not 1 <= size <= self.rows:
-            raise InputError(
-                "batch_size", f"got {size}; allowed: 1 to {self.rows}, the training rows, or full"
-            )
+            raise InputError("batch_size", f"got {size}; allowed: 1 to {self.rows}, the training rows, or full")
         return size
 
     def _check_fit(self, path: Path, extra: dict[str, Any]) -> None:
@@ -250,9 +244,7 @@ class Run:
         try:
             optimizer.step(grads, max_norm=self.settings.max_norm)
         except ValueError as error:  # too large for the dtype, or a schedule that leaves its domain
-            raise InputError(
-                "optimizer" if self.settings.schedule is None else "schedule", str(error)
-            ) from None
+            raise InputError("optimizer" if self.settings.schedule is None else "schedule", str(error)) from None
 
     def _blas(self) -> AbstractContextManager[Any]:
         """Products as small as these take longer on several threads, which also wait for the optimizer's."""

@@ -51,9 +51,7 @@ def _floats(x: np.ndarray, images: bool) -> np.ndarray:
     return x / np.float32(255) if images else x.astype(np.float64)
 
 
-def _validation_classes(
-    path: Path, x: np.ndarray, y: np.ndarray, x_val: np.ndarray, y_val: np.ndarray
-) -> np.ndarray:
+def _validation_classes(path: Path, x: np.ndarray, y: np.ndarray, x_val: np.ndarray, y_val: np.ndarray) -> np.ndarray:
     """Validation labels as class numbers, once it is sure that they fit the training samples."""
     if x_val.shape[1] != x.shape[1]:
         raise InputError(
@@ -108,9 +106,7 @@ def _samples(where: str, x: np.ndarray) -> np.ndarray:
     x = x.reshape(len(x), -1)
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         row, column = np.argwhere(~np.isfinite(x))[0]
-        raise InputError(
-            "data", f"{where}, row {row}, feature {column}: got {x[row, column]}; allowed: finite numbers"
-        )
+        raise InputError("data", f"{where}, row {row}, feature {column}: got {x[row, column]}; allowed: finite numbers")
     return x
 
 
@@ -118,15 +114,11 @@ def _labels(where: str, y: np.ndarray, rows: int) -> np.ndarray:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.shape != (rows,):
-        raise InputError(
-            "data", f"{where} has shape {y.shape}; allowed: ({rows},), one label for each sample"
-        )
+        raise InputError("data", f"{where} has shape {y.shape}; allowed: ({rows},), one label for each sample")
     if y.dtype.kind == "f":
         wrong = np.flatnonzero(y != np.rint(y)) if np.isfinite(y).all() else np.flatnonzero(~np.isfinite(y))
         if len(wrong):
-            raise InputError(
-                "data", f"{where}, row {wrong[0]}: got {y[wrong[0]]}; allowed: whole numbers or texts"
-            )
+            raise InputError("data", f"{where}, row {wrong[0]}: got {y[wrong[0]]}; allowed: whole numbers or texts")
         return y.astype(np.int64)
     if y.dtype.kind not in "biuSU":
         raise InputError("data", f"{where} has dtype {y.dtype}; allowed: integers, booleans or texts")

@@ -208,9 +208,7 @@ def _several(results: Sequence[Result]) -> Figure:
     _bars(time, results)
     handles, labels = loss.get_legend_handles_labels()
     columns = min(len(results), 6)
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK
-    )
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 
@@ -265,16 +263,12 @@ def _bars(axes: Axes, results: Sequence[Result]) -> None:
     axes.grid(visible=False)
     places = np.arange(len(results))
     network = np.array([1e6 * result.run.seconds["network"] / max(1, result.run.steps) for result in results])
-    optimizer = np.array(
-        [1e6 * result.run.seconds["optimizer"] / max(1, result.run.steps) for result in results]
-    )
+    optimizer = np.array([1e6 * result.run.seconds["optimizer"] / max(1, result.run.steps) for result in results])
     axes.barh(places, network, height=0.6, color="#c9c9d1", label="network")
     axes.barh(places, optimizer, left=network, height=0.6, color=COLOURS[0], label="optimizer")
     for place, result in zip(places, results, strict=True):
         text = f" {result.optimizer_share:.0%}"
-        axes.text(
-            float(network[place] + optimizer[place]), float(place), text, va="center", fontsize=9, color=INK
-        )
+        axes.text(float(network[place] + optimizer[place]), float(place), text, va="center", fontsize=9, color=INK)
     axes.set_yticks(places, [result.label for result in results])
     axes.margins(x=0.14)
     axes.invert_yaxis()
@@ -282,6 +276,4 @@ def _bars(axes: Axes, results: Sequence[Result]) -> None:
 
 
 def _legend_below(axes: Axes) -> None:
-    axes.legend(
-        frameon=False, fontsize=9, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3
-    )
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)

@@ -138,9 +138,7 @@ def _settings(values: dict[str, Any], epochs: int, stored: Settings | None = Non
         other = "--switch-at" if settings.switch_to is None else "--switch-to"
         raise InputError(argument, f"not given; needed with {other}")
     if settings.switch_at is not None and settings.switch_at >= epochs:
-        raise InputError(
-            "switch_at", f"got {settings.switch_at}; allowed: 1 to {epochs - 1}, before the last epoch"
-        )
+        raise InputError("switch_at", f"got {settings.switch_at}; allowed: 1 to {epochs - 1}, before the last epoch")
     return settings
 
 
@@ -174,9 +172,7 @@ def _go_on(runs: list[Run], names: list[str], resume: Path) -> None:
     """Load what each run has in the folder of ``resume``; one without a checkpoint starts anew."""
     paths = [resume] if len(runs) == 1 else [resume.with_name(name) for name in names]
     if resume not in paths:
-        raise InputError(
-            "resume", f"got {resume.name}, one of several; allowed: its name of old, {' or '.join(names)}"
-        )
+        raise InputError("resume", f"got {resume.name}, one of several; allowed: its name of old, {' or '.join(names)}")
     for run, path in zip(runs, paths, strict=True):
         if path.exists():
             run.load(path, read_extra(path))
@@ -208,9 +204,7 @@ def _train_one(request: Request, run: Run, name: str) -> report.Result:
     path = request.out / name
     label = run.label
     with Interrupt() as interrupt, progress.watch(label, request.epochs) as watcher:
-        ended = run.train(
-            request.epochs, tolerance=request.tolerance, checkpoint=path, stop=interrupt, watcher=watcher
-        )
+        ended = run.train(request.epochs, tolerance=request.tolerance, checkpoint=path, stop=interrupt, watcher=watcher)
     if ended == "stopped":
         raise Interrupted(label, min(run.epoch, request.epochs), path)
     return report.Result(label, run, ended, name)
