@@ -1,8 +1,8 @@
 """Ctrl-C: an interrupt takes effect before a step, load or save, or after it, and never in between.
 
 Two ways to show it. A trace function raises before each bytecode instruction in turn, in fastopt's own frames and in
-all that they call: a signal handler could run there, or at fewer places. And a storm of real signals falls on thousands of
-steps, so that a second one comes while the first is being handled.
+all that they call: a signal handler could run there, or at fewer places. And a storm of real signals falls on thousands
+of steps, so that a second one comes while the first is being handled.
 """
 
 import os
