@@ -5,6 +5,7 @@ all that they call: a signal handler could run there, or at fewer places. And a 
 of steps, so that a second one comes while the first is being handled.
 """
 
+import gc
 import os
 import random
 import signal
@@ -82,6 +83,7 @@ def interrupted_at(number: int, function: Callable[[], Any]) -> bool:
         return trace
 
     before = sys.gettrace()
+    gc.disable()  # a collection may call Python code of others
     sys.settrace(trace)
     try:
         function()
@@ -89,6 +91,7 @@ def interrupted_at(number: int, function: Callable[[], Any]) -> bool:
         return True
     finally:
         sys.settrace(before)
+        gc.enable()
     assert left >= 0, "the interrupt was swallowed"
     return False
 

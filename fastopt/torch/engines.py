@@ -1,0 +1,137 @@
+"""The way from a step's tensors to the kernels: one call of the C library, or numba's program where it is chosen."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from fastopt.backends import Work, run, select
+from fastopt.errors import BackendError
+from fastopt.torch.memory import flat
+
+
+class Run(NamedTuple):
+    """The rows from ``start`` to ``stop``, which share a kernel, by name or as a numba function, and a dtype."""
+
+    kernel: Any
+    dtype: np.dtype
+    start: int
+    stop: int
+
+
+class Engine(Protocol):
+    """Steps rows, each of them a parameter with its gradient and states, and then the scalars of all rows."""
+
+    def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
+        """Has these rows read their coefficients from ``k``, which the caller keeps alive."""
+
+    def step(self, gradients: Sequence[Tensor | None], addresses: np.ndarray, threads: int) -> None:
+        """Runs every row that has a gradient. ``addresses`` are the gradients', int64, 0 where there is none."""
+
+
+def engine(runs: Sequence[Run], buffers: Sequence[Sequence[Tensor]], scalars: np.ndarray, update: np.ndarray) -> Engine:
+    """The engine for these rows. ``buffers`` holds each row's parameter and states, dense and of one layout.
+
+    Every step ends with ``scalars[...] = update``: in the same call, so that no interrupt can come in between.
+    """
+    backend, _ = select()
+    if backend.name == "c" and all(isinstance(part.kernel, str) for part in runs):
+        return _OneCall(runs, buffers, scalars, update)
+    return _NumbaProgram(runs, buffers, scalars, update)
+
+
+# SGD's kernel as an assignment, p = 0 p - (-1) g: grad_scale, l2, shrink, step_size.
+_ASSIGN = (1.0, 0.0, 0.0, -1.0)
+
+
+class _OneCall:
+    """A table of spans for ``fastopt_step``. A step changes in place what differs from the step before."""
+
+    def __init__(
+        self, runs: Sequence[Run], buffers: Sequence[Sequence[Tensor]], scalars: np.ndarray, update: np.ndarray
+    ) -> None:
+        from fastopt.backends.c import ffi, isa, lib
+
+        dtypes = {np.dtype(np.float32): lib.FASTOPT_FLOAT32, np.dtype(np.float64): lib.FASTOPT_FLOAT64}
+        table = np.zeros(len(buffers) + 1, _layout(ffi))
+        for part in runs:
+            spans = table[part.start : part.stop]
+            spans["kernel"], spans["dtype"] = _index(lib, part.kernel), dtypes[part.dtype]
+        for span, parts in zip(table[:-1], buffers, strict=True):
+            first, *states = (part.data_ptr() for part in parts)
+            span["length"] = parts[0].numel()
+            span["buffers"][: 2 + len(states)] = first, 0, *states
+        k = np.array(_ASSIGN, scalars.dtype)
+        table[-1]["kernel"], table[-1]["dtype"] = _index(lib, "sgd"), dtypes[scalars.dtype]
+        table[-1]["length"], table[-1]["coefficients"] = scalars.size, k.ctypes.data
+        table[-1]["buffers"][:2] = scalars.ctypes.data, update.ctypes.data
+
+        rows = table[:-1]
+        self._coefficients, self._lengths, self._gradients = rows["coefficients"], rows["length"], rows["buffers"][:, 1]
+        self._sizes = self._lengths.copy()
+        self._whole = True  # whether every row had a gradient in the step before
+        self._call = ffi.new("fastopt_call *", (ffi.from_buffer("fastopt_span[]", table), len(table), 1, isa()))
+        self._keeps = table, buffers, scalars, update, k
+        self._lib, self._text = lib, ffi.string
+
+    def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
+        self._coefficients[rows] = k.ctypes.data
+
+    def step(self, gradients: Sequence[Tensor | None], addresses: np.ndarray, threads: int) -> None:
+        self._gradients[:] = addresses
+        whole = bool(addresses.all())
+        if not (whole and self._whole):
+            np.multiply(self._sizes, addresses != 0, out=self._lengths)
+        self._whole = whole
+        self._call.threads = threads
+        code = self._lib.fastopt_step(self._call)
+        if code:
+            raise BackendError(f"the step was refused: {self._text(self._lib.fastopt_error(code)).decode()}")
+
+
+def _layout(ffi: Any) -> np.dtype:
+    """The C struct ``fastopt_span`` as a NumPy dtype."""
+    fields = dict(ffi.typeof("fastopt_span").fields)
+    formats: dict[str, Any] = {"length": "i8", "coefficients": "i8", "kernel": "i4", "dtype": "i4"}
+    formats["buffers"] = ("i8", fields["buffers"].type.length)
+    return np.dtype(
+        {
+            "names": list(fields),
+            "formats": [formats[name] for name in fields],
+            "offsets": [field.offset for field in fields.values()],
+            "itemsize": ffi.sizeof("fastopt_span"),
+        }
+    )
+
+
+def _index(lib: Any, kernel: str) -> int:
+    index = lib.fastopt_find(kernel.encode())
+    if index < 0:
+        raise BackendError(f"the C backend has no kernel {kernel!r}: set FASTOPT_BACKEND=numba")
+    return index
+
+
+class _NumbaProgram:
+    """A program of numba's kernels, bound anew at every step, since gradients come in new memory."""
+
+    def __init__(
+        self, runs: Sequence[Run], buffers: Sequence[Sequence[Tensor]], scalars: np.ndarray, update: np.ndarray
+    ) -> None:
+        self._backend = select("numba")[0]
+        self._kernels = [part.kernel for part in runs for _ in range(part.start, part.stop)]
+        self._arrays = [[flat(part) for part in parts] for parts in buffers]
+        self._k: list[Any] = [None] * len(buffers)
+        self._assign = Work("sgd", (scalars, update), np.array(_ASSIGN, scalars.dtype))
+
+    def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
+        for row in np.arange(len(self._k))[rows]:
+            self._k[row] = k
+
+    def step(self, gradients: Sequence[Tensor | None], addresses: np.ndarray, threads: int) -> None:
+        works = [
+            Work(kernel, (p, flat(gradient), *states), k)
+            for kernel, (p, *states), gradient, k in zip(self._kernels, self._arrays, gradients, self._k, strict=True)
+            if gradient is not None and p.size
+        ]
+        run(self._backend.bind([*works, self._assign], threads).calls)

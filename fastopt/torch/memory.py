@@ -1,0 +1,110 @@
+"""What a tensor's memory looks like: whether kernels can work on it as it is, and if not, why."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: The dtypes that kernels have.
+DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+
+#: The types of tensors that are nothing but their memory.
+PLAIN = {Tensor, torch.nn.Parameter, torch.nn.Buffer}
+
+
+def is_distributed(tensor: Any) -> bool:
+    """Whether the tensor is a DTensor. Its module takes long to import, and without it there is none."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def local(tensor: Any) -> Tensor:
+    """The tensor whose memory is this process's: a DTensor's local part, any other tensor itself."""
+    if not is_distributed(tensor):
+        return tensor
+    part = tensor._local_tensor
+    return part if type(part) in PLAIN else part.wait()  # what a collective still works on
+
+
+def local_gradient(gradient: Any, param: Any) -> Tensor:
+    """The local part of a gradient, laid out over the processes as its parameter is."""
+    if is_distributed(gradient) and is_distributed(param) and gradient.placements != param.placements:
+        gradient = gradient.redistribute(param.device_mesh, param.placements)
+    return local(gradient)
+
+
+def obstacle(tensor: Tensor) -> str | None:
+    """Why kernels cannot write to a tensor in place, or None if they can."""
+    return _no_kernel(tensor) or (None if is_dense(tensor) else "is not dense in memory")
+
+
+def gradient_obstacle(gradient: Tensor, param: Tensor) -> str | None:
+    """Why kernels cannot read a gradient, not even from a copy of the parameter's layout, or None if they can."""
+    reason = _no_kernel(gradient)
+    if reason is None and gradient.dtype != param.dtype:
+        reason = f"has the dtype {gradient.dtype} while the parameter has {param.dtype}"
+    if reason is None and gradient.shape != param.shape:
+        reason = f"has the shape {tuple(gradient.shape)} while the parameter has {tuple(param.shape)}"
+    return reason and f"has a gradient that {reason}"
+
+
+def _no_kernel(tensor: Tensor) -> str | None:
+    if type(tensor) not in PLAIN and type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return f"is a {type(tensor).__name__}, a kind of tensor that kernels do not know"
+    if tensor.layout is not torch.strided:
+        return f"is sparse ({tensor.layout})"
+    if tensor.device.type != "cpu":
+        return f"is on the device {tensor.device}"
+    if tensor.dtype not in DTYPES:
+        return f"has the dtype {tensor.dtype}"
+    return "is a view that negates its memory" if tensor.is_neg() else None
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill a piece of memory without gaps and overlaps, in whatever order of the dimensions."""
+    expected = 1
+    dimensions = zip(tensor.stride(), tensor.shape, strict=True)
+    for stride, size in sorted((stride, size) for stride, size in dimensions if size != 1):
+        if stride != expected:
+            return tensor.numel() == 0
+        expected *= size
+    return True
+
+
+def like(tensor: Tensor, source: Tensor) -> Tensor:
+    """A copy of the source in the memory layout of a dense tensor."""
+    return torch.empty_like(tensor, memory_format=torch.preserve_format).copy_(source)
+
+
+def flat(tensor: Tensor) -> np.ndarray:
+    """A dense tensor's memory as a 1-D array, in the order in which it lies there."""
+    return tensor.detach().as_strided((tensor.numel(),), (1,)).numpy()
+
+
+def same_layout(a: Tensor, b: Tensor) -> bool:
+    """Whether two dense tensors of one shape have their elements in one order. Dimensions of size 1 do not count."""
+    if a.stride() == b.stride() or a.numel() <= 1:
+        return True
+    return all(size == 1 or x == y for size, x, y in zip(a.shape, a.stride(), b.stride(), strict=True))
+
+
+def matches(state: Tensor, param: Tensor) -> bool:
+    """Whether kernels can work on a state together with its parameter: one place, dtype and order of elements."""
+    if is_distributed(state) != is_distributed(param):
+        return False
+    state, param = local(state), local(param)
+    return _no_kernel(state) is None and state.dtype == param.dtype and same_layout(state, param)
+
+
+def overlapping(tensors: Sequence[Tensor]) -> np.ndarray:
+    """Which of some dense tensors share an address with another one: their numbers."""
+    starts = np.array([tensor.data_ptr() for tensor in tensors], np.uint64)
+    stops = starts + np.array([tensor.nbytes for tensor in tensors], np.uint64)
+    order = np.flatnonzero(stops > starts)
+    order = order[np.argsort(starts[order], kind="stable")]
+    starts, furthest = starts[order], np.maximum.accumulate(stops[order])
+    clash = starts[1:] < furthest[:-1]
+    return np.union1d(order[1:][clash], order[:-1][starts[1:] < stops[order][:-1]])

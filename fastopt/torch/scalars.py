@@ -1,0 +1,56 @@
+"""The numbers that torch.optim keeps for each parameter beside its states, and what they do to the coefficients."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastopt.rule import Rule
+from fastopt.rules.asgd import ASGD
+from fastopt.rules.nadam import NAdam
+from fastopt.rules.sgd import SGD
+
+
+def first_scalars(rule: Rule) -> dict[str, float]:
+    """The first values of the 0-d tensors that torch.optim keeps for each parameter, by name; ``step`` comes first."""
+    if isinstance(rule, NAdam):
+        return {"step": 0.0, "mu_product": 1.0}
+    if isinstance(rule, ASGD):
+        return {"step": 0.0, "eta": rule.rate(1), "mu": 1.0}
+    return {"step": 0.0}
+
+
+def saves_step(rule: Rule) -> bool:
+    """Whether state dicts hold the step. torch.optim.SGD's do not: a parameter without buffer makes its first step."""
+    return not isinstance(rule, SGD)
+
+
+def advance(rule: Rule, scalars: Sequence[float], dtype: np.dtype) -> tuple[dict[str, float], list[float]]:
+    """The coefficients of the step that follows these scalars, and the scalars after it.
+
+    NAdam's product of momenta and ASGD's step size are running values in torch.optim, so that a schedule that changes
+    betas or the learning rate on the way has there another effect than in the closed formulas of the rules. ``dtype``
+    is the scalars' own: torch rounds them after every step.
+    """
+    step = int(scalars[0]) + 1
+    values = rule.coefficients(step)
+    if isinstance(rule, NAdam):
+        momentum, following = _momenta(rule, step)
+        product = float(dtype.type(scalars[1]) * dtype.type(momentum))
+        lr = rule.rate(step)
+        values["grad_size"] = lr * (1 - momentum) / (1 - product)
+        values["momentum_size"] = lr * following / (1 - product * following)
+        return values, [step, product]
+    if isinstance(rule, ASGD):
+        _, eta, mu = scalars
+        lr = rule.rate(step)
+        values |= {"shrink": 1 - rule.lambd * eta, "step_size": eta, "keep": 0.0 if mu == 1 else 1.0, "mu": mu}
+        return values, [step, lr / (1 + rule.lambd * lr * step) ** rule.alpha, 1 / max(1.0, step - rule.t0)]
+    return values, [step]
+
+
+def _momenta(rule: Any, step: int) -> tuple[float, float]:
+    """NAdam's momentum of a step and of the one after it."""
+    beta1, _ = rule.betas
+    now, following = (beta1 * (1 - 0.5 * 0.96 ** (t * rule.momentum_decay)) for t in (step, step + 1))
+    return now, following

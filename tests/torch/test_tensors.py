@@ -1,0 +1,303 @@
+"""Every kind of tensor: stepped by kernels, by torch's own optimizer where they cannot, or refused by name."""
+
+import pytest
+import torch
+from variants import IN_TORCH, assert_near, ids
+
+import fastopt.torch
+
+
+def parameter(*shape, **options):
+    return torch.nn.Parameter(torch.randn(*shape, **options))
+
+
+def pair(name, arguments, tensors):
+    """The same parameters in our optimizer and in torch's, with the memory layout of the originals."""
+    theirs = [torch.nn.Parameter(torch.empty_like(tensor).copy_(tensor.detach())) for tensor in tensors]
+    return (
+        getattr(fastopt.torch, name)(tensors, **arguments),
+        getattr(torch.optim, name)(theirs, **arguments),
+        list(zip(tensors, theirs, strict=True)),
+    )
+
+
+def uses_kernels(optimizer):
+    return optimizer._plan is not None and not optimizer._plan.others
+
+
+@pytest.mark.parametrize(("name", "arguments"), IN_TORCH, ids=ids(IN_TORCH))
+def test_permuted_memory_is_stepped_in_place(name, arguments):
+    torch.manual_seed(0)
+    tensors = [
+        torch.nn.Parameter(torch.randn(3, 4, 5, 2).to(memory_format=torch.channels_last)),
+        torch.nn.Parameter(torch.randn(4, 6).t()),
+        parameter(2, 1, 3),
+    ]
+    ours, theirs, both = pair(name, arguments, tensors)
+    addresses = [p.data_ptr() for p in tensors]
+    for step in range(4):
+        for p, q in both:
+            gradient = torch.randn(p.shape)  # contiguous: another order than the parameter's
+            q.grad = gradient.clone()
+            p.grad = torch.empty_like(p).copy_(gradient) if step % 2 else gradient
+        ours.step()
+        theirs.step()
+    assert uses_kernels(ours)
+    assert_near(ours, theirs)
+    assert [p.data_ptr() for p in tensors] == addresses
+    for p in tensors:
+        for state in ours.state[p].values():
+            assert state.dim() == 0 or state.stride() == p.stride()
+
+
+def test_dimensions_of_size_one_may_have_any_stride():
+    p, q = parameter(4, 3, 1, 1), parameter(4, 3, 1, 1)
+    ours = fastopt.torch.SGD([p, q], lr=1.0)
+    before = p.detach().clone()
+    for _ in range(2):
+        p.grad = torch.ones(4, 3, 1, 1).as_strided((4, 3, 1, 1), (3, 1, 3, 3))
+        q.grad = torch.ones(4, 3, 1, 1)
+        address = p.grad.data_ptr()
+        ours.step()
+        assert ours._plan.gradients().addresses.tolist() == [address, q.grad.data_ptr()]  # it is read where it is
+    assert torch.equal(p, before - 1 - 1)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "Lion"])
+def test_gradients_of_any_strides(name):
+    p, q = parameter(4, 6), parameter(4, 6)
+    q.data.copy_(p.data)
+    optimizers = [getattr(fastopt.torch, name)([each]) for each in (p, q)]
+    for gradient in (
+        torch.randn(6, 4).t(),
+        torch.randn(6).expand(4, 6),
+        torch.randn(8, 12)[::2, ::2],
+        torch.randn(4, 6),
+    ):
+        p.grad, q.grad = gradient, gradient.contiguous()
+        for optimizer in optimizers:
+            optimizer.step()
+        assert torch.equal(p, q)
+
+
+def odd_parameters():
+    """Parameters that kernels cannot step, and why."""
+    yield "is not dense", torch.nn.Parameter(torch.randn(4, 6)[:, ::2])
+    yield "has the dtype torch.bfloat16", parameter(5, dtype=torch.bfloat16)
+    yield "has the dtype torch.float16", parameter(5, dtype=torch.float16)
+    yield "has the dtype torch.complex64", parameter(5, dtype=torch.complex64)
+
+
+@pytest.mark.parametrize(
+    ("reason", "odd"), odd_parameters_list := list(odd_parameters()), ids=lambda value: str(value)[:30]
+)
+@pytest.mark.parametrize(("name", "arguments"), IN_TORCH, ids=ids(IN_TORCH))
+def test_torchs_own_optimizer_steps_what_kernels_cannot(name, arguments, reason, odd):
+    """Bit for bit, in one optimizer with parameters that kernels do step."""
+    torch.manual_seed(0)
+    odd = torch.nn.Parameter(odd.detach().clone(memory_format=torch.preserve_format))
+    if "dense" in reason:
+        odd = torch.nn.Parameter(torch.randn(4, 6)[:, ::2])
+    plain = parameter(7)
+    ours, theirs, both = pair(name, arguments, [plain, odd])
+    for _ in range(4):
+        for p, q in both:
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        ours.step()
+        theirs.step()
+    assert [message.startswith(reason) for _, message in ours._plan.others[0]] == [True]
+    p, q = both[1]
+    assert torch.equal(p, q)
+    assert {key: value.tolist() for key, value in ours.state[p].items()} == {
+        key: value.tolist() for key, value in theirs.state[q].items()
+    }
+    torch.testing.assert_close(*both[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("reason", "odd"), odd_parameters_list, ids=lambda value: str(value)[:30])
+def test_lion_refuses_what_kernels_cannot_step(reason, odd):
+    plain = parameter(3)
+    optimizer = fastopt.torch.Lion([("first", plain), ("second", odd)])
+    plain.grad, odd.grad = torch.ones(3), torch.ones_like(odd)
+    before = plain.detach().clone()
+    with pytest.raises(RuntimeError, match=rf"Lion: param_groups\[0\]\['params'\]\[1\] \(second\) {reason}"):
+        optimizer.step()
+    assert torch.equal(plain, before)
+    assert not optimizer.state
+
+
+def test_a_device_without_memory_here():
+    p = torch.nn.Parameter(torch.ones(3, device="meta"))
+    p.grad = torch.ones(3, device="meta")
+    fastopt.torch.SGD([p]).step()  # as torch's: nothing happens
+    with pytest.raises(RuntimeError, match=r"is on the device meta, and torch\.optim has no Lion"):
+        fastopt.torch.Lion([p]).step()
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")  # from within torch's Adagrad
+@pytest.mark.parametrize("name", ["SGD", "Adagrad"])
+def test_sparse_gradients_as_torch_handles_them(name):
+    torch.manual_seed(0)
+    ours, theirs, both = pair(name, {"lr": 0.1}, [parameter(10, 3), parameter(4)])
+    for step in range(5):
+        for p, q in both:
+            p.grad = torch.randn(p.shape)
+            if step >= 2 and p.dim() == 2:  # dense first, then sparse
+                rows = torch.tensor([[1, 7, 1]])
+                p.grad = torch.sparse_coo_tensor(rows, torch.randn(3, 3), p.shape, check_invariants=True)
+            q.grad = p.grad.clone()
+        ours.step()
+        theirs.step()
+    assert_near(ours, theirs)
+    assert "sparse" in ours._plan.others[0][0][1]
+
+
+def test_sparse_gradients_that_torch_refuses_are_refused_and_change_nothing():
+    p, q = parameter(10, 3), parameter(4)
+    for name in ("Adam", "Lion"):
+        optimizer = getattr(fastopt.torch, name)([q, p])
+        p.grad = torch.ones(10, 3).to_sparse(1)
+        q.grad = torch.ones(4)
+        before = q.detach().clone()
+        with pytest.raises(RuntimeError, match="sparse"):
+            optimizer.step()
+        assert torch.equal(q, before)
+
+
+def test_an_embedding_with_sparse_gradients_trains():
+    torch.manual_seed(0)
+    models = []
+    for made in (fastopt.torch.SGD, torch.optim.SGD):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Embedding(20, 4, sparse=True), torch.nn.Flatten(), torch.nn.Linear(12, 1))
+        optimizer = made(model.parameters(), lr=0.1)
+        for seed in range(5):
+            optimizer.zero_grad()
+            words = torch.randint(20, (6, 3), generator=torch.Generator().manual_seed(seed))
+            model(words).square().mean().backward()
+            optimizer.step()
+        models.append(model)
+    for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_parameters_that_share_memory_are_stepped_one_after_the_other():
+    whole = torch.randn(12)
+    copy = whole.clone()
+    results = []
+    for memory, made in ((whole, fastopt.torch.SGD), (copy, torch.optim.SGD)):
+        parts = [torch.nn.Parameter(memory[:8]), torch.nn.Parameter(memory[4:])]
+        optimizer = made(parts, lr=0.5, momentum=0.5, weight_decay=0.1)
+        for _ in range(3):
+            for part in parts:
+                part.grad = torch.ones(8)
+            optimizer.step()
+        results.append(memory)
+    torch.testing.assert_close(*results)
+    a, b = (torch.nn.Parameter(whole[part]) for part in (slice(0, 8), slice(4, 12)))
+    a.grad = b.grad = torch.ones(8)
+    with pytest.raises(RuntimeError, match="shares memory"):
+        fastopt.torch.Lion([a, b]).step()
+
+
+def test_a_parameter_given_twice_is_stepped_twice_as_torch_does():
+    p, q = parameter(3), parameter(3)
+    q.data.copy_(p.data)
+    for each, made in ((p, fastopt.torch.Adam), (q, torch.optim.Adam)):
+        with pytest.warns(UserWarning, match="duplicate"):
+            optimizer = made([each, each])
+        each.grad = torch.ones(3)
+        optimizer.step()
+        optimizer.step()
+        assert optimizer.state[each]["step"] == 4
+    torch.testing.assert_close(p, q)
+
+
+def test_decoupled_decay_is_not_left_to_a_class_that_has_none():
+    p = parameter(5, dtype=torch.bfloat16)
+    p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match=r"torch\.optim\.SGD has no decoupled_weight_decay"):
+        fastopt.torch.SGD([p], weight_decay=0.1, decoupled_weight_decay=True).step()
+
+
+def test_memory_that_moves_between_steps_is_followed():
+    torch.manual_seed(0)
+    ours, theirs, both = pair("Adam", {}, [parameter(6, 4), parameter(5)])
+    moves = [
+        lambda p: setattr(p, "data", p.data.clone()),
+        lambda p: p.data.share_memory_(),
+        lambda p: setattr(p, "data", p.data.double()),
+        lambda p: setattr(p, "data", p.data.float()),
+        lambda p: None,
+    ]
+    for move in moves:
+        for p, q in both:
+            for each in (p, q):
+                each.grad = None
+            move(p)
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.float()
+        ours.step()
+        theirs.step()
+    assert_near(ours, theirs)
+
+
+def test_a_layout_that_changes_within_its_memory_is_noticed():
+    p = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
+    optimizer = fastopt.torch.SGD([p], lr=1.0)
+    p.grad = torch.ones(2, 3)
+    optimizer.step()
+    p.grad = None
+    p.data = p.data.t()
+    p.grad = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    expected = p.detach() - p.grad
+    optimizer.step()
+    assert torch.equal(p, expected)
+    p.grad = None
+    p.data = p.data[:1]
+    p.grad = torch.ones(1, 2)
+    expected = p.detach() - 1
+    optimizer.step()
+    assert torch.equal(p, expected)
+
+
+def test_float32_and_float64_in_one_optimizer():
+    torch.manual_seed(0)
+    ours, theirs, both = pair("AdamW", {}, [parameter(5), parameter(5, dtype=torch.float64), parameter(3)])
+    for _ in range(3):
+        for p, q in both:
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        ours.step()
+        theirs.step()
+    assert uses_kernels(ours)
+    assert_near(ours, theirs)
+
+
+def test_numba_gives_the_same_bits(monkeypatch):
+    pytest.importorskip("numba")
+    results = {}
+    for backend in ("c", "numba"):
+        monkeypatch.setenv("FASTOPT_BACKEND", backend)
+        torch.manual_seed(0)
+        p = torch.nn.Parameter(torch.randn(3, 4, 5, 2).to(memory_format=torch.channels_last))
+        q = parameter(70001, dtype=torch.float64)
+        optimizer = fastopt.torch.NAdam([p, q])
+        for step in range(4):
+            p.grad = torch.randn_like(p)
+            q.grad = torch.randn_like(q) if step % 2 else None
+            optimizer.step()
+        assert type(optimizer._plan._engine).__name__ == {"c": "_OneCall", "numba": "_NumbaProgram"}[backend]
+        results[backend] = [p, q, *optimizer.state[p].values(), *optimizer.state[q].values()]
+    assert all(torch.equal(x, y) for x, y in zip(results["c"], results["numba"], strict=True))
+
+
+def test_version_counters_see_the_step():
+    """A step between forward and backward is an error, as with torch's optimizers, and not a wrong gradient."""
+    p = parameter(3)
+    loss = (p * p * p).sum()
+    p.grad = torch.ones(3)
+    fastopt.torch.SGD([p]).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

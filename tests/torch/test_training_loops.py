@@ -1,0 +1,332 @@
+"""What training loops do with an optimizer: closures, hooks, schedulers, gradient scalers, profilers, compilation."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from variants import SHARED, assert_near
+
+import fastopt.torch
+from fastopt.rules import RULES
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+
+
+def batch(seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(32, 8, generator=generator)
+    return x, x.sum(dim=1, keepdim=True).sin()
+
+
+def twins(name, **arguments):
+    """Two models with equal weights, ours with our optimizer and theirs with torch's."""
+    models = net(), net()
+    return [
+        (model, getattr(module, name)(model.parameters(), **arguments))
+        for model, module in zip(models, (fastopt.torch, torch.optim), strict=True)
+    ]
+
+
+def train(model, optimizer, steps, *, scheduler=None, set_to_none=True):
+    losses = []
+    for step in range(steps):
+        optimizer.zero_grad(set_to_none=set_to_none)
+        x, y = batch(step)
+        loss = (model(x) - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_losses_are_torchs(name, set_to_none):
+    ours, theirs = (train(*each, 20, set_to_none=set_to_none) for each in twins(name))
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Momentum", "Nesterov", "AMSGrad", "Lion"])
+def test_the_other_rules_train(name):
+    model = net()
+    losses = train(model, getattr(fastopt.torch, name)(model.parameters(), lr=1e-3), 50)
+    assert losses[-1] < losses[0]
+
+
+SCHEDULERS = {
+    "step": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5),
+    "cosine": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10),
+    "one cycle, momentum too": lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=20),
+    "warm restarts": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 4),
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "NAdam", "ASGD"])
+@pytest.mark.parametrize("tensor", [False, True])
+def test_schedulers(scheduler, name, tensor):
+    """NAdam's product of momenta and ASGD's step size depend on the past of what the scheduler changes."""
+    arguments = {"lr": torch.tensor(0.01) if tensor else 0.01} | ({"momentum": 0.9} if name == "SGD" else {})
+    if name == "ASGD":
+        arguments |= {"lambd": 0.5}
+        if "momentum" in scheduler:
+            return  # there is none to cycle
+    (ours, mine), (theirs, its) = twins(name, **copy.deepcopy(arguments))
+    if tensor:
+        mine.param_groups[0]["lr"] = torch.tensor(0.01)
+    a = train(ours, mine, 18, scheduler=SCHEDULERS[scheduler](mine))
+    b = train(theirs, its, 18, scheduler=SCHEDULERS[scheduler](its))
+    assert a == pytest.approx(b, rel=1e-5)
+    assert float(mine.param_groups[0]["lr"]) == pytest.approx(float(its.param_groups[0]["lr"]))
+    assert_near(mine, its, ulps=256)
+
+
+def test_a_tensor_learning_rate_that_changes_in_place():
+    p, q = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    p.grad = q.grad = torch.ones(3)
+    rates = torch.tensor(0.1), torch.tensor([0.1])
+    ours, theirs = fastopt.torch.Adam([p], lr=rates[0]), torch.optim.Adam([q], lr=rates[1])
+    for rate in (0.1, 0.5, 0.25):
+        for each in rates:
+            each.fill_(rate)
+        ours.step()
+        theirs.step()
+    assert_near(ours, theirs)
+    assert ours.param_groups[0]["lr"] is rates[0]
+
+
+def test_closures_run_with_gradients_and_their_loss_is_returned():
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = fastopt.torch.SGD([p], lr=0.5)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        assert optimizer.step(closure) == 3.0
+    assert torch.equal(p, torch.zeros(3))
+    assert optimizer.step() is None
+
+
+def hook_calls(made):
+    """What hooks see of an optimizer that is stepped, saved and loaded."""
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = made([p])
+    calls = []
+
+    def hook(kind):
+        def note(optimizer, args, kwargs):
+            step = optimizer.state[p].get("step", torch.tensor(0))
+            calls.append((kind, len(args), sorted(kwargs), step.item()))
+
+        return note
+
+    handles = [
+        optimizer.register_step_pre_hook(hook("pre")),
+        optimizer.register_step_post_hook(hook("post")),
+        register_optimizer_step_pre_hook(hook("all pre")),
+        register_optimizer_step_post_hook(hook("all post")),
+        optimizer.register_state_dict_post_hook(lambda *_: calls.append("saved")),
+        optimizer.register_load_state_dict_pre_hook(lambda *_: calls.append("loading")),
+    ]
+    optimizer.step()
+    optimizer.step(None)
+    optimizer.step(closure=None)
+    optimizer.load_state_dict(optimizer.state_dict())
+    for handle in handles:
+        handle.remove()
+    optimizer.step()
+    return calls
+
+
+def test_hooks_are_called_as_torchs_are():
+    calls = hook_calls(fastopt.torch.Adam)
+    assert calls == hook_calls(torch.optim.Adam)
+    assert len(calls) == 14
+
+
+def test_a_hook_changes_the_arguments():
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = fastopt.torch.SGD([p])
+    optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: ((*args, lambda: 42), kwargs))
+    assert optimizer.step() == 42
+
+
+def test_a_subclass_with_a_step_of_its_own():
+    calls = []
+
+    class Mine(fastopt.torch.AdamW):
+        def step(self, closure=None):
+            calls.append("mine")
+            return super().step(closure)
+
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = Mine([p], lr=0.1)
+    optimizer.register_step_pre_hook(lambda *_: calls.append("hook"))
+    optimizer.step()
+    assert calls == ["hook", "mine"]
+    assert optimizer.state[p]["step"] == 1
+    assert not torch.equal(p, torch.ones(3))
+
+
+def test_the_profiler_records_the_step():
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = fastopt.torch.AdamW([p])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            optimizer.step()
+    assert "Optimizer.step#AdamW.step" in {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "Lion"])
+@pytest.mark.parametrize("fused", [None, True])
+def test_gradient_scaler(name, fused):
+    """A step with an infinite gradient is left out; the others see unscaled gradients, during and after the step."""
+    if fused and name == "RMSprop":
+        return
+    arguments = {} if fused is None else {"fused": fused}
+    other = name if name in SHARED else None
+    results = []
+    for module in (fastopt.torch, torch.optim if other else fastopt.torch):
+        model = net()
+        optimizer = getattr(module, name)(model.parameters(), **(arguments if module is fastopt.torch or other else {}))
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+        for step in range(6):
+            optimizer.zero_grad()
+            x, y = batch(step)
+            scaler.scale((model(x) - y).square().mean()).backward()
+            if step == 2:
+                model[0].weight.grad[0, 0] = float("inf")
+            if step == 4:
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            scaler.step(optimizer)
+            scaler.update()
+        results.append((optimizer, [p.grad for p in model.parameters()], scaler.get_scale()))
+    (ours, gradients, scale), (theirs, expected, its_scale) = results
+    assert scale == its_scale
+    assert_near(ours, theirs)
+    for mine, its in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(mine, its)
+    steps = [entry["step"].item() for entry in ours.state.values() if "step" in entry]
+    assert set(steps) <= {5.0}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_maximize_is_the_step_against_the_gradient(name):
+    p, q = (torch.nn.Parameter(torch.ones(101)) for _ in range(2))
+    made = getattr(fastopt.torch, name)
+    up, down = made([p], maximize=True), made([q])
+    for _ in range(3):
+        gradient = torch.randn(101)
+        p.grad, q.grad = gradient, -gradient
+        up.step()
+        down.step()
+    assert torch.equal(p, q)
+
+
+def test_frozen_parameters_and_groups_that_are_added():
+    (ours, mine), (theirs, its) = twins("AdamW", lr=0.01)
+    for model, optimizer in ((ours, mine), (theirs, its)):
+        model[0].weight.requires_grad_(False)
+        train(model, optimizer, 3)
+        model[0].weight.requires_grad_(True)
+        train(model, optimizer, 3)
+        extra = torch.nn.Linear(1, 1)
+        torch.nn.init.ones_(extra.weight)
+        torch.nn.init.zeros_(extra.bias)
+        optimizer.add_param_group({"params": extra.parameters(), "lr": 0.1, "weight_decay": 0.5})
+        train(torch.nn.Sequential(*model, extra), optimizer, 3)
+    assert_near(mine, its)
+    assert [mine.state[p]["step"].item() for p in ours.parameters()] == [6, 9, 9, 9]
+    assert [mine.state[p]["step"].item() for p in mine.param_groups[1]["params"]] == [3, 3]
+
+
+def test_hyperparameters_that_turn_wrong_are_refused_before_anything_changes():
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = fastopt.torch.Adam([p])
+    optimizer.step()
+    before = p.detach().clone(), optimizer.state[p]["exp_avg"].clone()
+    optimizer.param_groups[0]["lr"] = float("nan")
+    with pytest.raises(ValueError, match="Adam: lr must be"):
+        optimizer.step()
+    optimizer.param_groups[0] |= {"lr": 0.1, "weight_decay": 1e39}
+    with pytest.raises(ValueError, match="too large for float32"):
+        optimizer.step()
+    assert torch.equal(p, before[0])
+    assert torch.equal(optimizer.state[p]["exp_avg"], before[1])
+    assert optimizer.state[p]["step"] == 1
+    optimizer.param_groups[0]["weight_decay"] = 0.0
+    optimizer.step()
+
+
+def test_a_flag_that_needs_another_state_is_refused_by_name():
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = fastopt.torch.Adam([p])
+    optimizer.step()
+    optimizer.param_groups[0]["amsgrad"] = True
+    with pytest.raises(RuntimeError, match="without 'max_exp_avg_sq'"):
+        optimizer.step()
+    sgd = fastopt.torch.SGD([p])
+    sgd.step()
+    sgd.param_groups[0]["momentum"] = 0.9
+    sgd.step()
+    assert torch.equal(sgd.state[p]["momentum_buffer"], torch.ones(3))
+
+
+def test_compiled_training_steps_leave_the_optimizer_as_it_is():
+    torch.manual_seed(0)
+    p = torch.nn.Parameter(torch.randn(50))
+    q = torch.nn.Parameter(p.detach().clone())
+    compiled, plain = fastopt.torch.AdamW([p]), fastopt.torch.AdamW([q])
+
+    def train(param, optimizer, x):
+        optimizer.zero_grad()
+        (param * x).square().sum().backward()
+        optimizer.step()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = torch.compile(train, backend="eager")
+        step = torch.compile(compiled.step, backend="eager")
+        for x in torch.randn(3, 50):
+            whole(p, compiled, x)
+            train(q, plain, x)
+        step()
+        plain.step()
+    assert torch.equal(p, q)
+    assert compiled.state[p]["step"] == 4
+
+
+def test_averaged_models_and_clipping():
+    (ours, mine), (theirs, its) = twins("SGD", lr=0.05, momentum=0.9)
+    averages = []
+    for model, optimizer in ((ours, mine), (theirs, its)):
+        average = torch.optim.swa_utils.AveragedModel(model)
+        for step in range(8):
+            optimizer.zero_grad()
+            x, y = batch(step)
+            (model(x) - y).square().mean().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            average.update_parameters(model)
+        averages.append(average.module)
+    for p, q in zip(averages[0].parameters(), averages[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,68 @@
+"""What the tests of ``fastopt.torch`` compare: optimizers in every form, trained on gradients that can be repeated."""
+
+import torch
+
+from fastopt.rules import RULES
+
+#: The rules that torch.optim has, too.
+SHARED = sorted(name for name in RULES if hasattr(torch.optim, name))
+
+#: Arguments besides the defaults: every flag that changes what is kept.
+VARIANTS = [(name, {}) for name in RULES] + [
+    ("SGD", {"momentum": 0.9, "dampening": 0.3}),
+    ("SGD", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    ("Adam", {"amsgrad": True, "weight_decay": 0.1}),
+    ("AdamW", {"amsgrad": True, "maximize": True}),
+    ("RMSprop", {"momentum": 0.9, "centered": True}),
+    ("Adagrad", {"lr_decay": 0.1, "initial_accumulator_value": 0.5}),
+    ("ASGD", {"t0": 2, "lambd": 0.1}),
+    ("NAdam", {"decoupled_weight_decay": True, "weight_decay": 0.1}),
+]
+IN_TORCH = [(name, arguments) for name, arguments in VARIANTS if name in SHARED]
+SHAPES = [(7, 3), (5,), (), (4, 0), (3001,)]
+
+
+def ids(values):
+    return [f"{name}-{'-'.join(arguments)}" for name, arguments in values]
+
+
+def make(made, arguments, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    params = [torch.nn.Parameter(torch.randn(shape, dtype=dtype, generator=generator)) for shape in SHAPES]
+    half = len(params) // 2
+    return made([{"params": params[:half]}, {"params": params[half:], "lr": 0.02}], **arguments)
+
+
+def parameters(optimizer):
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def train(optimizer, first, last):
+    """Steps with random gradients that depend on the step; the second parameter has one in even steps only."""
+    for step in range(first, last):
+        generator = torch.Generator().manual_seed(step)
+        for number, p in enumerate(parameters(optimizer)):
+            gradient = torch.randn(p.shape, dtype=p.dtype, generator=generator)
+            p.grad = None if number == 1 and step % 2 else gradient
+        optimizer.step()
+
+
+def assert_near(a, b, ulps=64):
+    """All values of two optimizers are equal to within some ulp of the largest one of the tensor.
+
+    Dtypes may differ: torch's ``load_state_dict`` makes ``mu_product``, ``eta`` and ``mu`` of the parameter's dtype.
+    """
+    for p, q in zip(parameters(a), parameters(b), strict=True):
+        for x, y in [(p, q), *((a.state[p][key], b.state[q][key]) for key in b.state.get(q, {}))]:
+            x, y = torch.as_tensor(x), torch.as_tensor(y)
+            y = y.to(torch.float32) if x.dtype == torch.float32 else y
+            largest = max([1.0, *y.detach().abs().flatten().tolist()])
+            torch.testing.assert_close(x, y, rtol=0, atol=ulps * torch.finfo(y.dtype).eps * largest, check_dtype=False)
+
+
+def assert_same_bits(a, b):
+    for p, q in zip(parameters(a), parameters(b), strict=True):
+        assert torch.equal(p, q)
+        assert a.state.get(p, {}).keys() == b.state.get(q, {}).keys()
+        for key, value in a.state.get(p, {}).items():
+            assert torch.equal(value, b.state[q][key]), key
