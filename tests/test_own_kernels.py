@@ -1,14 +1,17 @@
 """Kernels in users' nopython code and users' own rules: the page that shows them, and what it promises."""
 
+import json
 import re
 from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import fastopt
 from fastopt import kernels
+from fastopt.cli import cli
 from fastopt.kernels import KERNELS
 
 PAGE = Path(kernels.__file__).with_name("README.md")
@@ -131,3 +134,38 @@ def test_a_plain_python_function_can_be_a_kernel():
     p = np.ones(3)
     fastopt.Optimizer(p, Plain()).step(np.array([1.0, 2.0, 3.0]))
     assert p.tolist() == [0.5, 0.0, -0.5]
+
+
+@pytest.fixture
+def installed(page, tmp_path, monkeypatch):
+    """The rule of the page as a module that Python finds, as that of an installed package."""
+    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    rule = next(example for example in examples if "class Signum" in example)
+    (tmp_path / "signs.py").write_text(f"import numba\nimport fastopt\n\n{rule}")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return CliRunner()
+
+
+def test_an_own_rule_is_measured(installed):
+    command = ["bench", "--rule", "signs.Signum:beta=0.5", "--size", "1000", "--json"]
+    done = installed.invoke(cli, command, catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert [(result["engine"], result["kernel"]) for result in found["results"]] == [("numba", "signum")]
+    assert [refusal["engine"] for refusal in found["refused"]] == ["c"]
+
+
+def test_an_own_rule_trains(installed):
+    command = ["train", "--optimizer", "signs.Signum:lr=0.001", "--epochs", "2", "--out", "run"]
+    assert installed.invoke(cli, command, catch_exceptions=False).exit_code == 0
+    assert Path("run", "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("signs.Sygnum", "Sygnum"), ("nosuch.Rule", "nosuch"), ("signs.prange", "which is no rule")]
+)
+def test_an_own_rule_that_is_not_there(installed, name, message):
+    done = installed.invoke(cli, ["train", "--optimizer", name])
+    assert done.exit_code == 2
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1

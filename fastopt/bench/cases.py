@@ -49,6 +49,11 @@ def label(rule: Rule) -> str:
     return type(rule).__name__ + (f"({', '.join(given)})" if given else "")
 
 
+def path(rule: Rule) -> str:
+    """Where the rule's class can be imported from, as :func:`pkgutil.resolve_name` takes it."""
+    return f"{type(rule).__module__}:{type(rule).__qualname__}"
+
+
 def traffic(rule: Rule, dtype: str) -> int:
     """Bytes that a step moves for each parameter: reads p, g and the states, writes p and the states."""
     return (3 + 2 * len(rule.states)) * np.dtype(dtype).itemsize

@@ -123,7 +123,7 @@ def notes(results: Sequence[Result], refusals: Sequence[Refusal], missing: Seque
         yield f"~: the middle half of the turns differ by more than a factor of {UNSTEADY}: the machine had other work."
     yield ISOLATION
     if any(result.engine not in NAMES for result in results):
-        worst = max(result.difference_ulp for result in results)
+        worst = max(result.difference_ulp or 0.0 for result in results)
         yield (
             f"Every engine's parameters were compared with the formula in float64 after five steps: they differ by at "
             f"most {worst:.1f} ulp."

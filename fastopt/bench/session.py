@@ -28,7 +28,8 @@ ISOLATION = (
 class Result(NamedTuple):
     """One engine's step. Times are in seconds; ``slowdown`` is over the limit, ``ratio`` over the faster backend.
 
-    ``spread`` is the upper quartile of the times of the turns over the lower one: near 1 on a quiet machine.
+    ``difference_ulp`` is that from the rule's formula, or None if a rule of the user's own gives none. ``spread`` is the
+    upper quartile of the times of the turns over the lower one: near 1 on a quiet machine.
     """
 
     rule: str
@@ -43,7 +44,7 @@ class Result(NamedTuple):
     slowdown: float | None
     ratio: float | None
     spread: float
-    difference_ulp: float
+    difference_ulp: float | None
 
 
 class Refusal(NamedTuple):
@@ -132,13 +133,13 @@ Turns = list[measure.Round]
 
 def _measure(
     workers: list[Worker], rule: Rule, size: int, dtype: str
-) -> tuple[dict[str, tuple[float, Turns]], list[Refusal]]:
+) -> tuple[dict[str, tuple[float | None, Turns]], list[Refusal]]:
     """The turns of every engine that makes the step, with its difference from the formula, and who does not."""
-    ready: dict[str, tuple[float, Turns]] = {}
+    ready: dict[str, tuple[float | None, Turns]] = {}
     refused = []
     for worker in list(workers):
         try:
-            answer = worker.ask(do="prepare", rule=type(rule).__name__, fields=dict(rule), size=size, dtype=dtype)
+            answer = worker.ask(do="prepare", rule=cases.path(rule), fields=dict(rule), size=size, dtype=dtype)
         except Failure as failure:
             if worker.engine in NAMES:
                 raise
@@ -156,7 +157,9 @@ def _measure(
     return ready, refused
 
 
-def _results(measured: dict[str, tuple[float, Turns]], rule: Rule, size: int, dtype: str, threads: int) -> list[Result]:
+def _results(
+    measured: dict[str, tuple[float | None, Turns]], rule: Rule, size: int, dtype: str, threads: int
+) -> list[Result]:
     """The results of one step: of the backends, then of the peers, which are compared with the faster backend."""
     moved = cases.traffic(rule, dtype) * size
     summaries = {engine: measure.summarize(turns) for engine, (_, turns) in measured.items() if engine in NAMES}
@@ -176,7 +179,7 @@ def _results(measured: dict[str, tuple[float, Turns]], rule: Rule, size: int, dt
         results.append(
             Result(
                 cases.label(rule),
-                rule.kernel,
+                rule.kernel if isinstance(rule.kernel, str) else rule.kernel.__name__,
                 engine,
                 size,
                 dtype,

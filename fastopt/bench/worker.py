@@ -3,14 +3,15 @@
 The engine is a backend of fastopt or a peer. The process keeps to as many processors as it may use threads. It reads
 requests from its standard input and answers each on its standard output, a line of JSON either way:
 
-- ``{"do": "prepare", "rule", "fields", "size", "dtype"}`` is answered by ``{"difference": ulp}``, or by
-  ``{"refused": why}`` if the engine cannot make that step, or makes another one.
+- ``{"do": "prepare", "rule", "fields", "size", "dtype"}`` is answered by ``{"difference": ulp}`` (null if the rule
+  gives no formula), or by ``{"refused": why}`` if the engine cannot make that step, or makes another one.
 - ``{"do": "turn", "budget": seconds}`` is answered by ``{"seconds", "limit"}``, where a peer's limit is null, once the
   threads of the process are asleep again.
 """
 
 import json
 import os
+import pkgutil
 import sys
 from typing import Any
 
@@ -43,18 +44,21 @@ class Engine:
 
     def prepare(self, rule: str, fields: dict[str, Any], size: int, dtype: str) -> dict[str, Any]:
         self.step = self.limit = None  # frees their memory
-        made = fastopt.RULES[rule](**fields)
-        difference = verify.difference(lambda p, g: self.make(made, p, g), made, dtype)
-        if difference is None:
-            return {"refused": f"{self.name} has no such rule for {dtype}"}
-        if difference > verify.ULP:
-            return {"refused": f"{self.name} makes another update: {difference:.3g} ulp from the formula"}
+        made = pkgutil.resolve_name(rule)(**fields)
+        difference = None
+        if type(made).reference is not Rule.reference:
+            difference = verify.difference(lambda p, g: self.make(made, p, g), made, dtype)
+            if difference is None:
+                return {"refused": f"{self.name} has no such rule for {dtype}"}
+            if difference > verify.ULP:
+                return {"refused": f"{self.name} makes another update: {difference:.3g} ulp from the formula"}
         p, g = (aligned_empty(size, np.dtype(dtype)) for _ in range(2))
         generator = np.random.default_rng(0)
         for array in (p, g):
             generator.standard_normal(dtype=np.dtype(dtype), out=array)
         bound = self.make(made, p, g)
-        assert bound is not None
+        if bound is None:
+            return {"refused": f"{self.name} has no such rule for {dtype}"}
         self.step = bound.step
         for _ in range(FIRST):
             self.step()

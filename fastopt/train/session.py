@@ -151,9 +151,9 @@ def _distinct(optimizers: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _label(text: str) -> str:
-    """The optimizer's text without blanks, its name in lower case."""
+    """The optimizer's text without blanks, its name in lower case unless it is a path."""
     name, colon, rest = "".join(text.split()).partition(":")
-    return name.lower() + colon + rest
+    return (name if "." in name else name.lower()) + colon + rest
 
 
 def _run(request: Request, data: Dataset, optimizer: str) -> Run:

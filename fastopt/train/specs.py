@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,11 +16,14 @@ FORM = "NAME or NAME:key=value,key=value, with / inside a tuple, as in adam:lr=0
 def rule(text: str, argument: str = "optimizer") -> fastopt.Rule:
     """The rule that ``text`` describes, such as "sgd:lr=0.1" or "adam:betas=0.9/0.99,amsgrad=true".
 
-    Names count in upper or lower case. Raises InputError naming ``argument`` for an unknown name or
-    key and for a value that the rule does not allow.
+    Names count in upper or lower case. A name with dots is that of a rule of the user's own: the
+    module and the class, as in "package.module.Signum:lr=0.1". Raises InputError naming ``argument``
+    for an unknown name or key and for a value that the rule does not allow.
     """
     name, values = split(text, argument)
-    return _build(_named(name, fastopt.RULES, argument, "optimizer"), text, values, argument)
+    path = text.partition(":")[0].strip()
+    kind = _imported(path, argument) if "." in path else _named(name, fastopt.RULES, argument, "optimizer")
+    return _build(kind, text, values, argument)
 
 
 def schedule(text: str, lr: float, steps: int, argument: str = "schedule") -> Any:
@@ -49,6 +53,16 @@ def split(text: str, argument: str) -> tuple[str, dict[str, Any]]:
             raise InputError(argument, f"got {text!r}, which gives {key} twice; allowed: once")
         values[key] = _value(value)
     return name.strip().lower(), values
+
+
+def _imported(path: str, argument: str) -> type[fastopt.Rule]:
+    try:
+        kind = pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(argument, f"got {path!r}: {error}; allowed: the module and the name of a rule") from None
+    if not (isinstance(kind, type) and issubclass(kind, fastopt.Rule)):
+        raise InputError(argument, f"got {path!r}, which is no rule; allowed: a subclass of fastopt.Rule")
+    return kind
 
 
 def _named(name: str, kinds: Mapping[str, Any], argument: str, what: str) -> Any:
