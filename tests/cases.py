@@ -183,9 +183,26 @@ def hard(rng: np.random.Generator, size: int, dtype: str) -> np.ndarray:
     info = np.finfo(dtype)
     tiny, least, largest = info.smallest_normal, info.smallest_subnormal, info.max
     special = np.array(
-        [0, least, 3 * least, tiny - least, tiny, tiny / 2, 2 * tiny, tiny**0.5, largest**0.5, largest / 2, largest, 1,
-         1 + info.eps, 1 - info.epsneg, np.inf, np.nan], dtype
-    )  # fmt: skip
+        [
+            0,
+            least,
+            3 * least,
+            tiny - least,
+            tiny,
+            tiny / 2,
+            2 * tiny,
+            tiny**0.5,
+            largest**0.5,
+            largest / 2,
+            largest,
+            1,
+            1 + info.eps,
+            1 - info.epsneg,
+            np.inf,
+            np.nan,
+        ],
+        dtype,
+    )
     special = np.concatenate([special, -special])
     ordinary = easy(rng, size, dtype)
     with np.errstate(over="ignore"):

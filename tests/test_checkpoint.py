@@ -29,10 +29,13 @@ def forms() -> dict[str, fastopt.Rule]:
         by_kernel = {form.kernel: form for form in every_form(rule)}
         found |= {f"{name}.{kernel}": form for kernel, form in by_kernel.items()}
     rates = [
-        schedules.Cosine(lr=0.1, steps=12, warmup=3), schedules.Step(lr=0.1, every=3),
+        schedules.Cosine(lr=0.1, steps=12, warmup=3),
+        schedules.Step(lr=0.1, every=3),
         schedules.Exponential(lr=0.1, factor=0.9),
-        schedules.Linear(lr=0.1, steps=10), schedules.OneCycle(lr=0.1, steps=12), schedules.Constant(lr=0.05),
-    ]  # fmt: skip
+        schedules.Linear(lr=0.1, steps=10),
+        schedules.OneCycle(lr=0.1, steps=12),
+        schedules.Constant(lr=0.05),
+    ]
     scheduled = {
         f"{key}.scheduled": rule.replace(lr=rates[i % len(rates)]) for i, (key, rule) in enumerate(found.items())
     }
@@ -347,7 +350,7 @@ W3, W4 = {"weight": np.ones(3)}, {"weight": np.ones(4)}
         ((W3, SGD()), (W3, SGD(), {"accumulate": 2}), "accumulated: this optimizer has it and the checkpoint has not"),
         ((W3, SGD(lr=lambda step: 1.0)), (W3, SGD(lr=0.5)), "lr was a callable, which no checkpoint holds"),
     ],
-)  # fmt: skip
+)
 def test_a_checkpoint_of_another_optimizer_is_refused(saved, here, message, backend, dtype, tmp_path):
     def make(params, rule, options=None):
         return Optimizer(FlatBuffer(params, dtype), rule, backend=backend, **(options or {}))

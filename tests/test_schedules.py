@@ -13,10 +13,14 @@ from fastopt.schedules import SCHEDULES, Constant, Cosine, Exponential, Linear, 
 
 LR = 0.3
 EXAMPLES = [
-    Constant(lr=LR), Step(lr=LR, every=4, factor=0.5), Exponential(lr=LR, factor=0.93),
+    Constant(lr=LR),
+    Step(lr=LR, every=4, factor=0.5),
+    Exponential(lr=LR, factor=0.93),
     Cosine(lr=LR, steps=23, warmup=5, final=0.01),
-    Linear(lr=LR, steps=17, warmup=3), OneCycle(lr=LR, steps=20), Plateau(lr=LR, factor=0.5, patience=2),
-]  # fmt: skip
+    Linear(lr=LR, steps=17, warmup=3),
+    OneCycle(lr=LR, steps=20),
+    Plateau(lr=LR, factor=0.5, patience=2),
+]
 
 
 def rates(schedule, steps: int) -> list[float]:

@@ -23,9 +23,21 @@ SIZE = 301
 #: The largest difference after 100 steps, of parameters and of states, in ulp of the largest value that an element has
 #: had. Both sides round; torch's NAdam keeps a product of momenta in the default dtype, too.
 ULP = {
-    "SGD": 16, "Momentum": 16, "Nesterov": 16, "Adagrad": 16, "Adadelta": 32, "RMSprop": 32, "Adam": 16, "AMSGrad": 16,
-    "AdamW": 16, "Adamax": 16, "NAdam": 64, "RAdam": 16, "ASGD": 16, "Rprop": 0,
-}  # fmt: skip
+    "SGD": 16,
+    "Momentum": 16,
+    "Nesterov": 16,
+    "Adagrad": 16,
+    "Adadelta": 32,
+    "RMSprop": 32,
+    "Adam": 16,
+    "AMSGrad": 16,
+    "AdamW": 16,
+    "Adamax": 16,
+    "NAdam": 64,
+    "RAdam": 16,
+    "ASGD": 16,
+    "Rprop": 0,
+}
 
 #: Fields that torch lacks, or for which it takes values that fastopt refuses, with the reason.
 DEVIATIONS = {

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numba
@@ -109,12 +108,11 @@ def _with_threads(threads: int, calls: list[Call]) -> list[Call]:
     """The calls of parallel kernels, made with at most so many threads."""
     if threads >= numba.config.NUMBA_NUM_THREADS:
         return calls
-    lower, restore = _undisturbed(_thread_limiters)
+    lower, restore = _once(_thread_limiters, _thread_limiters)
     before = np.zeros(1, np.int64)
     return [(lower, (threads, before)), *calls, (restore, (before,))]
 
 
-@cache
 def _thread_limiters() -> tuple[Any, Any]:
     """Functions that lower and restore the number of threads, which belongs to the thread that calls.
 
@@ -139,7 +137,7 @@ def _thread_limiters() -> tuple[Any, Any]:
 _region = threading.Lock()
 
 _lock = threading.Lock()
-_specialized: dict[tuple, Any] = {}
+_compiled: dict[Any, Any] = {}
 
 
 def compiled(kernel: Any, dtype: np.dtype, arguments: int, parallel: bool) -> Any:
@@ -153,19 +151,26 @@ def compiled(kernel: Any, dtype: np.dtype, arguments: int, parallel: bool) -> An
 
 def _specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool) -> Any:
     """A dispatcher with one signature: so no two processes write different machine code to one cache entry."""
-    key = kernel, dtype, parallel
-    if key not in _specialized:
+    return _once((kernel, dtype, parallel), _compile, kernel, dtype, signature, parallel)
+
+
+def _once(key: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function that compiles gives; it is called once for each key, in a thread of its own.
+
+    Signal handlers run in the main thread alone. An exception of one within a compilation can end the process.
+    """
+    if key not in _compiled:
         with _lock:
-            if key not in _specialized:
-                _specialized[key] = _undisturbed(_compile, kernel, dtype, signature, parallel)
-    return _specialized[key]
+            pass  # until a compilation that an interrupt has left behind is done
+        with ThreadPoolExecutor(1, "fastopt-compiler") as thread:
+            thread.submit(_keep, key, function, arguments).result()
+    return _compiled[key]
 
 
-def _undisturbed(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function gives, from a thread of its own: signal handlers run in the main thread alone, and LLVM may end
-    the process when one of them raises an exception within a compilation."""
-    with ThreadPoolExecutor(1, "fastopt-compiler") as thread:
-        return thread.submit(function, *arguments).result()
+def _keep(key: Any, function: Callable[..., Any], arguments: tuple) -> None:
+    with _lock:
+        if key not in _compiled:
+            _compiled[key] = function(*arguments)
 
 
 def _compile(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool) -> Any:

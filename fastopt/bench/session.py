@@ -28,8 +28,8 @@ ISOLATION = (
 class Result(NamedTuple):
     """One engine's step. Times are in seconds; ``slowdown`` is over the limit, ``ratio`` over the faster backend.
 
-    ``difference_ulp`` is that from the rule's formula, or None if a rule of the user's own gives none. ``spread`` is the
-    upper quartile of the times of the turns over the lower one: near 1 on a quiet machine.
+    ``difference_ulp`` is that from the rule's formula, or None if a user's own rule gives none. ``spread`` is the upper
+    quartile of the times of the turns over the lower one: near 1 on a quiet machine.
     """
 
     rule: str
@@ -129,13 +129,12 @@ def run(
 
 
 Turns = list[measure.Round]
+Measured = dict[str, tuple[float | None, Turns]]  # the difference from the formula and the turns, by engine
 
 
-def _measure(
-    workers: list[Worker], rule: Rule, size: int, dtype: str
-) -> tuple[dict[str, tuple[float | None, Turns]], list[Refusal]]:
+def _measure(workers: list[Worker], rule: Rule, size: int, dtype: str) -> tuple[Measured, list[Refusal]]:
     """The turns of every engine that makes the step, with its difference from the formula, and who does not."""
-    ready: dict[str, tuple[float | None, Turns]] = {}
+    ready: Measured = {}
     refused = []
     for worker in list(workers):
         try:

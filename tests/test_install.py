@@ -1,0 +1,140 @@
+"""Installing into new virtual environments: with a compiler, without one, and without numba. Needs pip and PyPI."""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("csrc", "fastopt", "LICENSE", "README.md", "pyproject.toml")
+
+#: Trains on the only backend that is there, and prints what fastopt says of the other.
+SCRIPT = """
+    import sys
+    import numpy as np
+    import fastopt
+    present, absent = sys.argv[1:]
+    found = fastopt.backends()
+    assert found[present].available and not found[absent].available, found
+    params = fastopt.FlatBuffer({"w": np.ones((300, 1001))}, dtype="float32")
+    for backend in ("auto", present):
+        optimizer = fastopt.Optimizer(params, fastopt.AdamW(), backend=backend)
+        assert optimizer.backend == present
+        before = params.flat.copy()
+        for _ in range(3):
+            optimizer.step(params.copy(), max_norm=1.0)
+        assert (params.flat < before).all()
+    optimizer.save("checkpoint.safetensors")
+    optimizer.load("checkpoint.safetensors")
+    try:
+        fastopt.Optimizer(params, fastopt.AdamW(), backend=absent)
+    except fastopt.BackendError as error:
+        assert found[absent].reason in str(error)
+    print(found[absent].reason)
+"""
+
+if not (ROOT / "csrc" / "CMakeLists.txt").exists():
+    pytest.skip("the tests are not beside the sources", allow_module_level=True)
+
+
+def run(
+    *command: object, environment: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess:
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(("FASTOPT_", "PYTHON", "NUMBA_"))}
+    variables |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1"} | (environment or {})
+    return subprocess.run(
+        list(map(str, command)), env=variables, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def check(*command: object, **options: object) -> str:
+    done = run(*command, **options)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+class Environment:
+    """A new virtual environment with nothing in it; the pip that runs the tests installs into it."""
+
+    def __init__(self, folder: Path) -> None:
+        check(sys.executable, "-m", "venv", "--without-pip", folder)
+        self.python = next(
+            path for path in (folder / "bin" / "python", folder / "Scripts" / "python.exe") if path.exists()
+        )
+
+    def install(self, *what: object) -> None:
+        check(sys.executable, "-m", "pip", "--python", self.python, "install", "-q", *what)
+
+    def wheel(self, source: Path, target: Path, **environment: str) -> subprocess.CompletedProcess:
+        """Builds a wheel with what is installed here."""
+        options = ("--no-deps", "--no-build-isolation", "--no-cache-dir", "-w", target)
+        path = f"{self.python.parent}{os.pathsep}{os.environ['PATH']}"
+        pip = (sys.executable, "-m", "pip", "--python", self.python, "wheel")
+        return run(*pip, *options, source, environment={"PATH": path} | environment)
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory) -> Environment:
+    environment = Environment(tmp_path_factory.mktemp("builder"))
+    environment.install("scikit-build-core>=1.1", "cffi>=2.1", "cmake", "ninja")
+    return environment
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Iterator[Path]:
+    """A copy of the sources, so that nothing is built among them."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in SOURCES:
+        path = ROOT / name
+        if path.is_dir():
+            shutil.copytree(path, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        else:
+            shutil.copy(path, folder)
+    yield folder
+
+
+NO_COMPILER = {"CC": "/nonexistent/cc", "CXX": "/nonexistent/c++"}
+
+
+def only_wheel(folder: Path) -> Path:
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def test_without_a_compiler_numba_alone_is_installed(builder, source, tmp_path):
+    done = builder.wheel(source, tmp_path, **NO_COMPILER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wheel = only_wheel(tmp_path)
+    assert wheel.name.split("-", 2)[2].startswith("py3-none-")
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".so", ".pyd", ".dylib"))]
+    environment = Environment(tmp_path / "environment")
+    environment.install(wheel)
+    reason = check(environment.python, "-W", "error", "-c", textwrap.dedent(SCRIPT), "numba", "c", cwd=tmp_path)
+    assert "No module named 'fastopt._c'" in reason and "compiler" in reason
+
+
+def test_a_compiler_can_be_required(builder, source, tmp_path):
+    done = builder.wheel(source, tmp_path, **NO_COMPILER, FASTOPT_REQUIRE_C="1")
+    assert done.returncode != 0 and "/nonexistent/cc" in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_numba_c_alone_is_installed(builder, source, tmp_path):
+    done = builder.wheel(source, tmp_path, FASTOPT_REQUIRE_C="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    wheel = only_wheel(tmp_path)
+    assert wheel.name.split("-", 2)[2].startswith("cp311-abi3-")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert [name for name in names if name.startswith("fastopt/_c.abi3.")], names
+    assert not [name for name in names if not name.startswith(("fastopt/", "fastopt-"))], names
+    environment = Environment(tmp_path / "environment")
+    environment.install("numpy", "cffi", "safetensors")
+    environment.install("--no-deps", wheel)
+    reason = check(environment.python, "-W", "error", "-c", textwrap.dedent(SCRIPT), "c", "numba", cwd=tmp_path)
+    assert reason.strip() == "No module named 'numba'. Install it with: pip install numba"

@@ -1,0 +1,189 @@
+"""Forks and threads: children step correctly after their parent used thread pools, and so do two threads at once."""
+
+import importlib.util
+import itertools
+import os
+
+import pytest
+from conftest import BACKENDS
+from harness import python
+
+#: A training run that prints its bits as a number; what it prints may depend on nothing but its arguments.
+COMMON = """
+    import os, sys, zlib
+    import numpy as np
+    import fastopt
+    from fastopt import Adam, Momentum, Optimizer
+
+    def bits(optimizer):
+        buffers = [optimizer.flat, *(state.flat for state in optimizer.state.values())]
+        return zlib.crc32(b"".join(buffer.tobytes() for buffer in buffers)), list(optimizer.counts)
+
+    def make(size, backend, threads=4):
+        values = np.random.default_rng(size).standard_normal(size)
+        params = fastopt.FlatBuffer({"w": values, "b": np.ones(7)}, "float32")
+        return Optimizer(params, {"w": Adam(), "b": Momentum()}, backend=backend, threads=threads, ema_decay=0.9)
+
+    def steps(optimizer, first, last):
+        for seed in range(first, last):
+            gradient = optimizer.params.zeros_like()
+            gradient.flat[:] = np.random.default_rng(seed).standard_normal(gradient.size)
+            optimizer.step(gradient, max_norm=1.0, nonfinite="raise")
+        return bits(optimizer)
+
+    def expect(found, expected):
+        if found != expected:
+            raise AssertionError((found, expected))
+
+    def run(size, backend, first, last, threads=1):
+        return steps(make(size, backend, threads), first, last)
+"""
+
+FORK = (
+    COMMON
+    + """
+    def in_child(function):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                function()
+                status = 0
+            finally:
+                os._exit(status)
+        _, status = os.waitpid(child, 0)
+        assert status == 0, status
+
+    size, parent_backend, child_backend = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    expected = run(size, "c" if "c" in sys.argv[2:4] else "numba", 0, 6)
+
+    before = make(size, parent_backend)
+    other = make(size, parent_backend)
+    steps(before, 0, 3)       # starts the pools of threads
+    steps(other, 0, 2)
+
+    def child():
+        expect(steps(before, 3, 6), expected)                      # made and bound before the fork
+        expect(run(size, child_backend, 0, 6, threads=4), expected)    # made after it
+        made = make(size, child_backend)
+        steps(made, 0, 2)
+        def grandchild():
+            expect(steps(made, 2, 6), expected)
+            expect(run(size, child_backend, 0, 6, threads=4), expected)
+        in_child(grandchild)
+        expect(steps(made, 2, 6), expected)
+
+    in_child(child)
+    expect(steps(before, 3, 6), expected)     # the parent goes on, with its threads
+    in_child(lambda: expect(steps(other, 2, 6), expected))
+    expect(steps(other, 2, 6), expected)
+"""
+)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize(("parent", "child"), list(itertools.product(BACKENDS, repeat=2)))
+@pytest.mark.parametrize("size", [1001, 140_003, 300_001])
+def test_a_forked_child_steps_correctly(size, parent, child):
+    """140,003 and 300,001 parameters: the parent's step runs on threads, which the child does not have."""
+    python(FORK, str(size), parent, child, timeout=60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+@pytest.mark.skipif("numba" not in BACKENDS, reason="numba is not installed")
+def test_a_forked_child_of_every_threading_layer(layer):
+    python(FORK, "140003", "numba", "numba", timeout=60, NUMBA_THREADING_LAYER=layer)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_children_of_multiprocessing(backend):
+    """A pool of forked workers, each of which steps an optimizer that it got by pickle."""
+    python(
+        COMMON
+        + """
+    import multiprocessing
+
+    def work(params):
+        optimizer = Optimizer(params, Adam(), backend=sys.argv[1])
+        return steps(optimizer, 0, 3)
+
+    params = make(140_003, sys.argv[1]).params
+    expected = work(params.copy())
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        for found in pool.map(work, [params] * 4):
+            expect(found, expected)
+    """,
+        backend,
+        timeout=60,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_auto_takes_c_in_a_forked_child():
+    if BACKENDS != ["numba", "c"]:
+        pytest.skip("one backend is installed")
+    python(
+        FORK[: FORK.index("    size, parent")]
+        + """
+    expect(make(7, "auto").backend, "numba")
+    def child():
+        optimizer = make(140_003, "auto")
+        expect((optimizer.backend, "fork" in optimizer.backend_reason), ("c", True))
+        expect(steps(optimizer, 0, 3), run(140_003, "numba", 0, 3))
+    in_child(child)
+    expect(make(7, "auto").backend, "numba")
+    """,
+        timeout=60,
+    )
+
+
+THREADS = (
+    COMMON
+    + """
+    import threading
+
+    backend, size = sys.argv[1], int(sys.argv[2])
+    if backend == "numba":
+        import numba
+    expected = run(size, backend, 0, 12)
+    started = threading.Barrier(3)
+    found = {}
+
+    def work(number):
+        started.wait()
+        made = [run(size, backend, 0, 12, threads=1 + number) for _ in range(2)]
+        found[number] = made
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    expect(found, {number: [expected] * 2 for number in range(3)})
+    if backend == "numba" and size > 131_072:
+        expect(numba.threading_layer(), sys.argv[3])
+"""
+)
+
+
+def layers() -> list[str]:
+    found = ["omp", "workqueue"]
+    if importlib.util.find_spec("tbb"):
+        found.append("tbb")
+    return found
+
+
+@pytest.mark.skipif("numba" not in BACKENDS, reason="numba is not installed")
+@pytest.mark.parametrize("size", [1001, 140_003])
+@pytest.mark.parametrize("layer", layers())
+def test_threads_step_optimizers_at_once_with_numba(layer, size):
+    """Workqueue ends the process if two parallel regions run at once."""
+    python(THREADS, "numba", str(size), layer, timeout=100, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="3")
+
+
+@pytest.mark.skipif("c" not in BACKENDS, reason="the C backend is not installed")
+@pytest.mark.parametrize("size", [1001, 300_001])
+def test_threads_step_optimizers_at_once_with_c(size):
+    python(THREADS, "c", str(size), timeout=100)
