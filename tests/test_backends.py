@@ -340,8 +340,8 @@ STEPS = """
         for _ in range(3):
             optimizer.step(np.sin(np.arange(size)))
         found[f"{rule} {size}"] = zlib.crc32(params.tobytes())
-    from fastopt.backends.numba import _specialized
-    hits = sum(sum(kernel.stats.cache_hits.values()) for kernel in _specialized.values())
+    from fastopt.backends.numba import _compiled
+    hits = sum(sum(kernel.stats.cache_hits.values()) for kernel in _compiled.values())
     print(json.dumps([found, hits]))
 """
 RUNS = [("SGD", 100), ("SGD", 140_003)]
