@@ -1,5 +1,6 @@
 """What the tests share: four threads on any machine, an environment without fastopt's variables, and the backends."""
 
+import importlib.util
 import os
 import signal
 
@@ -12,6 +13,9 @@ os.environ["PYTHONSAFEPATH"] = "1"  # child processes import the installed packa
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 for _name in ("FASTOPT_BACKEND", "FASTOPT_NUM_THREADS", "FASTOPT_ISA"):
     os.environ.pop(_name, None)
+
+#: Tests that need torch, where there is none.
+collect_ignore = [] if importlib.util.find_spec("torch") else ["torch_optimizers"]
 
 BACKENDS = [name for name, available in fastopt.backends().items() if available]
 

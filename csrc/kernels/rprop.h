@@ -5,7 +5,9 @@ KERNEL(rprop, (prev, step_size),
     real grad = grad_scale * g[i] + l2 * p[i];
     const real product = grad * prev[i];
     real size = step_size[i];
-    size = product > zero ? size * eta_plus : (product < zero ? size * eta_minus : size);
+    const real grown = size * eta_plus;
+    const real shrunk = size * eta_minus;
+    size = product > zero ? grown : (product < zero ? shrunk : size);
     size = size < smallest ? smallest : size;
     size = size > largest ? largest : size;
     grad = product < zero ? zero : grad;

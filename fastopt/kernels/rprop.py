@@ -12,7 +12,9 @@ def rprop(p, g, prev, step_size, k):
         grad = grad_scale * g[i] + l2 * p[i]
         product = grad * prev[i]
         size = step_size[i]
-        size = size * eta_plus if product > zero else (size * eta_minus if product < zero else size)
+        grown = size * eta_plus
+        shrunk = size * eta_minus
+        size = grown if product > zero else (shrunk if product < zero else size)
         size = smallest if size < smallest else size
         size = largest if size > largest else size
         grad = zero if product < zero else grad
