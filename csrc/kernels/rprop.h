@@ -1,13 +1,11 @@
 /* Rprop. */
 KERNEL(rprop, (prev, step_size),
-       (grad_scale, l2, shrink, eta_minus, eta_plus, smallest, largest, zero))
+       (grad_scale, l2, shrink, eta_minus, eta_plus, smallest, largest, zero, one))
 {
     real grad = grad_scale * g[i] + l2 * p[i];
     const real product = grad * prev[i];
-    real size = step_size[i];
-    const real grown = size * eta_plus;
-    const real shrunk = size * eta_minus;
-    size = product > zero ? grown : (product < zero ? shrunk : size);
+    const real factor = product > zero ? eta_plus : (product < zero ? eta_minus : one);
+    real size = step_size[i] * factor;
     size = size < smallest ? smallest : size;
     size = size > largest ? largest : size;
     grad = product < zero ? zero : grad;

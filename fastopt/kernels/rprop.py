@@ -7,14 +7,12 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 @numba.njit(parallel=True, error_model="numpy")
 def rprop(p, g, prev, step_size, k):
-    grad_scale, l2, shrink, eta_minus, eta_plus, smallest, largest, zero = to_fixed_tuple(k, 8)
+    grad_scale, l2, shrink, eta_minus, eta_plus, smallest, largest, zero, one = to_fixed_tuple(k, 9)
     for i in prange(p.size):
         grad = grad_scale * g[i] + l2 * p[i]
         product = grad * prev[i]
-        size = step_size[i]
-        grown = size * eta_plus
-        shrunk = size * eta_minus
-        size = grown if product > zero else (shrunk if product < zero else size)
+        factor = eta_plus if product > zero else (eta_minus if product < zero else one)
+        size = step_size[i] * factor
         size = smallest if size < smallest else size
         size = largest if size > largest else size
         grad = zero if product < zero else grad

@@ -45,6 +45,7 @@ class Rprop(Rule):
             "smallest": self.step_sizes[0],
             "largest": self.step_sizes[1],
             "zero": 0.0,
+            "one": 1.0,
         }
 
     def reference(self, step, p, g, prev, step_size):
