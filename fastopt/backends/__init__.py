@@ -3,9 +3,9 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from itertools import starmap
 from operator import call
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -34,7 +34,7 @@ class Program(NamedTuple):
 
     calls: list[Call]
     keeps: tuple
-    lock: AbstractContextManager | None = None
+    lock: "Lock | None" = None  # a function before Python 3.13, hence in quotes
 
 
 class Backend(Protocol):
@@ -178,18 +178,22 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def run(calls: Sequence[Call], lock: AbstractContextManager | None = None) -> None:
+def run(calls: Sequence[Call], lock: "Lock | None" = None) -> None:
     """Runs every call, in order: an interrupt is raised before the first or after the last, never in between.
 
     CPython lets signal handlers run between two instructions of Python code. There are none between these calls: the
-    loop over them is in C, and so must be the functions.
+    loop over them is in C, and so must be the functions. Taking and giving back the lock are two calls among them.
     """
-    flat = [(function, *arguments) for function, arguments in calls]
-    if lock is None:
-        results = list(starmap(call, flat))
-    else:
-        with lock:
-            results = list(starmap(call, flat))
+    flat: list[tuple] = [(function, *arguments) for function, arguments in calls]
+    if lock is not None:
+        flat = [(lock.acquire,), *flat, (lock.release,)]
+    results: list[Any] = []
+    try:
+        results.extend(starmap(call, flat))
+    except BaseException:
+        if lock is not None and 0 < len(results) < len(flat):  # a call in between has failed
+            lock.release()
+        raise
     for result in results:
         if type(result) is int and result != 0:
             raise BackendError(f"a kernel could not run (code {result})")
