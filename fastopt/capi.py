@@ -1,7 +1,7 @@
 """The compiled library for programs in C, C++, Cython, ctypes, cffi and JAX: where it is, and pointers into it."""
 
 import ctypes
-from pathlib import Path
+import os
 from typing import Any
 
 from fastopt.errors import BackendError, nearest
@@ -29,12 +29,13 @@ _names: dict[str, bytes] = {}  # capsules do not copy their names
 
 def get_include() -> str:
     """The folder of ``fastopt.h``, for a C compiler's ``-I``. BackendError if there is no C backend."""
-    return str(_folder() / "include")
+    return os.path.join(_folder(), "include")
 
 
 def get_library() -> str:
     """The path of the shared library, for a linker, ``dlopen`` or ctypes. BackendError if there is no C backend."""
-    return str(next((_folder() / "lib").glob("libfastopt.*")))
+    folder = os.path.join(_folder(), "lib")
+    return next(os.path.join(folder, name) for name in os.listdir(folder) if name.startswith("libfastopt."))
 
 
 def address(name: str) -> int:
@@ -60,10 +61,10 @@ def capsule(name: str) -> Any:
     return new(pointer, text, None)
 
 
-def _folder() -> Path:
+def _folder() -> str:
     """Where the C backend's build has put the header and the library: beside the extension."""
     try:
         from fastopt import _c
     except ImportError as error:
         raise BackendError(f"backend 'c' is not available: {error}") from error
-    return Path(_c.__file__).parent
+    return os.path.dirname(_c.__file__)
