@@ -56,8 +56,9 @@ class Group:
         """Fills the coefficients of the group's next step, for gradients that are to be multiplied by ``scale``."""
         values: dict[str, float] = {}
         try:
-            values = self._rule.coefficients(self.step + 1)
-            values["grad_scale"] *= scale
+            values = self._rule.coefficients(self._optimizer.counts[self.index] + 1)
+            if scale != 1.0:
+                values["grad_scale"] *= scale
             self._pack(self._memory, 0, *values.values())
         except OverflowError:
             largest = float(np.finfo(self.k.dtype).max)

@@ -1,6 +1,7 @@
 """What an update rule is: hyperparameters with their domains, states, coefficients and a reference."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -68,13 +69,15 @@ class Rule(Declared):
         ``grad_scale`` multiplies the gradient (and is negative to maximize), ``l2`` adds coupled weight decay to it,
         and ``shrink`` multiplies the parameters for decoupled weight decay.
         """
+        sign, coupled, decoupled = self._decays
+        return {"grad_scale": sign, "l2": coupled, "shrink": 1.0 - lr * decoupled}
+
+    @cached_property
+    def _decays(self) -> tuple[float, float, float]:
+        """The sign of the gradient, coupled and decoupled weight decay: they are asked for in every step."""
         decay = getattr(self, "weight_decay", 0.0)
-        decoupled = getattr(self, "decoupled_weight_decay", False)
-        return {
-            "grad_scale": -1.0 if self.maximize else 1.0,
-            "l2": 0.0 if decoupled else decay,
-            "shrink": 1.0 - lr * decay if decoupled else 1.0,
-        }
+        sign = -1.0 if self.maximize else 1.0
+        return (sign, 0.0, decay) if getattr(self, "decoupled_weight_decay", False) else (sign, decay, 0.0)
 
     def table(self, steps: int, dtype: DTypeLike = np.float64) -> np.ndarray:
         """The coefficients of the steps 1 to ``steps``, a row each: shape ``(steps, coefficients)``.

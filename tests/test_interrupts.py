@@ -161,6 +161,22 @@ def test_at_every_instruction_where_programs_are_bound(backend):
     assert number > 500
 
 
+def test_at_every_instruction_of_a_step_with_another_gradient(backend):
+    """None of the two may be read when the other is given."""
+    optimizer = Optimizer(np.zeros(5), SGD(lr=1.0), backend=backend)
+    ones, tens = np.ones(5), np.full(5, 10.0)
+    optimizer.step(ones)
+    number, interrupted = 0, True
+    while interrupted:
+        before, count = optimizer.flat.copy(), optimizer.step_count
+        interrupted = interrupted_at(number, partial(optimizer.step, tens))
+        optimizer.step(ones)
+        steps_with_tens = optimizer.step_count - count - 1
+        np.testing.assert_array_equal(optimizer.flat, before - 10 * steps_with_tens - 1)
+        number += 1
+    assert number > 300 and steps_with_tens == 1
+
+
 def test_at_every_instruction_of_freezing(backend):
     """What frozen says is what steps do."""
     optimizer = make("groups", SMALL, backend, "float32")
@@ -323,6 +339,8 @@ def test_a_storm_does_no_harm_to_a_compilation(tmp_path):
                     track.step(optimizer)
                 except tests.Interrupted:
                     time.sleep(1e-3)
+                except RuntimeError as error:  # what CPython's threading makes of an interrupt in Condition.wait
+                    assert "release unlocked lock" in str(error)
         track.check(optimizer)
         assert storm.raised > 5
         """,

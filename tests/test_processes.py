@@ -24,9 +24,11 @@ COMMON = """
         params = fastopt.FlatBuffer({"w": values, "b": np.ones(7)}, "float32")
         return Optimizer(params, {"w": Adam(), "b": Momentum()}, backend=backend, threads=threads, ema_decay=0.9)
 
+    gradients = {}  # one for each optimizer, so that only the first step binds it
+
     def steps(optimizer, first, last):
+        gradient = gradients.setdefault(optimizer, optimizer.params.zeros_like())
         for seed in range(first, last):
-            gradient = optimizer.params.zeros_like()
             gradient.flat[:] = np.random.default_rng(seed).standard_normal(gradient.size)
             optimizer.step(gradient, max_norm=1.0, nonfinite="raise")
         return bits(optimizer)

@@ -195,5 +195,5 @@ def run(calls: Sequence[Call], lock: "Lock | None" = None) -> None:
             lock.release()
         raise
     for result in results:
-        if type(result) is int and result != 0:
+        if result and type(result) is int:
             raise BackendError(f"a kernel could not run (code {result})")
