@@ -134,4 +134,5 @@ class _NumbaProgram:
             for kernel, (p, *states), gradient, k in zip(self._kernels, self._arrays, gradients, self._k, strict=True)
             if gradient is not None and p.size
         ]
-        run(self._backend.bind([*works, self._assign], threads).calls)
+        program = self._backend.bind([*works, self._assign], threads)
+        run(program.calls, program.lock)
