@@ -61,14 +61,18 @@ class Group:
                 values["grad_scale"] *= scale
             self._pack(self._memory, 0, *values.values())
         except OverflowError:
-            largest = float(np.finfo(self.k.dtype).max)
-            large = {name: value for name, value in values.items() if abs(value) > largest}
-            what = large or f"the coefficients of step {self.step + 1}"
-            raise ValueError(f"{self._rule!r}: too large for {self.k.dtype.name}: {what}") from None
+            raise too_large(self._rule, self.k.dtype, values) from None
 
     def __repr__(self) -> str:
         frozen = ", frozen" if self.frozen else ""
         return f"Group({self.pattern!r}: {self._rule!r}, {len(self.names)} parameters, step {self.step}{frozen})"
+
+
+def too_large(rule: Rule, dtype: np.dtype, values: Mapping[str, float]) -> ValueError:
+    """The error that names the coefficients that a dtype cannot hold; there are none if they could not be computed."""
+    largest = float(np.finfo(dtype).max)
+    large = {name: value for name, value in values.items() if abs(value) > largest}
+    return ValueError(f"{rule!r}: too large for {dtype.name}: {large or 'the coefficients of the next step'}")
 
 
 def assign(names: list[str], rules: Rule | Mapping[str, Rule]) -> dict[str, tuple[Rule, tuple[str, ...]]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from fastopt.groups import too_large
 from fastopt.rule import Rule
 from fastopt.torch import memory
 from fastopt.torch.engines import Run, engine
@@ -283,8 +284,7 @@ def _fill(k: np.ndarray, rule: Rule, scalars: np.ndarray) -> list[float]:
     try:
         struct.pack_into(f"={k.size}{k.dtype.char}", k.data, 0, *values.values())
     except OverflowError:
-        large = {name: value for name, value in values.items() if abs(value) > float(np.finfo(k.dtype).max)}
-        raise ValueError(f"{rule!r}: too large for {k.dtype.name}: {large}") from None
+        raise too_large(rule, k.dtype, values) from None
     return after
 
 
