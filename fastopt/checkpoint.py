@@ -178,7 +178,7 @@ def _revive_value(name: str, value: Any, present: Any, calls: list[Call]) -> Any
         schedule.resume(value["progress"])
         if schedule != present:
             return schedule
-        calls.append((present.__dict__.update, (schedule.__dict__,)))
+        calls.append((present.__dict__.update, schedule.__dict__))
         return present
     return tuple(value) if isinstance(value, list) else value
 
@@ -206,8 +206,8 @@ def _restoring(optimizer: "Optimizer", saved: Mapping[str, Any]) -> list[Call]:
             raise CheckpointError(f"groups[{pattern!r}]: there is no {error}") from error
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"groups[{pattern!r}]: {error}") from error
-        calls += [(setattr, (group, "_rule", rule)), (setattr, (group, "frozen", frozen))]
-    calls.append((setitem, (optimizer.counts, slice(None), counts)))
+        calls += [(setattr, group, "_rule", rule), (setattr, group, "frozen", frozen)]
+    calls.append((setitem, optimizer.counts, slice(None), counts))
     known = optimizer.layout.shapes
     for name, states in saved["state"].items():
         if name not in known:
@@ -269,5 +269,5 @@ def _copying(optimizer: "Optimizer", what: str, here: Mapping[str, np.ndarray], 
             raise CheckpointError(f"{what}: {name!r} is {given.dtype}, not {optimizer.dtype} as here")
         if given.shape != array.shape:
             raise CheckpointError(f"{what}: {name!r} has the shape {given.shape}, not {array.shape} as here")
-        calls.append((setitem, (array, ..., given)))
+        calls.append((setitem, array, ..., given))
     return calls

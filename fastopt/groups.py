@@ -3,6 +3,7 @@
 import fnmatch
 import struct
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +28,8 @@ class Group:
         self.frozen = False
         #: The coefficients of the step that is being made, in the rule's order: an array that kernels read.
         self.k = np.zeros(len(rule.coefficients(1)), optimizer.dtype)
-        self._pack = struct.Struct(f"={self.k.size}{self.k.dtype.char}").pack_into  # "=": too large is an error
-        self._memory = memoryview(self.k).cast("B")
+        pack = struct.Struct(f"={self.k.size}{self.k.dtype.char}").pack_into  # "=": too large is an error
+        self._pack = partial(pack, memoryview(self.k).cast("B"), 0)
 
     @property
     def step(self) -> int:
@@ -52,14 +53,14 @@ class Group:
             raise ValueError(f"rule: {rule!r} keeps other states than {self._rule!r}: make a new Optimizer")
         return rule
 
-    def prepare(self, scale: float) -> None:
-        """Fills the coefficients of the group's next step, for gradients that are to be multiplied by ``scale``."""
+    def prepare(self, step: int, scale: float) -> None:
+        """Fills the coefficients of a step (counted from 1), for gradients that are to be multiplied by ``scale``."""
         values: dict[str, float] = {}
         try:
-            values = self._rule.coefficients(self._optimizer.counts[self.index] + 1)
+            values = self._rule.coefficients(step)
             if scale != 1.0:
                 values["grad_scale"] *= scale
-            self._pack(self._memory, 0, *values.values())
+            self._pack(*values.values())
         except OverflowError:
             raise too_large(self._rule, self.k.dtype, values) from None
 

@@ -109,6 +109,7 @@ class Optimizer:
         self._backend, self.backend_reason = select(backend, own_kernel=own_kernel)
         #: Counters, replaced as a whole when a step has been made: see ``_STEP`` and the like.
         self.counts = [0] * (_GROUPS + len(members))
+        self._counted = self.counts.copy()  # what they will be after the step that is being made
         #: The groups by pattern.
         self.groups = MappingProxyType(
             {
@@ -264,7 +265,7 @@ class Optimizer:
             if self.counts[_MICRO_STEP] + 1 < self._accumulate:
                 return self._add(source)
             add = source.add_to_total
-            run([(setitem, (self._total.array, _ALL, self.accumulated.flat)), *add.calls], add.lock)
+            run([(setitem, self._total.array, _ALL, self.accumulated.flat), *add.calls], add.lock)
             source, grad_scale = self._total, 1 / self._accumulate
         norm: float | None = None
         scale = grad_scale
@@ -274,14 +275,15 @@ class Optimizer:
                 return self._refuse(norm, nonfinite)
             if max_norm is not None and not norm + _CLIP_EPS <= max_norm:
                 scale *= max_norm / (norm + _CLIP_EPS)
-        counts = self.counts.copy()
+        counts = self._counted
+        counts[_ALL] = self.counts
         counts[_STEP] += 1
         counts[_MICRO_STEP] = 0
         for group in self._active:
-            group.prepare(scale)
             counts[group.index] += 1
-        lock = source.update.lock or self._follow.lock
-        run([*source.update.calls, (setitem, (self.counts, _ALL, counts)), *self._finish], lock)
+            group.prepare(counts[group.index], scale)
+        update = source.update
+        run(update.calls, update.lock)
         return StepReport(counts[_STEP], norm, False)
 
     def _refuse(self, norm: float, nonfinite: str) -> StepReport:
@@ -292,7 +294,7 @@ class Optimizer:
     def _add(self, source: "_Source") -> StepReport:
         """Adds a gradient to the accumulated ones."""
         add = source.add
-        run([*add.calls, (setitem, (self.counts, _MICRO_STEP, self.counts[_MICRO_STEP] + 1))], add.lock)
+        run([*add.calls, (setitem, self.counts, _MICRO_STEP, self.counts[_MICRO_STEP] + 1)], add.lock)
         return StepReport(self.counts[_STEP], None, True)
 
     # Binding: which memory the kernels read and write
@@ -324,7 +326,7 @@ class Optimizer:
             self._follow = self._follow_params()
             self._finish: list[Call] = list(self._follow.calls)
             if self.accumulated is not None:
-                self._finish.append((setitem, (self.accumulated.flat, _ALL, 0)))
+                self._finish.append((setitem, self.accumulated.flat, _ALL, 0))
                 self._total = _Source(self, FlatBuffer.empty(self.layout, self.dtype).flat)
         array = self._stage(grads) if _is_plain_mapping(grads) else self._checked_flat(grads)
         if self._source is None or self._source.array is not array:
@@ -397,7 +399,7 @@ class _Source:
 
     @cached_property
     def update(self) -> Program:
-        """Updates parameters and states by the gradient."""
+        """Updates parameters and states by the gradient, takes over the counts, and does what follows an update."""
         optimizer = self._optimizer
         works = []
         for group in optimizer._active:
@@ -408,7 +410,10 @@ class _Source:
                     start = state.layout.places[first].start
                     buffers.append(state.flat[start : start + place.stop - place.start])
                 works.append(Work(group.rule.kernel, tuple(buffers), group.k))
-        return optimizer._backend.bind(works, optimizer.threads)
+        update = optimizer._backend.bind(works, optimizer.threads)
+        count = setitem, optimizer.counts, _ALL, optimizer._counted
+        lock = update.lock or optimizer._follow.lock
+        return Program([*update.calls, count, *optimizer._finish], update.keeps, lock)
 
     def scale_added(self, scale: float) -> None:
         """Sets by what :attr:`add` and :attr:`add_to_total` multiply the gradient."""

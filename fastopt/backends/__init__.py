@@ -15,7 +15,8 @@ from fastopt.errors import BackendError, nearest
 NAMES = ("numba", "c")
 CHOICES = ("auto", *NAMES)
 
-Call = tuple[Callable[..., Any], tuple]
+#: A function and its arguments.
+Call = tuple
 
 
 class Work(NamedTuple):
@@ -184,16 +185,17 @@ def run(calls: Sequence[Call], lock: "Lock | None" = None) -> None:
     CPython lets signal handlers run between two instructions of Python code. There are none between these calls: the
     loop over them is in C, and so must be the functions. Taking and giving back the lock are two calls among them.
     """
-    flat: list[tuple] = [(function, *arguments) for function, arguments in calls]
-    if lock is not None:
-        flat = [(lock.acquire,), *flat, (lock.release,)]
-    results: list[Any] = []
-    try:
-        results.extend(starmap(call, flat))
-    except BaseException:
-        if lock is not None and 0 < len(results) < len(flat):  # a call in between has failed
-            lock.release()
-        raise
+    if lock is None:
+        results = list(starmap(call, calls))
+    else:
+        results = []
+        calls = [(lock.acquire,), *calls, (lock.release,)]
+        try:
+            results.extend(starmap(call, calls))
+        except BaseException:
+            if 0 < len(results) < len(calls):  # a call in between has failed
+                lock.release()
+            raise
     for result in results:
-        if result and type(result) is int:
+        if type(result) is int and result:
             raise BackendError(f"a kernel could not run (code {result})")

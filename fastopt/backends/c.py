@@ -24,7 +24,7 @@ class CBackend:
         for span, work in zip(spans, works, strict=True):
             _fill(span, _kernel_index(work.kernel), work.buffers, work.k)
         call = ffi.new("fastopt_call *", (spans, len(works), _useful(threads), isa()))
-        return Program([(lib.fastopt_step, (call,))], (spans, list(works)))
+        return Program([(lib.fastopt_step, call)], (spans, list(works)))
 
     def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
         k = np.zeros(1)

@@ -31,7 +31,7 @@ class NumbaBackend:
         for work in works:
             arguments = *map(writable, work.buffers), work.k
             worth = worth_threads(work.buffers[0].size, threads)
-            calls.append((compiled(work.kernel, work.k.dtype, len(arguments), worth), arguments))
+            calls.append((compiled(work.kernel, work.k.dtype, len(arguments), worth), *arguments))
             parallel |= worth
         return Program(_with_threads(threads, calls), (), _region) if parallel else Program(calls, ())
 
@@ -46,7 +46,7 @@ class NumbaBackend:
             parallel |= worth
 
         def total(scale: float) -> float:
-            calls: list[Call] = [(kernel, (gradient, scale, partials)) for kernel, gradient, partials in bound]
+            calls: list[Call] = [(kernel, gradient, scale, partials) for kernel, gradient, partials in bound]
             if parallel:
                 run(_with_threads(threads, calls), _region)
             else:
@@ -110,7 +110,7 @@ def _with_threads(threads: int, calls: list[Call]) -> list[Call]:
         return calls
     lower, restore = _once(_thread_limiters, _thread_limiters)
     before = np.zeros(1, np.int64)
-    return [(lower, (threads, before)), *calls, (restore, (before,))]
+    return [(lower, threads, before), *calls, (restore, before)]
 
 
 def _thread_limiters() -> tuple[Any, Any]:
