@@ -40,16 +40,10 @@
 #define PASTE(a, b, c) PASTE_EXPANDED(a, b, c)
 #define PASTE_EXPANDED(a, b, c) a##_##b##_##c
 
-/* Elements that are worth a thread. Fewer gain little, and where other programs keep the processors busy a thread that is
- * waited for can cost milliseconds. */
-#ifndef FASTOPT_GRAIN
-#define FASTOPT_GRAIN 65536
-#endif
-
 enum {
     LANES = 32,         /* sums that run side by side in a block of the norm */
     BLOCK = 16384,      /* elements of a block of the norm */
-    GRAIN = FASTOPT_GRAIN,
+    GRAIN = 65536,      /* elements that are worth a thread: for fewer, waiting for it can cost more than it saves */
     CACHE_LINE = 64     /* elements: no two threads write to one line */
 };
 
@@ -191,10 +185,10 @@ static int32_t check_call(const fastopt_call *call)
     return FASTOPT_OK;
 }
 
-static int useful_threads(int64_t elements, int32_t threads)
+static int useful_threads(int64_t elements, const fastopt_call *call)
 {
-    const int64_t grains = elements / GRAIN;
-    return grains < threads ? (grains < 1 ? 1 : (int)grains) : (int)threads;
+    const int64_t grains = elements / (call->grain > 0 ? call->grain : GRAIN);
+    return grains < call->threads ? (grains < 1 ? 1 : (int)grains) : (int)call->threads;
 }
 
 static int64_t total_length(const fastopt_call *call)
@@ -242,7 +236,7 @@ int32_t fastopt_step(const fastopt_call *call)
     const int32_t code = check_call(call);
     if (code == FASTOPT_OK) {
         struct step step = {call, total_length(call)};
-        parallel_run(step_share, &step, useful_threads(step.total, call->threads));
+        parallel_run(step_share, &step, useful_threads(step.total, call));
     }
     return code;
 }
@@ -288,7 +282,7 @@ int32_t fastopt_sum_squares(const fastopt_call *call, double scale, double *part
     const int32_t code = check_call(call);
     if (code == FASTOPT_OK) {
         struct sum sum = {call, fastopt_blocks(call), scale, partials};
-        parallel_run(sum_share, &sum, useful_threads(total_length(call), call->threads));
+        parallel_run(sum_share, &sum, useful_threads(total_length(call), call));
         *total = 0;
         for (int64_t block = 0; block < sum.blocks; block++)
             *total += partials[block];

@@ -65,6 +65,7 @@ typedef struct fastopt_call {
     int64_t count;    /* spans */
     int32_t threads;  /* at most so many; small calls use fewer */
     int32_t isa;
+    int64_t grain;    /* elements that are worth a thread; 0: the library's choice */
 } fastopt_call;
 
 /* FASTOPT_ABI_MAJOR * 1000 + FASTOPT_ABI_MINOR of the library that is running. */

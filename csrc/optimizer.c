@@ -63,7 +63,7 @@ int32_t fastopt_update(fastopt_optimizer *optimizer, void *p, const void *g, con
     optimizer->span.buffers[0] = p;
     optimizer->span.buffers[1] = (void *)g; /* kernels only read it */
     optimizer->span.coefficients = coefficients;
-    const fastopt_call call = {&optimizer->span, 1, threads, isa};
+    const fastopt_call call = {&optimizer->span, 1, threads, isa, 0};
     return fastopt_step(&call);
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harness import python
 
 import fastopt
 from fastopt import capi
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
 HERE = Path(__file__).parent / "c"
 SOURCES = [str(CSRC / name) for name in ("fastopt.c", "optimizer.c", "parallel.c")]
-FLAGS = ["-std=gnu11", "-g", "-DFASTOPT_GRAIN=16384", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
+FLAGS = ["-std=gnu11", "-g", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
 CC = os.environ.get("CC", "cc")
 
 
@@ -104,6 +105,29 @@ def test_thread_sanitizer(tmp_path):
     shell(CC, *FLAGS, "-O1", "-fsanitize=thread", HERE / "pool.c", *pool, "-lpthread")
     shell(CC, *FLAGS, "-O1", "-fsanitize=thread", *SOURCES, HERE / "hammer.c", "-o", program, "-lpthread", "-ldl")
     assert "same bits, pool libgomp" in shell(program, env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)})
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux shows them")
+@pytest.mark.parametrize(("grain", "threads"), [(0, 1), (20_000, 2), (1_000, 4), (2**62, 1)])
+def test_a_call_uses_a_thread_for_each_grain(grain, threads):
+    python(
+        """
+        import os, sys
+        import numpy as np
+        from fastopt._c import ffi, lib
+
+        p, g, k = np.ones(50_000, np.float32), np.ones(50_000, np.float32), np.ones(4, np.float32)
+        buffers = [ffi.cast("void *", array.ctypes.data) for array in (p, g)]
+        span = ffi.new("fastopt_span *", (p.size, ffi.cast("void *", k.ctypes.data), buffers))
+        span.kernel = lib.fastopt_find(b"sgd")
+        before = len(os.listdir("/proc/self/task"))
+        assert lib.fastopt_step(ffi.new("fastopt_call *", (span, 1, 4, 0, int(sys.argv[1])))) == 0
+        made = len(os.listdir("/proc/self/task")) - before
+        assert made == int(sys.argv[2]) - 1, made
+        """,
+        str(grain),
+        str(threads),
+    )
 
 
 def test_the_version_is_that_of_the_header_and_of_cmake():

@@ -41,6 +41,10 @@ def engine(runs: Sequence[Run], buffers: Sequence[Sequence[Tensor]], scalars: np
     return _NumbaProgram(runs, buffers, scalars, update)
 
 
+#: Elements that are worth a thread. They are fewer than elsewhere: backward has just used the pool, so it is awake, and
+#: what backward wrote lies in the caches of all its processors.
+GRAIN = 16384
+
 # SGD's kernel as an assignment, p = 0 p - (-1) g: grad_scale, l2, shrink, step_size.
 _ASSIGN = (1.0, 0.0, 0.0, -1.0)
 
@@ -71,7 +75,8 @@ class _OneCall:
         self._coefficients, self._lengths, self._gradients = rows["coefficients"], rows["length"], rows["buffers"][:, 1]
         self._sizes = self._lengths.copy()
         self._whole = True  # whether every row had a gradient in the step before
-        self._call = ffi.new("fastopt_call *", (ffi.from_buffer("fastopt_span[]", table), len(table), 1, isa()))
+        spans = ffi.from_buffer("fastopt_span[]", table)
+        self._call = ffi.new("fastopt_call *", (spans, len(table), 1, isa(), GRAIN))
         self._keeps = table, buffers, scalars, update, k
         self._lib, self._text = lib, ffi.string
 

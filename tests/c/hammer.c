@@ -46,7 +46,7 @@ static uint64_t run(int32_t kernel, int32_t dtype, int32_t isa, int32_t threads)
         for (int b = 0; b < 2 + about->state_count; b++)
             spans[s].buffers[b] = allocate(lengths[s], dtype, (unsigned)(s * 100 + b));
     }
-    const fastopt_call call = {spans, SPANS, threads, isa};
+    const fastopt_call call = {spans, SPANS, threads, isa, 16384};
     double *partials = malloc((size_t)fastopt_blocks(&call) * sizeof *partials);
     double norm = 0;
     for (int step = 0; step < STEPS; step++)
@@ -106,7 +106,7 @@ static void errors(void)
     float p = 1, g = 1, k[4] = {1, 0, 1, 1};
     const int32_t sgd = fastopt_find("sgd");
     fastopt_span span = {1, k, {&p, &g}, sgd, FASTOPT_FLOAT32};
-    fastopt_call call = {&span, 1, 1, FASTOPT_BASELINE};
+    fastopt_call call = {&span, 1, 1, FASTOPT_BASELINE, 0};
     int32_t code;
     expect(fastopt_find("adm"), -1);
     call.isa = fastopt_best_isa() + 1, expect(fastopt_step(&call), FASTOPT_NO_ISA), call.isa = 0;
