@@ -3,7 +3,8 @@
 ``python -m fastopt.bench.training_step`` trains a two-layer net, a small transformer and an embedding-heavy model.
 Every round runs some steps with fastopt's optimizer, with torch's fused one and with torch's default one, in an order
 that rotates, and gives one ratio for each of torch's. Medians of these ratios are printed: what disturbs the machine
-for a while disturbs all of them.
+for a while disturbs all of them. Last, the optimizers alone step again and again by the last gradients: then parameters
+and states are in the caches as far as they fit.
 """
 
 import argparse
@@ -84,14 +85,23 @@ class Trainee:
         end = time.perf_counter()
         return end - start, end - middle
 
+    def step_again(self) -> float:
+        """A step of the optimizer by the gradients as they are: its seconds."""
+        start = time.perf_counter()
+        self.optimizer.step()
+        return time.perf_counter() - start
+
 
 class Timing(NamedTuple):
-    """Microseconds of a training step and of the optimizer's part, and both in units of fastopt's: medians."""
+    """Microseconds of a training step, of the optimizer's part and of the optimizer alone: medians. Then the medians of
+    their ratios over fastopt's."""
 
     whole: float
     optimizer: float
+    alone: float
     whole_ratio: float
     optimizer_ratio: float
+    alone_ratio: float
 
 
 def compare(build: Callable[[], Model], rule: str, rounds: int, steps: int) -> dict[str, Timing]:
@@ -105,13 +115,16 @@ def compare(build: Callable[[], Model], rule: str, rounds: int, steps: int) -> d
         "torch default": Trainee(model, torch_class),
     }
     names = list(trainees)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    times: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
     for turn in range(rounds + 1):  # the first round is a warm-up
         batches = [model.batch() for _ in range(steps)]
         for name in names[turn % 3 :] + names[: turn % 3]:
             each = [trainees[name].step(*batch) for batch in batches]
-            times[name].append((statistics.median(t[0] for t in each), statistics.median(t[1] for t in each)))
+            times[name].append(tuple(map(statistics.median, zip(*each, strict=True))))
     _check_agreement(trainees)
+    for turn in range(rounds + 1):
+        for name in names[turn % 3 :] + names[: turn % 3]:
+            times[name][turn] += (statistics.median(trainees[name].step_again() for _ in range(4 * steps)),)
     return {name: _summary(samples[1:], times["fastopt"][1:]) for name, samples in times.items()}
 
 
@@ -122,12 +135,10 @@ def _check_agreement(trainees: dict[str, Trainee]) -> None:
         torch.testing.assert_close(p, q, rtol=0.05, atol=0.05)
 
 
-def _summary(samples: Sequence[tuple[float, float]], ours: Sequence[tuple[float, float]]) -> Timing:
-    columns = [[sample[part] for sample in samples] for part in (0, 1)]
-    pairs = list(zip(samples, ours, strict=True))
-    ratios = [[sample[part] / our[part] for sample, our in pairs] for part in (0, 1)]
-    whole, optimizer = (statistics.median(column) * 1e6 for column in columns)
-    return Timing(whole, optimizer, *map(statistics.median, ratios))
+def _summary(samples: Sequence[tuple[float, ...]], ours: Sequence[tuple[float, ...]]) -> Timing:
+    ratios = [[time / our for time, our in zip(*pair, strict=True)] for pair in zip(samples, ours, strict=True)]
+    medians = [statistics.median(column) for table in (samples, ratios) for column in zip(*table, strict=True)]
+    return Timing(*(1e6 * time for time in medians[:3]), *medians[3:])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -158,11 +169,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         network = MODELS[name]().network
         tensors = [p.numel() for p in network.parameters()]
         print(f"\n{name}: {len(tensors)} tensors, {sum(tensors)} parameters")
-        print(f"{'':16}{'step, us':>12}{'ratio':>8}{'optimizer, us':>16}{'ratio':>8}")
+        print(f"{'':16}{'step, us':>12}{'ratio':>8}{'optimizer, us':>16}{'ratio':>8}{'alone, us':>12}{'ratio':>8}")
         for each, timing in rows.items():
             print(
                 f"{each:16}{timing.whole:12.0f}{timing.whole_ratio:8.2f}"
-                f"{timing.optimizer:16.1f}{timing.optimizer_ratio:8.2f}"
+                f"{timing.optimizer:16.1f}{timing.optimizer_ratio:8.2f}{timing.alone:12.1f}{timing.alone_ratio:8.2f}"
             )
     return 0
 
