@@ -10,8 +10,9 @@ import pytest
 
 import fastopt
 from fastopt import cli, kernels
-from fastopt.bench import cases, limit, measure, verify
+from fastopt.bench import cases, limit, measure, verify, worker
 from fastopt.bench.peers import PEERS, Bound, Peer
+from fastopt.buffers import aligned_empty
 
 INSTALLED = [name for name, peer in PEERS.items() if not peer.missing()]
 SLOW = {"torch-compile", "deepspeed"}  # they compile for a minute
@@ -152,6 +153,7 @@ def test_json_holds_every_engine_and_size(measured):
         "dtype": "float32",
         "threads": 1,
         "engines": ["numba", "c", "numpy"],
+        "turns": 5,
     }
 
 
@@ -170,6 +172,15 @@ def test_the_table_names_what_is_missing_and_what_is_refused(tmp_path, monkeypat
     assert "Lion" in result.stdout and "slowdown" in result.stdout
     assert result.stderr == ""  # no progress bar where there is no terminal
     assert (tmp_path / "bench.png").exists()
+
+
+@pytest.mark.parametrize(("name", "buffers"), [("c", 2), ("numpy", 0)])
+def test_a_backend_steps_new_memory_in_every_turn(name, buffers, monkeypatch):
+    engine, made = worker.Engine(name, 1), []
+    engine.prepare("fastopt:SGD", {}, 100, "float32")
+    monkeypatch.setattr(worker, "aligned_empty", lambda *shape: made.append(shape) or aligned_empty(*shape))
+    engine.turn(0.001)
+    assert len(made) == buffers
 
 
 def test_a_rule_that_a_peer_lacks_is_refused():
@@ -196,6 +207,7 @@ def test_a_rule_that_a_peer_lacks_is_refused():
         (["--size", "inf"], ["--size", "'inf'", f"{2**31}"]),
         (["--size", "2000M"], ["--size", "nearest that is allowed"]),
         (["--dtype", "float16"], ["--dtype", "float32"]),
+        (["--turns", "0"], ["--turns", "1"]),
         (["--threads", "0"], ["--threads", "nearest that is allowed: 1"]),
         (["--threads", "1000000"], ["--threads", "nearest that is allowed"]),
         (["--threads", "two"], ["--threads", "two"]),

@@ -12,6 +12,7 @@ import fastopt
 from fastopt.backends import NAMES, processors, resolve_threads
 from fastopt.bench import cases
 from fastopt.bench.peers import PEERS
+from fastopt.bench.session import TURNS
 from fastopt.errors import nearest
 from fastopt.rule import Rule
 
@@ -110,6 +111,13 @@ class Size(click.ParamType):
     metavar="NAMES",
     help=f"Other libraries that make the same step, with commas between: {', '.join(PEERS)}, or all.",
 )
+@click.option(
+    "--turns",
+    type=click.IntRange(1),
+    default=TURNS,
+    show_default=True,
+    help="How often each is measured, in new memory; the medians are shown.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to the standard output in place of the table.")
 @click.option(
     "--out",
@@ -128,6 +136,7 @@ def bench(
     threads: int | None,
     backends: tuple[str, ...] | None,
     peers: tuple[str, ...] | None,
+    turns: int,
     as_json: bool,
     out: Path,
 ) -> int:
@@ -160,14 +169,20 @@ def bench(
         with progress:
             task = progress.task_ids[0]
             results, refusals = session.run(
-                chosen, sizes, dtype, threads, engines, lambda what: progress.update(task, advance=1, description=what)
+                chosen,
+                sizes,
+                dtype,
+                threads,
+                engines,
+                lambda what: progress.update(task, advance=1, description=what),
+                turns,
             )
     except session.Failure as failure:
         raise click.ClickException(str(failure)) from None
     if results:
         chart.draw(out, results)
     if as_json:
-        settings = {"sizes": list(sizes), "dtype": dtype, "threads": threads, "engines": engines}
+        settings = {"sizes": list(sizes), "dtype": dtype, "threads": threads, "engines": engines, "turns": turns}
         click.echo(json.dumps(report.as_json(results, refusals, missing, settings), indent=2))
     else:
         report.show(Console(width=None if os.isatty(1) else 120), results, refusals, missing)

@@ -15,13 +15,14 @@ from fastopt.backends import NAMES
 from fastopt.bench import cases, measure
 from fastopt.rule import Rule
 
-TURNS = 5  # of each engine for each step that is measured
+TURNS = 5  # of each engine for each step, unless others are asked for
 BUDGET = 0.06  # seconds of a turn, if a step is not longer
 
 #: How engines are kept from disturbing each other: what the command says about it.
 ISOLATION = (
     "Every engine runs in a process of its own, since each brings its own thread pool. The processes take turns: one "
-    "works, and passes on when its threads are asleep. A step and its limit take turns within one process."
+    "works, and passes on when its threads are asleep. A step and its limit take turns within one process, in "
+    "new memory each time."
 )
 
 
@@ -109,6 +110,7 @@ def run(
     threads: int,
     engines: Sequence[str],
     advance: Callable[[str], None],
+    turns: int = TURNS,
 ) -> tuple[list[Result], list[Refusal]]:
     """Measures every rule, size and engine; calls ``advance`` before each step with what comes next."""
     results: list[Result] = []
@@ -119,7 +121,7 @@ def run(
         for rule in rules:
             for size in sizes:
                 advance(f"{cases.label(rule)}, {size:,}")
-                measured, refused = _measure(workers, rule, size, dtype)
+                measured, refused = _measure(workers, rule, size, dtype, turns)
                 refusals |= dict.fromkeys(refused)
                 results += _results(measured, rule, size, dtype, threads)
     finally:
@@ -128,11 +130,11 @@ def run(
     return results, list(refusals)
 
 
-Turns = list[measure.Round]
-Measured = dict[str, tuple[float | None, Turns]]  # the difference from the formula and the turns, by engine
+#: The difference from the formula and the turns, by engine.
+Measured = dict[str, tuple[float | None, list[measure.Round]]]
 
 
-def _measure(workers: list[Worker], rule: Rule, size: int, dtype: str) -> tuple[Measured, list[Refusal]]:
+def _measure(workers: list[Worker], rule: Rule, size: int, dtype: str, turns: int) -> tuple[Measured, list[Refusal]]:
     """The turns of every engine that makes the step, with its difference from the formula, and who does not."""
     ready: Measured = {}
     refused = []
@@ -149,16 +151,14 @@ def _measure(workers: list[Worker], rule: Rule, size: int, dtype: str) -> tuple[
             refused.append(Refusal(worker.engine, cases.label(rule), answer["refused"]))
         else:
             ready[worker.engine] = answer["difference"], []
-    for _ in range(TURNS):
+    for _ in range(turns):
         for worker in workers:
             if worker.engine in ready:
                 ready[worker.engine][1].append(measure.Round(**worker.ask(do="turn", budget=BUDGET)))
     return ready, refused
 
 
-def _results(
-    measured: dict[str, tuple[float | None, Turns]], rule: Rule, size: int, dtype: str, threads: int
-) -> list[Result]:
+def _results(measured: Measured, rule: Rule, size: int, dtype: str, threads: int) -> list[Result]:
     """The results of one step: of the backends, then of the peers, which are compared with the faster backend."""
     moved = cases.traffic(rule, dtype) * size
     summaries = {engine: measure.summarize(turns) for engine, (_, turns) in measured.items() if engine in NAMES}

@@ -6,13 +6,16 @@ requests from its standard input and answers each on its standard output, a line
 - ``{"do": "prepare", "rule", "fields", "size", "dtype"}`` is answered by ``{"difference": ulp}`` (null if the rule
   gives no formula), or by ``{"refused": why}`` if the engine cannot make that step, or makes another one.
 - ``{"do": "turn", "budget": seconds}`` is answered by ``{"seconds", "limit"}``, where a peer's limit is null, once the
-  threads of the process are asleep again.
+  threads of the process are asleep again. A backend steps new memory in every turn: some places are faster than others.
+  A peer stays where it is: it would have to compile anew.
 """
 
 import json
 import os
 import pkgutil
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,7 @@ from fastopt.rule import Rule
 
 LEAST = 3  # samples of a turn
 FIRST = 3  # steps before the first turn: some libraries compile more than once
+SOME = 2**16  # random numbers, over and over: more of them would take longer than the steps
 
 
 class Engine:
@@ -35,6 +39,7 @@ class Engine:
         self.name, self.threads = name, threads
         self.limit: measure.Call | None = None
         self.step: measure.Call | None = None
+        self.place: Callable[[], bool] = lambda: False
 
     def make(self, rule: Rule, p: np.ndarray, g: np.ndarray) -> Bound | None:
         if self.name not in NAMES:
@@ -52,24 +57,34 @@ class Engine:
                 return {"refused": f"{self.name} has no such rule for {dtype}"}
             if difference > verify.ULP:
                 return {"refused": f"{self.name} makes another update: {difference:.3g} ulp from the formula"}
-        p, g = (aligned_empty(size, np.dtype(dtype)) for _ in range(2))
-        generator = np.random.default_rng(0)
-        for array in (p, g):
-            generator.standard_normal(dtype=np.dtype(dtype), out=array)
-        bound = self.make(made, p, g)
-        if bound is None:
+        self.place = partial(self._place, made, size, dtype)
+        if not self.place():
             return {"refused": f"{self.name} has no such rule for {dtype}"}
+        measure.settle()
+        return {"difference": difference}
+
+    def _place(self, rule: Rule, size: int, dtype: str) -> bool:
+        """Makes the step, and its limit, in new memory; whether the engine has the rule."""
+        self.step = self.limit = None
+        p, g = (aligned_empty(size, np.dtype(dtype)) for _ in range(2))
+        for seed, array in enumerate((p, g)):
+            some = np.random.default_rng(seed).standard_normal(min(size, SOME), dtype=np.dtype(dtype))
+            array[:] = np.resize(some, size)
+        bound = self.make(rule, p, g)
+        if bound is None:
+            return False
         self.step = bound.step
         for _ in range(FIRST):
             self.step()
         if self.name in NAMES:
             from fastopt.bench import limit
 
-            self.limit = limit.bind(size, dtype, len(made.states), self.threads)
-        measure.settle()
-        return {"difference": difference}
+            self.limit = limit.bind(size, dtype, len(rule.states), self.threads)
+        return True
 
     def turn(self, budget: float) -> dict[str, Any]:
+        if self.name in NAMES:
+            self.place()
         assert self.step is not None
         if self.limit is None:
             answer = {"seconds": measure.alone(self.step, budget / 2, LEAST), "limit": None}

@@ -11,5 +11,5 @@ def momentum(p, g, momentum_buffer, k):
     for i in prange(p.size):
         grad = grad_scale * g[i] + l2 * p[i]
         velocity = momentum * momentum_buffer[i] + one_minus_dampening * grad
-        momentum_buffer[i] = velocity
         p[i] = shrink * p[i] - step_size * velocity
+        momentum_buffer[i] = velocity
