@@ -29,6 +29,8 @@ ISOLATION = (
 class Result(NamedTuple):
     """One engine's step. Times are in seconds; ``slowdown`` is over the limit, ``ratio`` over the faster backend.
 
+    ``seconds`` is of steps that follow each other, and find in the caches what the one before has left there. For a
+    backend's ``slowdown`` step and limit take turns, and neither does; a peer's is its time over the backends' limit.
     ``difference_ulp`` is that from the rule's formula, or None if a user's own rule gives none. ``spread`` is the upper
     quartile of the times of the turns over the lower one: near 1 on a quiet machine.
     """
@@ -130,13 +132,19 @@ def run(
     return results, list(refusals)
 
 
-#: The difference from the formula and the turns, by engine.
-Measured = dict[str, tuple[float | None, list[measure.Round]]]
+class Turns(NamedTuple):
+    """An engine's difference from the formula, and its turns: steps alone, and steps and limit in turn."""
+
+    difference: float | None
+    alone: list[float]
+    rounds: list[measure.Round]
 
 
-def _measure(workers: list[Worker], rule: Rule, size: int, dtype: str, turns: int) -> tuple[Measured, list[Refusal]]:
+def _measure(
+    workers: list[Worker], rule: Rule, size: int, dtype: str, turns: int
+) -> tuple[dict[str, Turns], list[Refusal]]:
     """The turns of every engine that makes the step, with its difference from the formula, and who does not."""
-    ready: Measured = {}
+    ready: dict[str, Turns] = {}
     refused = []
     for worker in list(workers):
         try:
@@ -150,26 +158,29 @@ def _measure(workers: list[Worker], rule: Rule, size: int, dtype: str, turns: in
         if "refused" in answer:
             refused.append(Refusal(worker.engine, cases.label(rule), answer["refused"]))
         else:
-            ready[worker.engine] = answer["difference"], []
+            ready[worker.engine] = Turns(answer["difference"], [], [])
     for _ in range(turns):
         for worker in workers:
             if worker.engine in ready:
-                ready[worker.engine][1].append(measure.Round(**worker.ask(do="turn", budget=BUDGET)))
+                answer = worker.ask(do="turn", budget=BUDGET)
+                ready[worker.engine].alone.append(answer["alone"])
+                if answer["round"]:
+                    ready[worker.engine].rounds.append(measure.Round(*answer["round"]))
     return ready, refused
 
 
-def _results(measured: Measured, rule: Rule, size: int, dtype: str, threads: int) -> list[Result]:
+def _results(measured: dict[str, Turns], rule: Rule, size: int, dtype: str, threads: int) -> list[Result]:
     """The results of one step: of the backends, then of the peers, which are compared with the faster backend."""
     moved = cases.traffic(rule, dtype) * size
-    summaries = {engine: measure.summarize(turns) for engine, (_, turns) in measured.items() if engine in NAMES}
-    seconds = {engine: statistics.median(turn.seconds for turn in turns) for engine, (_, turns) in measured.items()}
+    summaries = {engine: measure.summarize(turns.rounds) for engine, turns in measured.items() if turns.rounds}
+    seconds = {engine: statistics.median(turns.alone) for engine, turns in measured.items()}
     fastest = min((seconds[engine] for engine in summaries), default=None)
     limit = min((summary.limit for summary in summaries.values()), default=None)
     results = []
     own_limit: float | None
     slowdown: float | None
-    for engine, (difference, turns) in measured.items():
-        low, _, high = statistics.quantiles((turn.seconds for turn in turns), n=4, method="inclusive")
+    for engine, turns in measured.items():
+        low, _, high = statistics.quantiles(turns.alone * 2, n=4, method="inclusive")
         each = seconds[engine]
         if engine in summaries:
             own_limit, slowdown = summaries[engine].limit, summaries[engine].ratio
@@ -189,7 +200,7 @@ def _results(measured: Measured, rule: Rule, size: int, dtype: str, threads: int
                 slowdown,
                 None if fastest is None else each / fastest,
                 high / low,
-                difference,
+                turns.difference,
             )
         )
     return results

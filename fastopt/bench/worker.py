@@ -5,9 +5,10 @@ requests from its standard input and answers each on its standard output, a line
 
 - ``{"do": "prepare", "rule", "fields", "size", "dtype"}`` is answered by ``{"difference": ulp}`` (null if the rule
   gives no formula), or by ``{"refused": why}`` if the engine cannot make that step, or makes another one.
-- ``{"do": "turn", "budget": seconds}`` is answered by ``{"seconds", "limit"}``, where a peer's limit is null, once the
-  threads of the process are asleep again. A backend steps new memory in every turn: some places are faster than others.
-  A peer stays where it is: it would have to compile anew.
+- ``{"do": "turn", "budget": seconds}`` is answered by ``{"alone", "round"}``: the seconds of steps that follow each
+  other, and of a step and its limit in turn (null for a peer), once the threads of the process are asleep again. A
+  backend steps new memory in every turn: some places are faster than others. A peer stays where it is: it would have to
+  compile anew.
 """
 
 import json
@@ -86,12 +87,10 @@ class Engine:
         if self.name in NAMES:
             self.place()
         assert self.step is not None
-        if self.limit is None:
-            answer = {"seconds": measure.alone(self.step, budget / 2, LEAST), "limit": None}
-        else:
-            answer = measure.in_turn(self.step, self.limit, budget, LEAST)._asdict()
+        alone = measure.alone(self.step, budget / 2, LEAST)
+        in_turn = self.limit and measure.in_turn(self.step, self.limit, budget, LEAST)
         measure.settle()
-        return answer
+        return {"alone": alone, "round": in_turn}
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """NAdam."""
 
-from math import sqrt
+from math import prod, sqrt
 from threading import Lock
 
 import numpy as np
@@ -61,10 +61,10 @@ class NAdam(Rule):
         lr = self.rate(step)
         p, g = self.decayed(lr, p, g)
         beta1, beta2 = self.betas
-        mu = beta1 * (1 - 0.5 * 0.96 ** (np.arange(1, step + 2) * self.momentum_decay))
+        mu = (beta1 * (1 - 0.5 * 0.96 ** (np.arange(1, step + 2) * self.momentum_decay))).tolist()
         exp_avg = beta1 * exp_avg + (1 - beta1) * g
         exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g**2
-        direction = mu[-1] * exp_avg / (1 - np.prod(mu)) + (1 - mu[-2]) * g / (1 - np.prod(mu[:-1]))
+        direction = mu[-1] * exp_avg / (1 - prod(mu)) + (1 - mu[-2]) * g / (1 - prod(mu[:-1]))
         p = p - lr * direction / (np.sqrt(exp_avg_sq / (1 - beta2**step)) + self.eps)
         return p, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
 

@@ -65,5 +65,5 @@ class RAdam(Rule):
         length = longest - 2 * step * beta2**step / (1 - beta2**step)
         if length > 5:
             variance = ((length - 4) * (length - 2) * longest) / ((longest - 4) * (longest - 2) * length)
-            unbiased = unbiased * np.sqrt(variance) * np.sqrt(1 - beta2**step) / (np.sqrt(exp_avg_sq) + self.eps)
+            unbiased = unbiased * sqrt(variance) * sqrt(1 - beta2**step) / (np.sqrt(exp_avg_sq) + self.eps)
         return p - lr * unbiased, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
