@@ -62,10 +62,23 @@ def count(threads: str) -> int:
     return processors()
 
 
+def python_loop() -> dict:
+    """A microsecond of pure Python: the measure of steps that memory does not bound."""
+    total = {}
+    for number in range(50):
+        total[number & 7] = number
+    return total
+
+
 def one_round(step, size: int, dtype: str, states: int, threads: int, budget: float):
     """A round of a step and its limit."""
+    return in_turn(step, load("limit").bind(size, dtype, states, threads), budget)
+
+
+def in_turn(step, other, budget: float):
+    """A round of a step and what it is compared with."""
     step()
-    return load("measure").in_turn(step, load("limit").bind(size, dtype, states, threads), budget)
+    return load("measure").in_turn(step, other, budget)
 
 
 def measure(step, size: int, dtype: str, states: int, threads: int, budget: float) -> tuple[float, float]:
@@ -80,8 +93,10 @@ def conclude(rounds) -> tuple[float, float]:
     return summary.seconds, round(summary.ratio, 4)
 
 
-def sweep(labels, backends, dtypes, size: int, threads, budget: float) -> dict:
+def sweep(labels, backends, dtypes, size: int, threads, budget: float, other=None) -> dict:
     """Seconds and slowdown of a step for every combination, by ``(label, backend, dtype, threads)``.
+
+    The slowdown is the ratio to the limit, or to ``other``, a call, if there is one.
 
     Every round goes through all combinations, so that a busy moment of the machine spoils one round of many and not all
     rounds of one. What went wrong with a combination is kept in its place, as text; what the
@@ -102,7 +117,10 @@ def sweep(labels, backends, dtypes, size: int, threads, budget: float) -> dict:
                 params = random_array(size, dtype, turn)
                 optimizer = fastopt.Optimizer(params, rule, backend=backend, threads=count(many))
                 step = partial(optimizer.step, gradients[dtype])
-                taken = one_round(step, size, dtype, len(rule.states), count(many), budget)
+                if other:
+                    taken = in_turn(step, other, budget)
+                else:
+                    taken = one_round(step, size, dtype, len(rule.states), count(many), budget)
                 found.setdefault(key, []).append(taken)
             except NotImplementedError:
                 failed[key] = None

@@ -163,6 +163,8 @@ def _measure(
         for worker in workers:
             if worker.engine in ready:
                 answer = worker.ask(do="turn", budget=BUDGET)
+                if "refused" in answer:
+                    raise Failure(f"{worker.engine}: {answer['refused']}")
                 ready[worker.engine].alone.append(answer["alone"])
                 if answer["round"]:
                     ready[worker.engine].rounds.append(measure.Round(*answer["round"]))
