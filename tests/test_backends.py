@@ -141,6 +141,19 @@ def test_auto(prepare, options, environment, backend, reason):
     assert out.strip() == f"{backend}: {reason}"
 
 
+@needs_both
+@pytest.mark.parametrize(("layers", "backend"), [(8, "numba"), (9, "c")])
+def test_auto_takes_c_for_many_spans(layers, backend, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    names = [f"layer{layer}.{part}" for layer in range(layers) for part in ("weight", "bias")]
+    params = fastopt.FlatBuffer({name: np.zeros(3) for name in names})
+    groups = {"*.bias": fastopt.SGD(), "*": fastopt.SGD(weight_decay=0.1)}
+    optimizer = fastopt.Optimizer(params, groups)
+    assert (optimizer.backend, "18 spans" in optimizer.backend_reason) == (backend, layers == 9)
+    assert fastopt.Optimizer(params, groups, backend="numba").backend == "numba"
+    assert fastopt.Optimizer(params, fastopt.SGD()).backend == "numba"
+
+
 @needs_c
 def test_without_numba():
     python(

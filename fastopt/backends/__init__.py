@@ -15,6 +15,9 @@ from fastopt.errors import BackendError, nearest
 NAMES = ("numba", "c")
 CHOICES = ("auto", *NAMES)
 
+#: Spans from which on numba, which makes a call for each, takes more than twice as long as C, unless they are large.
+MANY_SPANS = 16
+
 #: A function and its arguments.
 Call = tuple
 
@@ -121,11 +124,12 @@ def backends() -> dict[str, Available]:
     return found
 
 
-def select(backend: str | None = None, *, own_kernel: bool = False) -> tuple[Backend, str]:
+def select(backend: str | None = None, *, own_kernel: bool = False, spans: int = 1) -> tuple[Backend, str]:
     """The backend of that name and why it was taken.
 
     ``auto``, the default, is replaced by what ``FASTOPT_BACKEND`` says. A backend asked for by name is used or
     :class:`BackendError` is raised; only ``auto`` chooses. Where a rule has a kernel of its own it chooses numba.
+    ``spans`` says into how many runs of memory groups cut the parameters.
     """
     source, asked = "backend", backend or "auto"
     if asked == "auto" and os.environ.get("FASTOPT_BACKEND"):
@@ -137,7 +141,7 @@ def select(backend: str | None = None, *, own_kernel: bool = False) -> tuple[Bac
     if own_kernel:
         return _get("numba"), "a rule has a kernel of its own"
     problems: list[str] = []
-    for name, why in _preferences():
+    for name, why in _preferences(spans):
         try:
             return _get(name), problems[0] if problems else why
         except BackendError as error:
@@ -145,11 +149,13 @@ def select(backend: str | None = None, *, own_kernel: bool = False) -> tuple[Bac
     raise BackendError("fastopt has no backend to run on. " + " ".join(f"{problem}." for problem in problems))
 
 
-def _preferences() -> list[tuple[str, str]]:
+def _preferences(spans: int) -> list[tuple[str, str]]:
     if process.forks:
         return [("c", "numba's threads do not survive a fork"), ("numba", "")]
     if "torch" in sys.modules:
         return [("c", "torch is imported, and C borrows its thread pool"), ("numba", "")]
+    if spans > MANY_SPANS:
+        return [("c", f"groups cut the parameters into {spans} spans, which C steps in one call"), ("numba", "")]
     return [("numba", "numba is the first choice"), ("c", "")]
 
 
