@@ -44,14 +44,14 @@ def test_a_step_starts_no_thread_that_torch_has_not_started():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("threads", [1, 3])
-def test_as_many_threads_as_torch_says(threads):
-    """Without a parallel operation of torch's, the step itself starts the threads, one less than torch says."""
+@pytest.mark.parametrize(("size", "threads", "used"), [(4_000_000, 1, 1), (4_000_000, 3, 3), (40_000, 3, 2)])
+def test_as_many_threads_as_torch_says(size, threads, used):
+    """Without a parallel operation of torch's, the step itself starts the threads: as many as the size is worth."""
     before, after = in_a_new_process(
         f"""
         import os, numpy, torch, fastopt.torch
         torch.set_num_threads({threads})
-        zeros = lambda: torch.from_numpy(numpy.zeros(4_000_000, "float32"))  # torch's own would start the threads
+        zeros = lambda: torch.from_numpy(numpy.zeros({size}, "float32"))  # torch's own would start the threads
         p = torch.nn.Parameter(zeros())
         p.grad = zeros()
         optimizer = fastopt.torch.AdamW([p])
@@ -62,7 +62,7 @@ def test_as_many_threads_as_torch_says(threads):
         print(before, threads())
         """
     )
-    assert int(after) - int(before) == threads - 1
+    assert int(after) - int(before) == used - 1
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
