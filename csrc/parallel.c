@@ -17,8 +17,12 @@ static region gomp_parallel;
 static int (*thread_number)(void);
 static int (*thread_count)(void);
 static volatile int forked; /* libgomp's threads do not exist in a forked child */
+static int watching;        /* whether a fork is noticed */
 
 static void note_fork(void) { forked = 1; }
+
+/* When the library is loaded and not with the first call, before which others may use libgomp and fork. */
+__attribute__((constructor)) static void watch_forks(void) { watching = pthread_atfork(NULL, NULL, note_fork) == 0; }
 
 static void find_pool(void)
 {
@@ -30,7 +34,7 @@ static void find_pool(void)
     region run = (region)dlsym(library, "GOMP_parallel");
     thread_number = (int (*)(void))dlsym(library, "omp_get_thread_num");
     thread_count = (int (*)(void))dlsym(library, "omp_get_num_threads");
-    if (run && thread_number && thread_count && pthread_atfork(NULL, NULL, note_fork) == 0)
+    if (run && thread_number && thread_count && watching)
         gomp_parallel = run;
 }
 

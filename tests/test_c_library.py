@@ -107,6 +107,12 @@ def test_thread_sanitizer(tmp_path):
     assert "same bits, pool libgomp" in shell(program, env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)})
 
 
+def test_a_fork_before_the_first_call(tmp_path):
+    program = tmp_path / "fork"
+    shell(CC, *FLAGS, "-fopenmp", *SOURCES, HERE / "fork.c", "-o", program, "-lpthread", "-ldl")
+    assert shell(program) == "the child ended with 0\n"
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux shows them")
 @pytest.mark.parametrize(("grain", "threads"), [(0, 1), (20_000, 2), (1_000, 4), (2**62, 1)])
 def test_a_call_uses_a_thread_for_each_grain(grain, threads):
