@@ -8,6 +8,7 @@ import numba
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from harness import python
 
 import fastopt
 from fastopt import kernels
@@ -103,6 +104,20 @@ def test_an_own_rule_resumes_with_the_same_bits(page, tmp_path):
     for gradient in gradients[3:]:
         resumed.step(gradient, max_norm=2.0)
     assert rest.flat.tobytes() == whole.flat.tobytes()
+
+
+def test_kernels_without_the_compiler_are_refused():
+    python(
+        """
+        try:
+            from fastopt.kernels import adam
+        except ImportError as error:
+            assert "NUMBA_DISABLE_JIT is set" in str(error)
+        else:
+            raise AssertionError(adam)
+        """,
+        NUMBA_DISABLE_JIT="1",
+    )
 
 
 def test_the_c_backend_refuses_an_own_kernel_by_name(page):

@@ -28,6 +28,9 @@ from fastopt.kernels.rmsprop_momentum import rmsprop_momentum
 from fastopt.kernels.rprop import rprop
 from fastopt.kernels.sgd import sgd
 
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+    raise ImportError("fastopt.kernels needs numba's compiler, and NUMBA_DISABLE_JIT is set")
+
 #: The parallel kernels by name, as their files declare them.
 KERNELS = {
     kernel.py_func.__name__: kernel
