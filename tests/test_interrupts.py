@@ -273,6 +273,7 @@ class Storm:
 
     def __init__(self, function: Callable, seed: int, longest: float = 6e-4) -> None:
         self.code, self.random, self.longest, self.raised = function.__code__, random.Random(seed), longest, 0
+        self.over = False
 
     def __enter__(self) -> "Storm":
         self.before = signal.signal(signal.SIGALRM, self.strike)
@@ -280,6 +281,7 @@ class Storm:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.over = True  # a signal that has come already may still strike, and must not set the timer again
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self.before)
 
@@ -287,6 +289,8 @@ class Storm:
         signal.setitimer(signal.ITIMER_REAL, self.random.choice([1e-6, 1e-5, self.random.uniform(1e-5, self.longest)]))
 
     def strike(self, number, frame) -> None:
+        if self.over:
+            return
         self.wait()
         running = set()
         while frame is not None:
