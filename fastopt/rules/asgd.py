@@ -30,12 +30,15 @@ class ASGD(Rule):
     def coefficients(self, step):
         lr = self.rate(step)
         eta = lr / (1 + self.lambd * lr * (step - 1)) ** self.alpha
-        averaged = max(1.0, step - 1 - self.t0)
-        return self.common(lr) | {
+        return self.coefficients_with(eta, 1 / max(1.0, step - 1 - self.t0))
+
+    def coefficients_with(self, eta, mu):
+        """The coefficients of a step, given its size and the weight of its parameters in the average."""
+        return self.common(eta) | {
             "shrink": 1 - self.lambd * eta,
             "step_size": eta,
-            "keep": 0.0 if averaged == 1 else 1.0,
-            "mu": 1 / averaged,
+            "keep": 0.0 if mu == 1 else 1.0,
+            "mu": mu,
         }
 
     def reference(self, step, p, g, ax):

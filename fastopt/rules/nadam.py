@@ -41,14 +41,16 @@ class NAdam(Rule):
         return {"exp_avg": 0.0, "exp_avg_sq": 0.0}
 
     def coefficients(self, step):
+        return self.coefficients_with(step, _momentum_product(self.betas[0], self.momentum_decay, step))
+
+    def coefficients_with(self, step, product):
+        """The coefficients of a step, given the product of the momenta up to it, M(step)."""
         lr = self.rate(step)
         beta1, beta2 = self.betas
-        momentum = _momentum(beta1, self.momentum_decay, step)
-        next_momentum = _momentum(beta1, self.momentum_decay, step + 1)
-        product = _momentum_product(beta1, self.momentum_decay, step)
+        current, following = self.momentum_of(step), self.momentum_of(step + 1)
         return self.common(lr) | {
-            "grad_size": lr * (1 - momentum) / (1 - product),
-            "momentum_size": lr * next_momentum / (1 - product * next_momentum),
+            "grad_size": lr * (1 - current) / (1 - product),
+            "momentum_size": lr * following / (1 - product * following),
             "beta1": beta1,
             "one_minus_beta1": 1 - beta1,
             "beta2": beta2,
@@ -56,6 +58,10 @@ class NAdam(Rule):
             "root": 1 / sqrt(1 - beta2**step),
             "eps": self.eps,
         }
+
+    def momentum_of(self, step: int) -> float:
+        """The momentum of a step, mu(step)."""
+        return _momentum(self.betas[0], self.momentum_decay, step)
 
     def reference(self, step, p, g, exp_avg, exp_avg_sq):
         lr = self.rate(step)

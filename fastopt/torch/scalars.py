@@ -1,7 +1,6 @@
 """The numbers that torch.optim keeps for each parameter beside its states, and what they do to the coefficients."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -33,24 +32,12 @@ def advance(rule: Rule, scalars: Sequence[float], dtype: np.dtype) -> tuple[dict
     is the scalars' own: torch rounds them after every step.
     """
     step = int(scalars[0]) + 1
-    values = rule.coefficients(step)
     if isinstance(rule, NAdam):
-        momentum, following = _momenta(rule, step)
-        product = float(dtype.type(scalars[1]) * dtype.type(momentum))
-        lr = rule.rate(step)
-        values["grad_size"] = lr * (1 - momentum) / (1 - product)
-        values["momentum_size"] = lr * following / (1 - product * following)
-        return values, [step, product]
+        product = float(dtype.type(scalars[1]) * dtype.type(rule.momentum_of(step)))
+        return rule.coefficients_with(step, product), [step, product]
     if isinstance(rule, ASGD):
         _, eta, mu = scalars
         lr = rule.rate(step)
-        values |= {"shrink": 1 - rule.lambd * eta, "step_size": eta, "keep": 0.0 if mu == 1 else 1.0, "mu": mu}
-        return values, [step, lr / (1 + rule.lambd * lr * step) ** rule.alpha, 1 / max(1.0, step - rule.t0)]
-    return values, [step]
-
-
-def _momenta(rule: Any, step: int) -> tuple[float, float]:
-    """NAdam's momentum of a step and of the one after it."""
-    beta1, _ = rule.betas
-    now, following = (beta1 * (1 - 0.5 * 0.96 ** (t * rule.momentum_decay)) for t in (step, step + 1))
-    return now, following
+        following = [step, lr / (1 + rule.lambd * lr * step) ** rule.alpha, 1 / max(1.0, step - rule.t0)]
+        return rule.coefficients_with(eta, mu), following
+    return rule.coefficients(step), [step]
