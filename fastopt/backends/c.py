@@ -11,7 +11,7 @@ from fastopt._c import ffi, lib
 from fastopt.backends import Program, Work, process
 from fastopt.errors import BackendError, nearest
 
-_DTYPES = {np.dtype(np.float32): lib.FASTOPT_FLOAT32, np.dtype(np.float64): lib.FASTOPT_FLOAT64}
+DTYPES = {np.dtype(np.float32): lib.FASTOPT_FLOAT32, np.dtype(np.float64): lib.FASTOPT_FLOAT64}
 
 
 class CBackend:
@@ -22,7 +22,7 @@ class CBackend:
     def bind(self, works: Sequence[Work], threads: int) -> Program:
         spans = ffi.new("fastopt_span[]", len(works))
         for span, work in zip(spans, works, strict=True):
-            _fill(span, _kernel_index(work.kernel), work.buffers, work.k)
+            _fill(span, kernel_index(work.kernel), work.buffers, work.k)
         call = ffi.new("fastopt_call *", (spans, len(works), _useful(threads), isa()))
         return Program([(lib.fastopt_step, call)], (spans, list(works)))
 
@@ -39,7 +39,7 @@ class CBackend:
         def sum_squares(scale: float, keeps: Any = keeps) -> float:
             code = lib.fastopt_sum_squares(call, scale, partials, total)
             if code:
-                raise BackendError(f"the norm could not be computed: {_text(lib.fastopt_error(code))}")
+                raise BackendError(f"the norm could not be computed: {describe_error(code)}")
             return total[0]
 
         return sum_squares
@@ -47,7 +47,7 @@ class CBackend:
 
 def _fill(span: Any, kernel: int, buffers: Sequence[np.ndarray], k: np.ndarray) -> None:
     span.kernel = kernel
-    span.dtype = _DTYPES[buffers[0].dtype]
+    span.dtype = DTYPES[buffers[0].dtype]
     span.length = buffers[0].size
     span.coefficients = ffi.cast("void *", k.ctypes.data)
     for index, buffer in enumerate(buffers):
@@ -59,15 +59,21 @@ def _useful(threads: int) -> int:
     return 1 if process.forks else min(threads, 2**31 - 1)
 
 
+def describe_error(code: int) -> str:
+    """What an error code of the library means."""
+    return _text(lib.fastopt_error(code))
+
+
 def _text(chars: Any) -> str:
     return ffi.string(chars).decode()
 
 
 @cache
-def _kernel_index(name: str) -> int:
+def kernel_index(name: str, instead: str = "use backend='numba'") -> int:
+    """A kernel's number in the library. BackendError, which says what to do ``instead``, if it has no such kernel."""
     index = lib.fastopt_find(name.encode()) if isinstance(name, str) else -1
     if index < 0:
-        raise BackendError(f"the C backend has no kernel {name!r}: use backend='numba'")
+        raise BackendError(f"the C backend has no kernel {name!r}: {instead}")
     return index
 
 

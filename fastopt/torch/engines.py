@@ -1,6 +1,7 @@
 """The way from a step's tensors to the kernels: one call of the C library, or numba's program where it is chosen."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -55,19 +56,19 @@ class _OneCall:
     def __init__(
         self, runs: Sequence[Run], buffers: Sequence[Sequence[Tensor]], scalars: np.ndarray, update: np.ndarray
     ) -> None:
-        from fastopt.backends.c import ffi, isa, lib
+        from fastopt.backends.c import DTYPES, describe_error, ffi, isa, kernel_index, lib
 
-        dtypes = {np.dtype(np.float32): lib.FASTOPT_FLOAT32, np.dtype(np.float64): lib.FASTOPT_FLOAT64}
+        index = partial(kernel_index, instead="set FASTOPT_BACKEND=numba")
         table = np.zeros(len(buffers) + 1, _layout(ffi))
         for part in runs:
             spans = table[part.start : part.stop]
-            spans["kernel"], spans["dtype"] = _index(lib, part.kernel), dtypes[part.dtype]
+            spans["kernel"], spans["dtype"] = index(part.kernel), DTYPES[part.dtype]
         for span, parts in zip(table[:-1], buffers, strict=True):
             first, *states = (part.data_ptr() for part in parts)
             span["length"] = parts[0].numel()
             span["buffers"][: 2 + len(states)] = first, 0, *states
         k = np.array(_ASSIGN, scalars.dtype)
-        table[-1]["kernel"], table[-1]["dtype"] = _index(lib, "sgd"), dtypes[scalars.dtype]
+        table[-1]["kernel"], table[-1]["dtype"] = index("sgd"), DTYPES[scalars.dtype]
         table[-1]["length"], table[-1]["coefficients"] = scalars.size, k.ctypes.data
         table[-1]["buffers"][:2] = scalars.ctypes.data, update.ctypes.data
 
@@ -78,7 +79,7 @@ class _OneCall:
         spans = ffi.from_buffer("fastopt_span[]", table)
         self._call = ffi.new("fastopt_call *", (spans, len(table), 1, isa(), GRAIN))
         self._keeps = table, buffers, scalars, update, k
-        self._lib, self._text = lib, ffi.string
+        self._step, self._describe_error = lib.fastopt_step, describe_error
 
     def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
         self._coefficients[rows] = k.ctypes.data
@@ -90,9 +91,9 @@ class _OneCall:
             np.multiply(self._sizes, addresses != 0, out=self._lengths)
         self._whole = whole
         self._call.threads = threads
-        code = self._lib.fastopt_step(self._call)
+        code = self._step(self._call)
         if code:
-            raise BackendError(f"the step was refused: {self._text(self._lib.fastopt_error(code)).decode()}")
+            raise BackendError(f"the step was refused: {self._describe_error(code)}")
 
 
 def _layout(ffi: Any) -> np.dtype:
@@ -108,13 +109,6 @@ def _layout(ffi: Any) -> np.dtype:
             "itemsize": ffi.sizeof("fastopt_span"),
         }
     )
-
-
-def _index(lib: Any, kernel: str) -> int:
-    index = lib.fastopt_find(kernel.encode())
-    if index < 0:
-        raise BackendError(f"the C backend has no kernel {kernel!r}: set FASTOPT_BACKEND=numba")
-    return index
 
 
 class _NumbaProgram:
