@@ -114,8 +114,7 @@ def main() -> int:
     differing = []
     with tempfile.TemporaryDirectory() as folder:
         seconds = c_program(options.cc, folder)
-        rules = {rule.kernel: rule for rule in reversed(cases.cases().values())}
-        for kernel, rule in sorted(rules.items()):
+        for kernel, rule in sorted(cases.by_kernel().items()):
             found = compare(rule, options.size, np.dtype(options.dtype), options.threads, seconds)
             print(
                 f"{kernel:28}{found.c * 1e6:10.1f}{found.kernel * 1e6:12.1f}{found.kernel_ratio:8.3f}"

@@ -106,9 +106,8 @@ def main() -> int:
     cache = caches().get("L2", 2**19)
     slower = []
     print(f"time over that of the plain loop, {dtype}, in {cache // 1024} KiB of L2\n{'kernel':28}{'numba':>8}{'c':>8}")
-    rules = {rule.kernel: rule for rule in reversed(cases.cases().values())}
     with tempfile.TemporaryDirectory() as folder:
-        for kernel, rule in sorted(rules.items()):
+        for kernel, rule in sorted(cases.by_kernel().items()):
             plain = plain_loop(rule, dtype, options.cc, options.contract, folder)
             found = {backend: ratio(rule, backend, plain, dtype, cache) for backend in ("numba", "c")}
             print(f"{kernel:28}{found['numba']:8.2f}{found['c']:8.2f}", flush=True)

@@ -106,7 +106,7 @@ class Optimizer:
         self._ema_decay = None if ema_decay is None else _DECAY.parse("ema_decay", ema_decay)
         members = assign(list(self.layout.shapes), rule)
         own_kernel = any(not isinstance(each.kernel, str) for each, _ in members.values())
-        spans = sum(len(self.layout.runs(list(names))) for _, names in members.values())
+        spans = sum(len(self.layout.runs(names)) for _, names in members.values())
         self._backend, self.backend_reason = select(backend, own_kernel=own_kernel, spans=spans)
         #: Counters, replaced as a whole when a step has been made: see ``_STEP`` and the like.
         self.counts = [0] * (_GROUPS + len(members))

@@ -51,11 +51,7 @@ class FixedCost:
     version = yardstick.VERSION
 
     def setup(self, backend, step):
-        fastopt = yardstick.import_fastopt()
-        optimizer = fastopt.Optimizer(yardstick.random_array(1, "float32", 0), fastopt.AdamW(), backend=backend)
-        gradient = yardstick.random_array(1, "float32", 1)
-        options = {"max_norm": 1.0} if step == "clipped" else {}
-        self.step = lambda: optimizer.step(gradient, **options)
+        self.step = yardstick.smallest_step(backend, **({"max_norm": 1.0} if step == "clipped" else {}))
 
     def track_fixed_cost(self, backend, step):
         rounds = [yardstick.in_turn(self.step, yardstick.python_loop, 0.1) for _ in range(yardstick.ROUNDS)]

@@ -70,6 +70,13 @@ def python_loop() -> dict:
     return total
 
 
+def smallest_step(backend: str, **options):
+    """A step of one parameter, as a call."""
+    fastopt = import_fastopt()
+    optimizer = fastopt.Optimizer(random_array(1, "float32", 0), fastopt.AdamW(), backend=backend)
+    return partial(optimizer.step, random_array(1, "float32", 1), **options)
+
+
 def one_round(step, size: int, dtype: str, states: int, threads: int, budget: float):
     """A round of a step and its limit."""
     return in_turn(step, load("limit").bind(size, dtype, states, threads), budget)

@@ -25,6 +25,11 @@ def cases() -> dict[str, Rule]:
     return {label(rule): rule for rule in rules}
 
 
+def by_kernel() -> dict[str, Rule]:
+    """One rule for every kernel, by the kernel's name: the first of :func:`cases`."""
+    return {rule.kernel: rule for rule in reversed(cases().values())}
+
+
 def _variants(kind: type[Rule]) -> list[Rule]:
     """The rule with one or two flags turned, or with numbers that are zero by default made 0.9."""
     other: dict[str, Any] = {}

@@ -31,13 +31,11 @@ class Round(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Medians over rounds, and the middle half of the ratios."""
+    """Medians over rounds; ``ratio`` is that of the rounds' ratios."""
 
     seconds: float
     limit: float
     ratio: float
-    low: float
-    high: float
 
 
 @contextmanager
@@ -78,26 +76,25 @@ def _fitting(seconds: float, each: float) -> int:
 
 def in_turn(step: Call, limit: Call, budget: float, least: int = 8) -> Round:
     """A round: samples of two calls in turn, for so many seconds and at least so many of each."""
-    samples: tuple[list[float], list[float]] = ([], [])
+    return Round(*_sampled([step, limit], budget, least))
+
+
+def alone(call: Call, budget: float, least: int = 8) -> float:
+    """Seconds of one call, from samples for so many seconds and at least so many."""
+    (seconds,) = _sampled([call], budget, least)
+    return seconds
+
+
+def _sampled(calls: Sequence[Call], budget: float, least: int) -> list[float]:
+    samples: list[list[float]] = [[] for _ in calls]
     with no_collection():
-        order = [(samples[0], step, calibrate(step)), (samples[1], limit, calibrate(limit))]
+        order = [(taken, call, calibrate(call)) for taken, call in zip(samples, calls, strict=True)]
         end = time.perf_counter() + budget
         while len(samples[0]) < least or time.perf_counter() < end:
             for taken, call, repetitions in order:
                 taken.append(sample(call, repetitions))
             order.reverse()
-    return Round(calm(samples[0]), calm(samples[1]))
-
-
-def alone(call: Call, budget: float, least: int = 8) -> float:
-    """Seconds of one call, from samples for so many seconds and at least so many."""
-    taken: list[float] = []
-    with no_collection():
-        repetitions = calibrate(call)
-        end = time.perf_counter() + budget
-        while len(taken) < least or time.perf_counter() < end:
-            taken.append(sample(call, repetitions))
-    return calm(taken)
+    return list(map(calm, samples))
 
 
 def calm(samples: Iterable[float]) -> float:
@@ -110,10 +107,8 @@ def summarize(rounds: Sequence[Round]) -> Summary:
     """What rounds say together. ValueError if there are none."""
     if not rounds:
         raise ValueError("rounds must hold at least one")
-    ratios = [each.seconds / each.limit for each in rounds]
-    low, ratio, high = statistics.quantiles(ratios * 2, n=4, method="inclusive")
-    seconds, limit = (statistics.median(column) for column in zip(*rounds, strict=True))
-    return Summary(seconds, limit, ratio, low, high)
+    rows = [(*each, each.seconds / each.limit) for each in rounds]
+    return Summary(*map(statistics.median, zip(*rows, strict=True)))
 
 
 def settle(longest: float = 0.5, pause: float = 0.002) -> None:

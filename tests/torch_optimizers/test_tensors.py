@@ -21,6 +21,15 @@ def pair(name, arguments, tensors):
     )
 
 
+def step_alike(ours, theirs, both):
+    """A step of both optimizers by the same random gradients."""
+    for p, q in both:
+        p.grad = torch.randn_like(p)
+        q.grad = p.grad.clone()
+    ours.step()
+    theirs.step()
+
+
 def uses_kernels(optimizer):
     return optimizer._plan is not None and not optimizer._plan.others
 
@@ -101,11 +110,7 @@ def test_torchs_own_optimizer_steps_what_kernels_cannot(name, arguments, reason,
     plain = parameter(7)
     ours, theirs, both = pair(name, arguments, [plain, odd])
     for _ in range(4):
-        for p, q in both:
-            p.grad = torch.randn_like(p)
-            q.grad = p.grad.clone()
-        ours.step()
-        theirs.step()
+        step_alike(ours, theirs, both)
     assert [message.startswith(reason) for _, message in ours._plan.others[0]] == [True]
     p, q = both[1]
     assert torch.equal(p, q)
@@ -266,11 +271,7 @@ def test_float32_and_float64_in_one_optimizer():
     torch.manual_seed(0)
     ours, theirs, both = pair("AdamW", {}, [parameter(5), parameter(5, dtype=torch.float64), parameter(3)])
     for _ in range(3):
-        for p, q in both:
-            p.grad = torch.randn_like(p)
-            q.grad = p.grad.clone()
-        ours.step()
-        theirs.step()
+        step_alike(ours, theirs, both)
     assert uses_kernels(ours)
     assert_near(ours, theirs)
 
