@@ -174,6 +174,15 @@ def test_the_table_names_what_is_missing_and_what_is_refused(tmp_path, monkeypat
     assert (tmp_path / "bench.png").exists()
 
 
+def test_another_fastopt_in_the_folder_is_not_measured(tmp_path, monkeypatch):
+    (tmp_path / "fastopt").mkdir()
+    (tmp_path / "fastopt" / "__init__.py").write_text("raise ImportError('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    result = run("--rule", "sgd", "--size", "64", "--threads", "1", "--against", "numpy")
+    assert result.exit_code == 0, result.output
+    assert "numpy" in result.stdout and "Not measured" not in result.stdout
+
+
 @pytest.mark.parametrize(("name", "buffers"), [("c", 2), ("numpy", 0)])
 def test_a_backend_steps_new_memory_in_every_turn(name, buffers, monkeypatch):
     engine, made = worker.Engine(name, 1), []

@@ -68,13 +68,18 @@ class Worker:
     def __init__(self, engine: str, threads: int) -> None:
         self.engine = engine
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        # Modules come from where they come from here, and not from the folder in which the bench runs: a clone has a
+        # fastopt without its compiled part.
+        search = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fastopt.bench.worker", engine, str(threads)],
+            [sys.executable, "-P", "-m", "fastopt.bench.worker", engine, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": "cpu", "JAX_PLATFORMS": "cpu"},
+            env=os.environ
+            | {"PYTHONPATH": search}
+            | {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": "cpu", "JAX_PLATFORMS": "cpu"},
         )
 
     def ask(self, **request: Any) -> dict[str, Any]:
