@@ -178,6 +178,7 @@ def test_another_fastopt_in_the_folder_is_not_measured(tmp_path, monkeypatch):
     (tmp_path / "fastopt").mkdir()
     (tmp_path / "fastopt" / "__init__.py").write_text("raise ImportError('the wrong one')")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH")
     result = run("--rule", "sgd", "--size", "64", "--threads", "1", "--against", "numpy")
     assert result.exit_code == 0, result.output
     assert "numpy" in result.stdout and "Not measured" not in result.stdout
