@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 import fastopt
-from fastopt.backends import Work, run, select
+from fastopt.backend.choice import select
+from fastopt.backend.program import Work, run
 from fastopt.bench import cases, measure
 from fastopt.bench.report import caches
 from fastopt.buffers import aligned_empty

@@ -1,7 +1,7 @@
 """fastopt: neural-network optimizers for the CPU, the same to the last bit from numba and from C."""
 
 from fastopt import schedules
-from fastopt.backends import backends
+from fastopt.backend.choice import backends
 from fastopt.buffers import FlatBuffer
 from fastopt.capi import get_include, get_library
 from fastopt.errors import BackendError, CheckpointError, NonFiniteGradientError

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastopt.backends import Call, run
+from fastopt.backend.program import Call, run
 from fastopt.errors import CheckpointError, nearest
 from fastopt.rule import Rule
 from fastopt.schedules import SCHEDULES, Schedule

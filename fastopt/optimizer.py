@@ -12,7 +12,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fastopt import checkpoint
-from fastopt.backends import Call, Program, Work, process, resolve_threads, run, select
+from fastopt.backend.choice import select
+from fastopt.backend.process import process, resolve_threads
+from fastopt.backend.program import Call, Program, Work, run
 from fastopt.buffers import FlatBuffer, Layout, check_array
 from fastopt.declared import Interval, Whole
 from fastopt.errors import NonFiniteGradientError, nearest

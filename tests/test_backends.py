@@ -44,8 +44,8 @@ def test_importing_is_light_and_changes_nothing():
         before = dict(os.environ), len(os.listdir("/proc/self/task")) if os.path.exists("/proc/self/task") else 0
         filters, errors, handler = list(warnings.filters), np.geterr(), signal.getsignal(signal.SIGINT)
         import fastopt
-        heavy = {"numba", "llvmlite", "cffi", "_cffi_backend", "fastopt._c", "fastopt.kernels", "fastopt.backends.c",
-                 "fastopt.backends.numba", "torch", "sklearn", "matplotlib", "safetensors", "rich", "click", "scipy"}
+        heavy = {"numba", "llvmlite", "cffi", "_cffi_backend", "fastopt._c", "fastopt.kernels", "fastopt.backend.c",
+                 "fastopt.backend.numba", "torch", "sklearn", "matplotlib", "safetensors", "rich", "click", "scipy"}
         assert not heavy & set(sys.modules), heavy & set(sys.modules)
         fastopt.FlatBuffer({"w": np.ones(3)}), fastopt.AdamW(), fastopt.schedules.Constant(lr=1.0), list(fastopt.RULES)
         assert not heavy & set(sys.modules), heavy & set(sys.modules)
@@ -353,8 +353,8 @@ STEPS = """
         for _ in range(3):
             optimizer.step(np.sin(np.arange(size)))
         found[f"{rule} {size}"] = zlib.crc32(params.tobytes())
-    from fastopt.backends.numba import _compiled
-    hits = sum(sum(kernel.stats.cache_hits.values()) for kernel in _compiled.values())
+    from fastopt.backend.compile import dispatchers
+    hits = sum(sum(kernel.stats.cache_hits.values()) for kernel in dispatchers.values())
     print(json.dumps([found, hits]))
 """
 RUNS = [("SGD", 100), ("SGD", 140_003)]

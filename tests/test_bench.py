@@ -76,7 +76,7 @@ def test_the_limit_reads_and_writes_what_a_step_does(states, parallel):
 
 
 def test_the_limit_uses_threads_from_the_size_on_from_which_steps_do():
-    from fastopt.backends import numba as backend
+    from fastopt.backend import numba as backend
 
     assert 2 * limit.GRAIN == backend.PARALLEL_SIZE
 

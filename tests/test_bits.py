@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastopt
-from fastopt.backends import Work, run, select
+from fastopt.backend.choice import select
+from fastopt.backend.program import Work, run
 from fastopt.rule import Rule
 
 KERNELS = by_kernel()
@@ -47,7 +48,7 @@ def engines() -> list[Engine]:
         found += [Engine("numba", threads) for threads in (1, 2, 4)]
         found += [Engine("numba", threads, always_parallel=True) for threads in (2, 4)]
     if available["c"]:
-        from fastopt.backends import c
+        from fastopt.backend import c
 
         found += [Engine("c", threads, isa) for isa in c.isas() for threads in (1, 2, 4)]
     return found
@@ -68,7 +69,7 @@ def using(engine: Engine) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASTOPT_ISA", engine.isa)
         if engine.always_parallel:
-            from fastopt.backends import numba
+            from fastopt.backend import numba
 
             patch.setattr(numba, "PARALLEL_SIZE", 0)
         yield
@@ -166,7 +167,7 @@ def test_four_threads_are_used():
     (grain,) = re.findall(r"\bGRAIN = (\d+)", SOURCE.read_text())
     assert 4 * int(grain) <= LARGE
     if any(engine.backend == "numba" for engine in ENGINES):
-        from fastopt.backends import numba
+        from fastopt.backend import numba
 
         assert numba.PARALLEL_SIZE <= LARGE
         assert numba.numba.config.NUMBA_NUM_THREADS == 4

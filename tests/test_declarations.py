@@ -65,7 +65,7 @@ def test_every_kernel_is_in_the_numba_table():
 def test_every_kernel_is_in_the_c_table(backends):
     if "c" not in backends:
         pytest.skip("the C backend is not installed")
-    from fastopt.backends import c
+    from fastopt.backend import c
 
     assert sorted(c.kernels()) == CHOSEN
 
@@ -93,7 +93,7 @@ def test_kernels_take_the_states_and_coefficients_of_the_rule(rule, backends):
     expected = tuple(rule.states), tuple(rule.coefficients(1))
     assert numba_names(rule.kernel) == expected
     if "c" in backends:
-        from fastopt.backends import c
+        from fastopt.backend import c
 
         assert c.kernels()[rule.kernel] == expected
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 import sys
 import traceback
 from functools import cache, partial
@@ -46,9 +47,7 @@ def import_fastopt() -> ModuleType:
 
 def random_array(size: int, dtype: str, seed: int) -> np.ndarray:
     """Standard normal numbers in memory that starts a cache line."""
-    raw = np.empty(size * np.dtype(dtype).itemsize + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    array = raw[start : start + size * np.dtype(dtype).itemsize].view(dtype)
+    array = load("limit").line_aligned(size, np.dtype(dtype))
     np.random.default_rng(seed).standard_normal(dtype=dtype, out=array)
     return array
 
@@ -57,9 +56,7 @@ def count(threads: str) -> int:
     """Threads, from a parameter of a benchmark."""
     if threads != "all":
         return int(threads)
-    from fastopt.backends import processors
-
-    return processors()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def python_loop() -> dict:

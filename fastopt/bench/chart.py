@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from fastopt.backends import NAMES
+from fastopt.backend.choice import NAMES
 from fastopt.bench.report import caches, human_size, processor
 from fastopt.bench.session import Result
 from fastopt.train.style import COLOURS, FAINT, INK, new_figure, quiet

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 import fastopt
-from fastopt.backends import NAMES, processors, resolve_threads
+from fastopt.backend.choice import NAMES
+from fastopt.backend.process import processors, resolve_threads
 from fastopt.bench import cases
 from fastopt.bench.peers import PEERS
 from fastopt.bench.session import TURNS

@@ -9,7 +9,8 @@ import numba
 import numpy as np
 from numba import prange
 
-from fastopt.buffers import aligned_empty
+#: Bytes of a cache line.
+LINE = 64
 
 #: Elements that are worth a thread, as in ``csrc/fastopt.c``: the limit uses the threads that a step uses.
 GRAIN = 65536
@@ -50,13 +51,21 @@ def traffic_3(p, g, a, b, c):
 TRAFFIC = (traffic_0, traffic_1, traffic_2, traffic_3)
 
 
+def line_aligned(size: int, dtype: np.dtype) -> np.ndarray:
+    """An uninitialized 1-D array whose first element starts a cache line. The library's own would make the limit
+    depend on the commit that it measures."""
+    raw = np.empty(size * dtype.itemsize + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
 def bind(size: int, dtype: Any, states: int, threads: int) -> Callable[[], None]:
     """A call of the limit of a step: ``size`` parameters of a dtype, a number of states, at most so many threads.
 
     It runs over buffers of its own, ``(3 + 2 * states) * size`` elements of traffic.
     """
     useful = min(threads, max(1, size // GRAIN))
-    buffers = [aligned_empty(size, np.dtype(dtype)) for _ in range(2 + states)]
+    buffers = [line_aligned(size, np.dtype(dtype)) for _ in range(2 + states)]
     for buffer in buffers:
         buffer.fill(1e-3)
     call = partial(_compiled(states, useful > 1), *buffers)

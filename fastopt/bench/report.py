@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 import fastopt
-from fastopt.backends import NAMES, processors
+from fastopt.backend.choice import NAMES
+from fastopt.backend.process import processors
 from fastopt.bench.peers import PEERS
 from fastopt.bench.session import ISOLATION, Refusal, Result
 

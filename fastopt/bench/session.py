@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from fastopt.backends import NAMES
+from fastopt.backend.choice import NAMES
 from fastopt.bench import cases, measure
 from fastopt.rule import Rule
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import fastopt
-from fastopt.backends import NAMES
+from fastopt.backend.choice import NAMES
 from fastopt.bench import measure, verify
 from fastopt.bench.peers import PEERS, Bound
 from fastopt.buffers import aligned_empty

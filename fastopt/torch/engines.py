@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
-from fastopt.backends import Work, run, select
+from fastopt.backend.choice import select
+from fastopt.backend.program import Work, run
 from fastopt.errors import BackendError
 from fastopt.torch.memory import flat
 
@@ -56,7 +57,7 @@ class _OneCall:
     def __init__(
         self, runs: Sequence[Run], buffers: Sequence[Sequence[Tensor]], scalars: np.ndarray, update: np.ndarray
     ) -> None:
-        from fastopt.backends.c import DTYPES, describe_error, ffi, isa, kernel_index, lib
+        from fastopt.backend.c import DTYPES, describe_error, ffi, isa, kernel_index, lib
 
         index = partial(kernel_index, instead="set FASTOPT_BACKEND=numba")
         table = np.zeros(len(buffers) + 1, _layout(ffi))

@@ -1,17 +1,17 @@
 """The numba backend: kernels compiled on first use and cached on disk."""
 
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
 import numpy as np
-from numba import get_num_threads, prange, set_num_threads
+from numba import prange
 
-from fastopt.backends import Call, Program, Work, process, run
+from fastopt.backend.compile import region, specialize, with_threads
+from fastopt.backend.process import process
+from fastopt.backend.program import Call, Program, Work, run
 from fastopt.errors import BackendError
-from fastopt.kernels import KERNELS, twin
+from fastopt.kernels import KERNELS
 
 #: Elements from which on a parallel region is worth its cost, as in ``csrc/fastopt.c``.
 PARALLEL_SIZE = 131072
@@ -33,7 +33,7 @@ class NumbaBackend:
             worth = worth_threads(work.buffers[0].size, threads)
             calls.append((compiled(work.kernel, work.k.dtype, len(arguments), worth), *arguments))
             parallel |= worth
-        return Program(_with_threads(threads, calls), (), _region) if parallel else Program(calls, ())
+        return Program(with_threads(threads, calls), (), region) if parallel else Program(calls, ())
 
     def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
         bound = []
@@ -42,13 +42,13 @@ class NumbaBackend:
             partials = np.zeros(-(-gradient.size // BLOCK))
             signature = (numba.typeof(gradient), numba.float64, numba.typeof(partials))
             worth = worth_threads(gradient.size, threads)
-            bound.append((_specialize(sum_squares, gradient.dtype, signature, worth), gradient, partials))
+            bound.append((specialize(sum_squares, gradient.dtype, signature, worth), gradient, partials))
             parallel |= worth
 
         def total(scale: float) -> float:
             calls: list[Call] = [(kernel, gradient, scale, partials) for kernel, gradient, partials in bound]
             if parallel:
-                run(_with_threads(threads, calls), _region)
+                run(with_threads(threads, calls), region)
             else:
                 run(calls)
             total = 0.0
@@ -104,86 +104,13 @@ class _Alias:
         self.array = array  # numpy keeps this object, hence the memory, alive
 
 
-def _with_threads(threads: int, calls: list[Call]) -> list[Call]:
-    """The calls of parallel kernels, made with at most so many threads."""
-    if threads >= numba.config.NUMBA_NUM_THREADS:
-        return calls
-    lower, restore = _once(_thread_limiters, _thread_limiters)
-    before = np.zeros(1, np.int64)
-    return [(lower, threads, before), *calls, (restore, before)]
-
-
-def _thread_limiters() -> tuple[Any, Any]:
-    """Functions that lower and restore the number of threads, which belongs to the thread that calls.
-
-    They are compiled, so that :func:`fastopt.backends.run` is not interrupted in them. numba cannot cache them.
-    """
-
-    @numba.njit("(int64, int64[::1])")
-    def lower(threads, before):
-        before[0] = get_num_threads()
-        set_num_threads(min(threads, before[0]))
-
-    @numba.njit("(int64[::1],)")
-    def restore(before):
-        set_num_threads(before[0])
-
-    lower(1, before := np.zeros(1, np.int64))  # the first call runs Python code, to learn the types
-    restore(before)
-    return lower, restore
-
-
-#: Held in parallel regions: of two at once, numba's threading layer "workqueue" ends the process.
-_region = threading.Lock()
-
-_lock = threading.Lock()
-_compiled: dict[Any, Any] = {}
-
-
 def compiled(kernel: Any, dtype: np.dtype, arguments: int, parallel: bool) -> Any:
     """The machine code of a kernel, given by name or as a numba function, for one dtype."""
     declared = KERNELS.get(kernel) if isinstance(kernel, str) else kernel
     if not callable(declared):
         raise BackendError(f"the numba backend has no kernel {kernel!r}")
     signature = (numba.from_dtype(dtype)[::1],) * arguments
-    return _specialize(declared, dtype, signature, parallel)
-
-
-def _specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool) -> Any:
-    """A dispatcher with one signature: so no two processes write different machine code to one cache entry."""
-    return _once((kernel, dtype, parallel), _compile, kernel, dtype, signature, parallel)
-
-
-def _once(key: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function that compiles gives; it is called once for each key, in a thread of its own.
-
-    Signal handlers run in the main thread alone. An exception of one within a compilation can end the process.
-    """
-    if key not in _compiled:
-        with _lock:
-            pass  # until a compilation that an interrupt has left behind is done
-        with ThreadPoolExecutor(1, "fastopt-compiler") as thread:
-            thread.submit(_keep, key, function, arguments).result()
-    return _compiled[key]
-
-
-def _keep(key: Any, function: Callable[..., Any], arguments: tuple) -> None:
-    with _lock:
-        if key not in _compiled:
-            _compiled[key] = function(*arguments)
-
-
-def _compile(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool) -> Any:
-    variant, options = ("parallel", {"parallel": True}) if parallel else ("serial", {"nogil": True})
-    dispatcher = twin(kernel, f"{variant}.{dtype.name}", **options)
-    try:
-        dispatcher.enable_caching()
-        dispatcher.compile(signature)
-    except Exception:  # no writable cache directory, a damaged cache, a full disk: compile without it
-        dispatcher = twin(kernel, f"{variant}.{dtype.name}", **options)
-        dispatcher.compile(signature)
-    dispatcher.disable_compile()
-    return dispatcher
+    return specialize(declared, dtype, signature, parallel)
 
 
 def describe() -> tuple[str, str, dict[str, str]]:

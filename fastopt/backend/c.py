@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fastopt._c import ffi, lib
-from fastopt.backends import Program, Work, process
+from fastopt.backend.process import process
+from fastopt.backend.program import Program, Work
 from fastopt.errors import BackendError, nearest
 
 DTYPES = {np.dtype(np.float32): lib.FASTOPT_FLOAT32, np.dtype(np.float64): lib.FASTOPT_FLOAT64}

@@ -1,0 +1,1 @@
+"""The engine room: works go in, programs come out, with the same bits from either engine."""
