@@ -1,4 +1,4 @@
-"""Kernels as machine code: compiled once for each signature, cached on disk, and run with fewer threads if asked for."""
+"""Kernels as machine code: compiled once a signature, cached on disk, and run with fewer threads if asked for."""
 
 import threading
 from collections.abc import Callable
