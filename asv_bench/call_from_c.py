@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 import fastopt
+from fastopt.backend.c import CBackend, ffi
 from fastopt.backend.process import processors
 from fastopt.backend.program import Work
-from fastopt.backend.c import CBackend, ffi
 from fastopt.bench import cases, measure
 from fastopt.buffers import aligned_empty
 from fastopt.rule import Rule
