@@ -2,7 +2,8 @@
 
 import os
 
-import numpy as np
+from fastopt.declared import whole
+from fastopt.errors import quoted
 
 
 class _Process:
@@ -34,11 +35,10 @@ def resolve_threads(threads: int | None) -> int:
         if not text.isdecimal() or int(text) < 1:
             raise ValueError(f"FASTOPT_NUM_THREADS must be a whole number >= 1, not {text!r}")
         return int(text)
-    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
-        raise TypeError(f"threads must be a whole number >= 1 or None, not {threads!r}")
-    if threads < 1:
-        raise ValueError(f"threads must be a whole number >= 1 or None, not {threads!r}")
-    return int(threads)
+    number = whole("threads", threads, "a whole number >= 1 or None")
+    if number < 1:
+        raise ValueError(f"threads must be a whole number >= 1 or None, not {quoted(threads)}")
+    return number
 
 
 def processors() -> int:
