@@ -94,8 +94,8 @@ def test_cmake_finds_an_installed_library(tmp_path):
 def test_address_and_undefined_behaviour_sanitizers(tmp_path):
     program = tmp_path / "hammer"
     sanitize = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    shell(CC, *FLAGS, *sanitize, *SOURCES, HERE / "hammer.c", "-o", program, "-lpthread", "-ldl")
-    assert "same bits, pool libgomp" in shell(program)
+    shell(CC, *FLAGS, *sanitize, *SOURCES, HERE / "hammer.c", "-o", program, "-lpthread", "-ldl", "-lm")
+    assert "same bits, pool libgomp" in shell(program, env=os.environ | {"OMP_NUM_THREADS": "4"})
 
 
 def test_thread_sanitizer(tmp_path):
@@ -103,14 +103,24 @@ def test_thread_sanitizer(tmp_path):
     program = tmp_path / "hammer"
     pool = ["-fPIC", "-shared", "-Wl,-soname,libgomp.so.1", "-o", tmp_path / "libgomp.so.1"]
     shell(CC, *FLAGS, "-O1", "-fsanitize=thread", HERE / "pool.c", *pool, "-lpthread")
-    shell(CC, *FLAGS, "-O1", "-fsanitize=thread", *SOURCES, HERE / "hammer.c", "-o", program, "-lpthread", "-ldl")
+    shell(
+        CC, *FLAGS, "-O1", "-fsanitize=thread", *SOURCES, HERE / "hammer.c", "-o", program, "-lpthread", "-ldl", "-lm"
+    )
     assert "same bits, pool libgomp" in shell(program, env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)})
 
 
 def test_a_fork_before_the_first_call(tmp_path):
     program = tmp_path / "fork"
-    shell(CC, *FLAGS, "-fopenmp", *SOURCES, HERE / "fork.c", "-o", program, "-lpthread", "-ldl")
+    shell(CC, *FLAGS, "-fopenmp", *SOURCES, HERE / "fork.c", "-o", program, "-lpthread", "-ldl", "-lm")
     assert shell(program) == "the child ended with 0\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the library starts no threads")
+@pytest.mark.parametrize(("arguments", "pool"), [([], "none"), (["threads"], "libgomp")])
+def test_a_fork_before_the_library_is_loaded(library, tmp_path, arguments, pool):
+    program = tmp_path / "late"
+    shell(CC, "-Wall", "-Wextra", f"-I{CSRC}", HERE / "late.c", "-o", program, "-lpthread", "-ldl", "-lm")
+    assert shell(program, library / "libfastopt.so", *arguments) == f"{pool}\n"
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux shows them")
@@ -133,6 +143,31 @@ def test_a_call_uses_a_thread_for_each_grain(grain, threads):
         """,
         str(grain),
         str(threads),
+        OMP_NUM_THREADS="4",
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux shows them")
+@pytest.mark.parametrize("setting", [{}, {"OMP_NUM_THREADS": "1"}])
+def test_a_million_threads_are_as_many_as_there_are_processors(setting):
+    """Unless the host's own parallel regions have more, as in the test above."""
+    python(
+        """
+        import os
+        import numpy as np
+        from fastopt._c import ffi, lib
+
+        if os.environ.get("OMP_NUM_THREADS") != "1":
+            os.environ.pop("OMP_NUM_THREADS", None)
+        p, g, k = np.ones(50_000, np.float32), np.ones(50_000, np.float32), np.ones(4, np.float32)
+        buffers = [ffi.cast("void *", array.ctypes.data) for array in (p, g)]
+        span = ffi.new("fastopt_span *", (p.size, ffi.cast("void *", k.ctypes.data), buffers))
+        before = len(os.listdir("/proc/self/task"))
+        assert lib.fastopt_step(ffi.new("fastopt_call *", (span, 1, 10**6, 0, 1))) == 0
+        made = len(os.listdir("/proc/self/task")) - before
+        assert made == len(os.sched_getaffinity(0)) - 1, made
+        """,
+        **setting,
     )
 
 
