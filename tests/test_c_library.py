@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ HERE = Path(__file__).parent / "c"
 SOURCES = [str(CSRC / name) for name in ("fastopt.c", "optimizer.c", "parallel.c")]
 FLAGS = ["-std=gnu11", "-g", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
 CC = os.environ.get("CC", "cc")
+COMPILERS = [CC, *(["clang"] if shutil.which("clang") else [])]
 
 
 def shell(*command, **options):
@@ -89,6 +91,81 @@ def test_cmake_finds_an_installed_library(tmp_path):
     shell("cmake", "-S", user, "-B", user / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
     shell("cmake", "--build", user / "build")
     assert "line" in shell(user / "build" / "user")
+
+
+OPTIONS = [
+    "-ffinite-math-only",
+    "-fno-signed-zeros",
+    "-freciprocal-math",
+    "-fassociative-math -fno-signed-zeros -fno-trapping-math",
+    "-funsafe-math-optimizations",
+    "-ffast-math",
+]
+MACROS = ["FAST_MATH", "FINITE_MATH_ONLY", "NO_SIGNED_ZEROS", "ASSOCIATIVE_MATH", "RECIPROCAL_MATH"]
+
+
+def step(compiler, folder, *flags):
+    """What the library says of a step when it is compiled with these flags, or the compiler's error."""
+    program = folder / "step"
+    options = [*(flag for flag in FLAGS if flag != "-Werror"), "-DKERNELS(_)=_(sgd)", "-Wno-unused-function"]
+    command = [compiler, *options, "-O2", *flags, *SOURCES, HERE / "step.c", "-o", program, "-lpthread", "-ldl", "-lm"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return shell(program) if done.returncode == 0 else done.stderr
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_options_that_change_results_are_refused(compiler, options, tmp_path):
+    """By the compiler where it defines a macro for them, as GCC does, and else by every step."""
+    found = step(compiler, tmp_path, *options.split())
+    assert "compile without -ffast-math and its parts" in found or "options that change results" in found
+    hidden = step(compiler, tmp_path, *options.split(), *(f"-U__{name}__" for name in MACROS))
+    assert "options that change results" in hidden
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="puts a library before another as Linux does")
+def test_a_library_that_changes_results_is_no_backend(tmp_path):
+    library = tmp_path / "libfastopt.so"
+    hidden = ["-fno-signed-zeros", *(f"-U__{name}__" for name in MACROS)]
+    shared = ["-fPIC", "-shared", "-Wl,-soname,libfastopt.so", "-o", library]
+    options = [flag for flag in FLAGS if flag != "-Werror"]
+    shell(CC, *options, "-O2", *hidden, *SOURCES, *shared, "-lpthread", "-ldl", "-lm")
+    python(
+        """
+        import numpy as np
+        import fastopt
+        found = fastopt.backends()["c"]
+        assert not found and "options that change results" in found.reason, found
+        try:
+            fastopt.Optimizer(np.ones(3), fastopt.SGD(), backend="c")
+        except fastopt.BackendError as error:
+            assert str(error) == found.reason
+        else:
+            raise AssertionError("the library was used")
+        """,
+        LD_PRELOAD=str(library),
+    )
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_contraction_is_refused_or_has_no_effect(compiler, tmp_path):
+    """GCC heeds what the source says of it, Clang does not."""
+    clang = "clang" in shell(compiler, "--version")
+    expected = "options that change results" if clang else "no error"
+    assert expected in step(compiler, tmp_path, "-ffp-contract=fast")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="instruction sets of x86-64")
+@pytest.mark.parametrize("options", ["", "-march=sapphirerapids", "-march=skylake-avx512"])
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_each_instruction_set_has_its_registers(compiler, options):
+    """Also where FLT_EVAL_METHOD is 16, and where the compiler would rather not use the widest registers."""
+    command = [compiler, "-std=gnu11", "-O3", "-fno-math-errno", *options.split(), "-S", "-o", "-", CSRC / "fastopt.c"]
+    functions = re.findall(r"^(\w+)_(32|64)_(avx2|avx512):(.*?)^\s*\.size\b", shell(*command), flags=re.M | re.S)
+    kernels = {file.stem for file in (CSRC / "kernels").glob("*.h")} - {"all"}
+    found = {(kernel, dtype, isa): code for kernel, dtype, isa, code in functions if kernel in kernels}
+    assert len(found) == len(kernels) * 2 * 2
+    assert [name for name, code in found.items() if {"avx2": "%ymm", "avx512": "%zmm"}[name[2]] not in code] == []
 
 
 def test_address_and_undefined_behaviour_sanitizers(tmp_path):
