@@ -322,7 +322,7 @@ def test_another_safetensors_file_is_refused(optimizer, tmp_path):
 
 def test_another_version_is_refused(optimizer, tmp_path, monkeypatch):
     path = tmp_path / "run"
-    monkeypatch.setattr("fastopt.checkpoint.FORMAT", 99)
+    monkeypatch.setattr("fastopt.checkpoint.saved.FORMAT", 99)
     optimizer.save(path)
     monkeypatch.undo()
     refuses(optimizer, path, "format 99, not 1: another version of fastopt wrote it")
