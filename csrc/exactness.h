@@ -21,7 +21,8 @@ struct STAMPED(numbers) {
         smallest[EACH], half[EACH];
 };
 
-/* A loop as a kernel's: what is done to one is done to the other. */
+/* Loops as those of kernels, with and without what small processors have no vectors for: what the compiler does there, it
+ * does here. */
 TARGET __attribute__((noinline)) static void STAMPED(compute)(const struct STAMPED(numbers) *given, real (*result)[EACH])
 {
     const real divisor = given->same[0], dividend = given->odd[0];
@@ -30,6 +31,9 @@ TARGET __attribute__((noinline)) static void STAMPED(compute)(const struct STAMP
         result[0][i] = given->odd[i] / given->same[i];
         result[1][i] = dividend * given->one[i] / divisor;
         result[2][i] = given->odd[i] / SQRT(given->square[i]);
+    }
+    NO_DEPENDENCIES
+    for (int i = 0; i < EACH; i++) {
         result[3][i] = given->e[i] * given->e[i] - given->e_squared[i];
         result[4][i] = (given->one[i] + given->tiny[i]) - given->one[i];
         result[5][i] = (real)0 - given->zero[i];

@@ -284,3 +284,4 @@ def test_importing_the_pointers_needs_no_backend():
     code = "import sys; sys.modules['fastopt._c'] = None; import fastopt; fastopt.get_library()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "BackendError: backend 'c' is not available" in done.stderr
+    assert "with a C compiler: pip install" in done.stderr
