@@ -15,7 +15,7 @@ from fastopt import checkpoint
 from fastopt.backend.choice import select
 from fastopt.backend.process import process, resolve_threads
 from fastopt.backend.program import Call, Program, Work, run
-from fastopt.buffers import FlatBuffer, Layout, check_array
+from fastopt.buffers import FlatBuffer, Layout, check_array, check_unmasked
 from fastopt.declared import Interval, Whole
 from fastopt.errors import NonFiniteGradientError, nearest
 from fastopt.groups import Group, assign
@@ -368,6 +368,7 @@ class Optimizer:
             if not isinstance(array, np.ndarray) or array.dtype != self.dtype:
                 kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
                 raise TypeError(f"grads[{name!r}] must be an array of {self.dtype} as the parameters are, not {kind}")
+            check_unmasked(f"grads[{name!r}]", array)
             if array.shape != self.layout.shapes[name]:
                 raise ValueError(f"grads[{name!r}] must have the shape {self.layout.shapes[name]}, not {array.shape}")
         missing = [name for group in self._active for name in group.names if name not in grads]

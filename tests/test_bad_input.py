@@ -71,6 +71,8 @@ def read_only_buffer() -> FlatBuffer:
         (read_only(np.ones(5)), ValueError, "params must be writable, not read-only"),
         (read_only_buffer(), ValueError, "params must be writable, not read-only"),
         (np.frombuffer(b"12345678"), ValueError, "params must be writable, not read-only"),
+        (np.ma.array([1.0, 2.0], mask=[0, 1]), TypeError, "params must be a plain array, not a masked one"),
+        (np.ones(5, "m8[s]"), TypeError, "params: its dtype must be"),
         ([1.0, 2.0], TypeError, "params must be a NumPy array, not list"),
         ({"w": np.ones(5)}, TypeError, "params must be a NumPy array, not dict"),
         (None, TypeError, "params must be a NumPy array, not NoneType"),
@@ -185,6 +187,7 @@ def test_an_unknown_hyperparameter_gives_the_nearest(rule):
         (np.ones((1, SIZE), np.float32), ValueError, r"grads must be one-dimensional, not of shape \(1, "),
         (np.ones(2 * SIZE, np.float32)[::2], ValueError, "grads must be contiguous, not strided by 8 bytes"),
         (unaligned(SIZE), ValueError, "grads must be aligned"),
+        (np.ma.ones(SIZE, np.float32), TypeError, "grads must be a plain array, not a masked one"),
         ([1.0] * SIZE, TypeError, "grads must be a NumPy array, not list"),
         (None, TypeError, "grads must be a NumPy array, not NoneType"),
         (1.0, TypeError, "grads must be a NumPy array, not float"),
@@ -264,6 +267,11 @@ def with_entry(name: str, value: object) -> Callable[[], dict]:
             with_entry("scale", None),
             TypeError,
             r"grads\['scale'\] must be an array of float32 as the parameters are, not NoneType",
+        ),
+        (
+            with_entry("first.bias", np.ma.ones(3, np.float32)),
+            TypeError,
+            r"grads\['first.bias'\] must be a plain array, not a masked one",
         ),
         (
             lambda: {"scale": np.ones((), np.float32)},
