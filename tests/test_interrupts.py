@@ -277,6 +277,7 @@ class Storm:
         self.over = False
 
     def __enter__(self) -> "Storm":
+        gc.disable()  # a collection may call Python code of others, where an exception is reported and goes no further
         self.before = signal.signal(signal.SIGALRM, self.strike)
         self.wait()
         return self
@@ -285,6 +286,7 @@ class Storm:
         self.over = True  # a signal that has come already may still strike, and must not set the timer again
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self.before)
+        gc.enable()
 
     def wait(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, self.random.choice([1e-6, 1e-5, self.random.uniform(1e-5, self.longest)]))
