@@ -87,7 +87,9 @@ def interrupted_at(number: int, function: Callable[[], Any]) -> bool:
 
     before = sys.gettrace()
     gc.disable()  # a collection may call Python code of others
-    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks whether any frame asks when tracing starts, and not later
+    sys._getframe().f_trace_opcodes = (
+        True  # Python 3.12 looks whether any frame asks when tracing starts, and not later
+    )
     sys.settrace(trace)
     try:
         function()
