@@ -175,7 +175,7 @@ class Plateau(Schedule):
     def progress(self) -> dict[str, Any]:
         return dict(self._progress)
 
-    def resume(self, progress: dict[str, Any]) -> None:
+    def resume(self, progress: Mapping[str, Any]) -> None:
         if not isinstance(progress, Mapping) or set(progress) != {"current", "best", "waited"}:
             raise ValueError(f"Plateau: progress must have current, best and waited, not be {quoted(progress)}")
         best = progress["best"]
