@@ -3,9 +3,7 @@
 import copy
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
-from operator import setitem
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
@@ -13,13 +11,14 @@ import numpy as np
 
 from fastopt.backend.choice import select
 from fastopt.backend.process import process, resolve_threads
-from fastopt.backend.program import Call, Program, Work, run
-from fastopt.buffers import FlatBuffer, Layout, check_array, check_unmasked
+from fastopt.backend.program import Call, run
+from fastopt.buffers import FlatBuffer, Layout
 from fastopt.checkpoint import file
 from fastopt.checkpoint.saved import PARTS, Saved, parse
 from fastopt.declared import Interval, Whole, real
 from fastopt.errors import NonFiniteGradientError, nearest, quoted
 from fastopt.groups import Group, assign
+from fastopt.plan import Explanation, Reading, StepPlan
 from fastopt.rule import Rule
 from fastopt.state import MICRO_STEP, STEP, OptimizerState, flat_and_layout
 
@@ -27,16 +26,12 @@ NONFINITE = ("propagate", "skip", "raise")
 
 _DECAY = Interval(0.0, 1.0, "[)")
 _CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
-_TINY = 2.0**-600  # the square of a float64 number that was scaled by this cannot overflow
-_ALL = slice(None)
 
-_UNBOUND = object()
+_report = tuple.__new__  # of what has been checked: StepReport(...) takes twice as long
+_UNBOUND = (object(), None, None)  # a gradient that nobody has, in place of the last one with its plan and programs
 
 #: Attributes that a copy, or an optimizer that comes from a pickle, finds anew.
-_OF_THIS_PROCESS = frozenset(
-    {"threads", "backend_reason", "_backend", "_forks", "_grads", "_source", "_staged"}
-    | {"_counted", "_active", "_follow", "_finish", "_total"}
-)
+_OF_THIS_PROCESS = frozenset({"threads", "backend_reason", "_backend", "_plan", "_bound"})
 
 
 class StepReport(NamedTuple):
@@ -226,6 +221,11 @@ class Optimizer:
         self._forget()
         self.groups[pattern].frozen = frozen
 
+    def explain(self) -> Explanation:
+        """What the next step would run, where and why: backend, threads, and a kernel for each group."""
+        frozen = tuple(pattern for pattern, group in self.groups.items() if group.frozen)
+        return Explanation(self.backend, self.backend_reason, self.threads, self._current_plan().kernels(), frozen)
+
     def state_dict(self) -> dict[str, Any]:
         """Copies of the states, keyed by parameter name, with the rules and counts of every group.
 
@@ -289,7 +289,8 @@ class Optimizer:
         grads
             A :class:`FlatBuffer` of the parameters' layout, a 1-D array of their size and dtype (both are read in
             place, and checked again only when another object comes), or a mapping from the name of every parameter
-            that is not frozen to an array of its shape and dtype, which is copied.
+            that is not frozen to an array of its shape and dtype: read in place where arrays are large, contiguous,
+            in memory of their own, and no norm is asked for; else copied.
         max_norm
             If given, the gradient is scaled down so that its 2-norm over all parameters that are not frozen does not
             exceed it, as by ``torch.nn.utils.clip_grad_norm_``.
@@ -305,194 +306,60 @@ class Optimizer:
         After an error, and after a step that was skipped, parameters, states and counts are as they were. A signal
         whose handler raises an exception, as Ctrl-C does, takes effect before the step or after it.
         """
-        if max_norm is not None:
+        if max_norm is not None and not (type(max_norm) is float and max_norm > 0.0):
             max_norm = _checked_limit(max_norm)
         if type(grad_scale) is not float or grad_scale != 1.0:
             grad_scale = _checked_scale(grad_scale, self.dtype)
         if nonfinite not in NONFINITE:
             raise ValueError(f"nonfinite must not be {quoted(nonfinite)}; {nearest(nonfinite, NONFINITE)}")
-        if grads is not self._grads or self._forks != process.forks:
-            self._bind(grads)
-        source = self._source
-        assert source is not None
-        if self.accumulated is not None:
-            if nonfinite != "propagate" and not math.isfinite(added := source.norm(grad_scale)):
+        looking = nonfinite != "propagate"
+        given, plan, reading = self._bound
+        if grads is not given or plan.forks != process.forks:
+            plan, reading = self._bind(grads, measured=looking or max_norm is not None)
+        state = self._state
+        if state.accumulated is not None:
+            if looking and not math.isfinite(added := plan.norm(reading, grad_scale)):
                 return self._refuse(added, nonfinite)
-            source.scale_added(grad_scale)
-            if self.counts[MICRO_STEP] + 1 < self._state.accumulate:
-                return self._add(source)
-            add = source.add_to_total
-            run([(setitem, self._total.array, _ALL, self.accumulated.flat), *add.calls], add.lock)
-            source, grad_scale = self._total, 1 / self._state.accumulate
+            if state.counts[MICRO_STEP] + 1 < state.accumulate:
+                plan.add(reading, grad_scale)
+                return _report(StepReport, (state.counts[STEP], None, True))
+            reading, grad_scale = plan.add_up(reading, grad_scale), 1 / state.accumulate
         norm: float | None = None
         scale = grad_scale
-        if max_norm is not None or nonfinite != "propagate":
-            norm = source.norm(grad_scale)
-            if nonfinite != "propagate" and not math.isfinite(norm):
+        if looking or max_norm is not None:
+            norm = plan.norm(reading, grad_scale)
+            if looking and not math.isfinite(norm):
                 return self._refuse(norm, nonfinite)
             if max_norm is not None and not norm + _CLIP_EPS <= max_norm:
                 scale *= max_norm / (norm + _CLIP_EPS)
-        counts = self._counted
-        counts[_ALL] = self.counts
-        counts[STEP] += 1
-        counts[MICRO_STEP] = 0
-        for group in self._active:
-            counts[group.index] += 1
-            group.prepare(counts[group.index], scale)
-        update = source.update
-        run(update.calls, update.lock)
-        return StepReport(counts[STEP], norm, False)
+        step = plan.fill(scale)
+        commit = reading.update or plan.bind_update(reading)
+        run(commit.calls, commit.lock)
+        return _report(StepReport, (step, norm, False))
 
     def _refuse(self, norm: float, nonfinite: str) -> StepReport:
         if nonfinite == "raise":
             raise NonFiniteGradientError(f"grads: the gradient is not finite (its norm is {norm}); nothing has changed")
-        return StepReport(self.counts[STEP], norm, True)
-
-    def _add(self, source: "_Source") -> StepReport:
-        """Adds a gradient to the accumulated ones."""
-        add = source.add
-        run([*add.calls, (setitem, self.counts, MICRO_STEP, self.counts[MICRO_STEP] + 1)], add.lock)
-        return StepReport(self.counts[STEP], None, True)
-
-    # Binding: which memory the kernels read and write
+        return StepReport(self.step_count, norm, True)
 
     def _forget(self) -> None:
-        """Has the next step bind its buffers anew."""
-        self._grads: Any = _UNBOUND
-        self._source: _Source | None = None
-        self._staged: FlatBuffer | None = None
-        self._forks = process.forks
-        self._counted = self.counts.copy()  # what they will be after the step that is being made
+        """Has the next step make a plan."""
+        self._bound: tuple[Any, Any, Any] = _UNBOUND
+        self._plan: StepPlan | None = None
 
-    def _bind(self, grads: Any) -> None:
-        self._grads = _UNBOUND  # until the end: an interrupt must not leave one gradient with the programs of another
-        if self._source is None or self._forks != process.forks:
-            self._source = None
-            self._forks = process.forks
-            self._active = [group for group in self.groups.values() if not group.frozen]
-            self._follow = self._follow_params()
-            self._finish: list[Call] = list(self._follow.calls)
-            if self.accumulated is not None:
-                self._finish.append((setitem, self.accumulated.flat, _ALL, 0))
-                self._total = _Source(self, FlatBuffer.empty(self.layout, self.dtype).flat)
-        array = self._stage(grads) if _is_plain_mapping(grads) else self._checked_flat(grads)
-        if self._source is None or self._source.array is not array:
-            self._source = _Source(self, array)
-        if not _is_plain_mapping(grads):  # a mapping is copied at every step
-            self._grads = grads
+    def _bind(self, grads: Any, *, measured: bool) -> tuple[StepPlan, Reading]:
+        """The plan, and the gradient read by it. One that is refused leaves the one before in use."""
+        plan = self._current_plan()
+        reading = plan.read(grads, measured=measured)
+        if reading.lasts:
+            self._bound = grads, plan, reading
+        return plan, reading
 
-    def _checked_flat(self, grads: Any) -> np.ndarray:
-        """The 1-D array of a gradient that is read in place."""
-        if isinstance(grads, FlatBuffer):
-            difference = "" if grads.layout is self.layout else self.layout.difference(grads.layout)
-            if difference:
-                raise ValueError(f"grads is laid out otherwise than the parameters: {difference}")
-            array = grads.flat
-        else:
-            array = check_array("grads", grads, writable=False).view(np.ndarray)
-        if array.dtype != self.dtype:
-            raise TypeError(f"grads must be {self.dtype} as the parameters are, not {array.dtype}")
-        if array.shape != self.flat.shape:
-            raise ValueError(f"grads must have the parameters' size {self.flat.size}, not {array.size}")
-        for name, buffer in self._state.written():
-            if np.may_share_memory(array, buffer):
-                raise ValueError(f"grads overlaps {name}: a gradient needs memory of its own")
-        return array
-
-    def _stage(self, grads: Mapping[str, Any]) -> np.ndarray:
-        """Copies a mapping of gradients, checked, into a flat buffer of the optimizer's own."""
-        for name, array in grads.items():
-            if name not in self.layout.shapes:
-                raise ValueError(f"grads: no parameter {name!r}; {nearest(name, self.layout.shapes)}")
-            if not isinstance(array, np.ndarray) or array.dtype != self.dtype:
-                kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-                raise TypeError(f"grads[{name!r}] must be an array of {self.dtype} as the parameters are, not {kind}")
-            check_unmasked(f"grads[{name!r}]", array)
-            if array.shape != self.layout.shapes[name]:
-                raise ValueError(f"grads[{name!r}] must have the shape {self.layout.shapes[name]}, not {array.shape}")
-        missing = [name for group in self._active for name in group.names if name not in grads]
-        if missing:
-            raise ValueError(f"grads has no gradient for {missing[0]!r}: give one, or freeze its group")
-        if self._staged is None:
-            self._staged = FlatBuffer.empty(self.layout, self.dtype)
-        for name, staged in self._staged.items():
-            staged[...] = grads.get(name, 0)
-        return self._staged.flat
-
-    def _follow_params(self) -> Program:
-        """The program that updates the moving average: SGD's kernel, with the parameters as its gradient."""
-        if self.ema is None or self._state.ema_decay is None:
-            return Program([], ())
-        k = np.array([self._state.ema_decay - 1.0, 0.0, self._state.ema_decay, 1.0], self.dtype)
-        return self._backend.bind([Work("sgd", (self.ema.flat, self.flat), k)], self.threads)
-
-
-class _Source:
-    """A gradient's flat array and the programs that read it."""
-
-    def __init__(self, optimizer: Optimizer, array: np.ndarray) -> None:
-        self.array, self._optimizer = array, optimizer
-        self._k = np.array([1.0, 0.0, 1.0, -1.0], optimizer.dtype)  # SGD's kernel, by a step of minus one
-
-    def _slices(self, names: list[str]) -> list[tuple[slice, str]]:
-        """The runs of parameters without gaps, each with its place and its first name."""
-        places = self._optimizer.layout.places
-        runs = self._optimizer.layout.runs(names)
-        return [(slice(places[run[0]].start, places[run[-1]].stop), run[0]) for run in runs]
-
-    @cached_property
-    def update(self) -> Program:
-        """Updates parameters and states by the gradient, takes over the counts, and does what follows an update."""
-        optimizer = self._optimizer
-        works = []
-        for group in optimizer._active:
-            for place, first in self._slices(list(group.names)):
-                buffers = [optimizer.flat[place], self.array[place]]
-                for name in group.rule.states:
-                    state = optimizer.state[name]
-                    start = state.layout.places[first].start
-                    buffers.append(state.flat[start : start + place.stop - place.start])
-                works.append(Work(group.rule.kernel, tuple(buffers), group.k))
-        update = optimizer._backend.bind(works, optimizer.threads)
-        count = setitem, optimizer.counts, _ALL, optimizer._counted
-        lock = update.lock or optimizer._follow.lock
-        return Program([*update.calls, count, *optimizer._finish], update.keeps, lock)
-
-    def scale_added(self, scale: float) -> None:
-        """Sets by what :attr:`add` and :attr:`add_to_total` multiply the gradient."""
-        self._k[0] = scale
-
-    @cached_property
-    def add(self) -> Program:
-        """Adds the gradient to the accumulated ones."""
-        accumulated = self._optimizer.accumulated
-        assert accumulated is not None
-        return self._adding(accumulated.flat)
-
-    @cached_property
-    def add_to_total(self) -> Program:
-        """Adds the gradient to their copy, which becomes the gradient of an update."""
-        return self._adding(self._optimizer._total.array)
-
-    def _adding(self, array: np.ndarray) -> Program:
-        return self._optimizer._backend.bind([Work("sgd", (array, self.array), self._k)], self._optimizer.threads)
-
-    @cached_property
-    def _sum_squares(self) -> Callable[[float], float]:
-        names = [name for group in self._optimizer._active for name in group.names]
-        gradients = [self.array[place] for place, _ in self._slices(names)]
-        return self._optimizer._backend.bind_sum_squares(gradients, self._optimizer.threads)
-
-    def norm(self, scale: float) -> float:
-        """The 2-norm of the gradient times ``scale``; infinite or NaN only if the gradient is not finite."""
-        total = self._sum_squares(1.0)
-        if math.isfinite(total):
-            return abs(scale) * math.sqrt(total)
-        return abs(scale) * (math.sqrt(self._sum_squares(_TINY)) / _TINY)
-
-
-def _is_plain_mapping(grads: Any) -> bool:
-    return isinstance(grads, Mapping) and not isinstance(grads, FlatBuffer)
+    def _current_plan(self) -> StepPlan:
+        if self._plan is None or self._plan.forks != process.forks:
+            self._forget()
+            self._plan = StepPlan(self._state, self._backend, self.threads)
+        return self._plan
 
 
 def _copies(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -329,6 +329,17 @@ def test_a_mapping_is_copied_hence_may_overlap(backend):
     assert optimizer.flat.tolist() == [0.5, 0.5, 0.5]
 
 
+def test_a_large_mapping_may_overlap_too(backend):
+    """It is copied then, and else read where it lies."""
+    optimizer = Optimizer(FlatBuffer({"w": np.ones(200_000), "b": np.ones(200_000)}), Adam(lr=0.5), backend=backend)
+    expected = Optimizer(optimizer.params.copy(), Adam(lr=0.5), backend=backend)
+    optimizer.step({"w": optimizer.params["w"], "b": optimizer.state["exp_avg"]["b"]})
+    gradient = optimizer.params.zeros_like()
+    gradient["w"] = 1.0
+    expected.step(gradient)
+    assert snapshot(optimizer) == snapshot(expected)
+
+
 def test_a_refused_gradient_leaves_the_one_before_in_use(backend):
     """Binding another gradient starts before it is checked: the old one must not be read under the new one's name."""
     optimizer, expected = (Optimizer(np.ones(5), Adam(), backend=backend) for _ in range(2))
