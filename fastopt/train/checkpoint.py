@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import reprlib
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import fastopt
 from fastopt import checkpoint
+from fastopt.errors import quoted
 
-SHOWN = 80  # characters of a value that a message quotes
 LARGEST = 10**9  # epochs and the like: more would take longer than anybody waits
 
 
@@ -149,13 +148,3 @@ def _check(name: str, value: Any, kinds: Any) -> None:
             raise ValueError(f"{name} must hold {', '.join(kinds)}; it {wrong}")
         for key, each in value.items():
             _check(f"{name}.{key}", each, kinds[key])
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = SHOWN
-
-
-def quoted(value: Any) -> str:
-    """A value in a message: in one line, and cut where it is long or deep."""
-    text = _SHORT.repr(value)
-    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import fastopt
+from fastopt.errors import quoted
 from fastopt.machine import shortage
 from fastopt.train import progress, report, specs
-from fastopt.train.checkpoint import quoted, read_extra, read_notes
+from fastopt.train.checkpoint import read_extra, read_notes
 from fastopt.train.data import BUILT_IN, Dataset, load_data
 from fastopt.train.errors import InputError
 from fastopt.train.interrupt import Interrupt
@@ -230,8 +231,9 @@ def _go_on(runs: list[Run], names: list[str], resume: Path) -> None:
 
 
 def _notes(request: Request) -> dict[str, Any]:
-    names = ("source", "target", "decimal", "drop", "optimizers", "epochs", "tolerance", "backend", "threads")
-    return {name: getattr(request, name) for name in names}
+    names = ("source", "target", "decimal", "epochs", "tolerance", "backend", "threads")
+    lists = {name: list(getattr(request, name)) for name in ("drop", "optimizers")}
+    return lists | {name: getattr(request, name) for name in names}
 
 
 def _config(request: Request) -> dict[str, Any]:
