@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt.errors import nearest
+from fastopt.errors import nearest, quoted
 from fastopt.train.data import Dataset, number_classes, split, standardise
 from fastopt.train.errors import InputError
 
@@ -46,7 +46,7 @@ class Table:
     decimal: str
 
     def at(self, row: int, column: str) -> str:
-        return f"{self.path}, line {self.lines[row]}, column {column!r}"
+        return f"{self.path}, line {self.lines[row]}, column {quoted(column)}"
 
     def number(self, cell: str) -> float | None:
         """What a cell is as a number, or None; infinite if it is too large."""
@@ -78,7 +78,7 @@ def load_csv(path: Path, target: str | None, decimal: str = ".", drop: Sequence[
     table = _read(path, decimal)
     target = _target(table, target)
     _drop(table, target, drop)
-    y, classes = number_classes(_labels(table, target), f"{path}, column {target!r}")
+    y, classes = number_classes(_labels(table, target), f"{path}, column {quoted(target)}")
     train, held_out = split(y)
     parts = {
         name: _features(table, name, cells, train, held_out) for name, cells in table.columns.items() if name != target
@@ -141,22 +141,22 @@ def _check_header(path: Path, header: list[str]) -> None:
     if not any(header):
         raise InputError("data", f"{where}: no header; allowed: a line of column names")
     if all(any(pattern.fullmatch(name) for pattern in NUMBER.values()) for name in header):
-        raise InputError("data", f"{where}: got numbers ({', '.join(header[:3])}...); allowed: column names")
+        raise InputError("data", f"{where}: got numbers ({quoted(', '.join(header[:3]))}...); allowed: column names")
     for place, name in enumerate(header):
         if not name:
             raise InputError("data", f"{where}: column {place + 1} has no name")
         if name in header[:place]:
-            raise InputError("data", f"{where}: column {name!r} is there twice")
+            raise InputError("data", f"{where}: column {quoted(name)} is there twice")
     if len(header) < 2:
-        raise InputError("data", f"{where}: got one column, {header[0]!r}; allowed: two or more")
+        raise InputError("data", f"{where}: got one column, {quoted(header[0])}; allowed: two or more")
 
 
 def _target(table: Table, target: str | None) -> str:
     if target is None:
-        names = ", ".join(map(repr, table.columns))
-        raise InputError("target", f"not given; needed with a CSV file; allowed: a column of {table.path}: {names}")
+        columns = nearest("", table.columns)
+        raise InputError("target", f"not given; needed with a CSV file, a column of {table.path}; {columns}")
     if target not in table.columns:
-        raise InputError("target", f"{table.path} has no column {target!r}; {nearest(target, table.columns)}")
+        raise InputError("target", f"{table.path} has no column {quoted(target)}; {nearest(target, table.columns)}")
     return target
 
 
@@ -164,13 +164,13 @@ def _drop(table: Table, target: str, drop: Sequence[str]) -> None:
     features = [name for name in table.columns if name != target]
     for name in drop:
         if name == target:
-            raise InputError("drop", f"{name!r} is the target; {nearest(name, features)}")
+            raise InputError("drop", f"{quoted(name)} is the target; {nearest(name, features)}")
         if name not in features:
-            raise InputError("drop", f"{table.path} has no column {name!r}; {nearest(name, features)}")
+            raise InputError("drop", f"{table.path} has no column {quoted(name)}; {nearest(name, features)}")
     for name in set(drop):
         del table.columns[name]
     if len(table.columns) < 2:
-        raise InputError("drop", f"leaves no column of {table.path} to learn from; allowed: some of {features}")
+        raise InputError("drop", f"leaves no column of {table.path} to learn from; {nearest('', features)}")
 
 
 def _labels(table: Table, target: str) -> list[int] | list[str]:
@@ -202,8 +202,8 @@ def _looks_like_a_number(cell: str) -> bool:
 def _finite_numbers(table: Table, name: str, cells: list[str], numbers: list[float | None]) -> np.ndarray:
     for row, number in enumerate(numbers):
         if number is None or not np.isfinite(number):
-            given = f"got {cells[row]!r}" if cells[row] else "empty"
-            ways = [f"--drop {name!r} to leave the column out"]
+            given = f"got {quoted(cells[row])}" if cells[row] else "empty"
+            ways = [f"--drop {quoted(name)} to leave the column out"]
             other = {".": ",", ",": "."}[table.decimal]
             if number is None and NUMBER[other].fullmatch(cells[row]):
                 ways.insert(0, f"--decimal {other} if that is the decimal separator")
@@ -218,10 +218,11 @@ def _check_texts(table: Table, name: str, cells: list[str]) -> None:
             raise InputError("data", f"{table.at(row, name)}: empty; allowed: a category")
     kinds = len(set(cells))
     if kinds > min(MAX_CATEGORIES, NEARLY_ALL * len(cells)):
+        found = f"{kinds} different texts in {len(cells)} rows, such as {quoted(cells[0])}"
         raise InputError(
             "data",
-            f"{table.path}, column {name!r}: {kinds} different texts in {len(cells)} rows, such as {cells[0]!r}; "
-            f"allowed: up to {MAX_CATEGORIES} categories, each in more than one row; --drop {name!r} to leave it out",
+            f"{table.path}, column {quoted(name)}: {found}; allowed: up to {MAX_CATEGORIES} categories, "
+            f"each in more than one row; --drop {quoted(name)} to leave it out",
         )
 
 

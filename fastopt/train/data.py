@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.errors import nearest
+from fastopt.errors import nearest, quoted
 from fastopt.train.errors import InputError
 
 VALIDATION_SHARE = 0.2
@@ -77,17 +77,20 @@ def load_data(
 
     Raises InputError for the argument that is wrong, with the line and column where there is one.
     """
+    if decimal not in (None, ".", ","):
+        raise InputError("decimal", f"got {quoted(decimal)}; allowed: a point or a comma")
     path = Path(source)
-    if source not in BUILT_IN and path.suffix.lower() in (".csv", ".tsv") and _kind(path, source) == "file":
+    kind = "built-in" if source in BUILT_IN else _kind(path, source)
+    if kind == "file" and path.suffix.lower() in (".csv", ".tsv"):
         from fastopt.train.csv_data import load_csv
 
         return load_csv(path, target, decimal or ".", drop)
     for name, value in (("target", target), ("decimal", decimal), ("drop", drop)):
         if value:
-            raise InputError(name, f"given with {source!r}; allowed with a CSV file only")
+            raise InputError(name, f"given with {quoted(source)}; allowed with a CSV file only")
     if source in BUILT_IN:
         return BUILT_IN[source]()
-    if _kind(path, source) == "folder":
+    if kind == "folder":
         from fastopt.train.idx_data import load_idx
 
         return load_idx(path)
@@ -95,7 +98,7 @@ def load_data(
         from fastopt.train.npz_data import load_npz
 
         return load_npz(path)
-    raise InputError("data", f"{source!r} has the unknown ending {path.suffix!r}; allowed: {FILES}")
+    raise InputError("data", f"{quoted(source)} has the unknown ending {quoted(path.suffix)}; allowed: {FILES}")
 
 
 def _kind(path: Path, source: str) -> str:
@@ -106,10 +109,10 @@ def _kind(path: Path, source: str) -> str:
             return "file"
         found = path.exists()
     except OSError as error:
-        raise InputError("data", f"{source}: cannot be read: {error.strerror}") from None
+        raise InputError("data", f"{quoted(source)} cannot be read: {error.strerror}") from None
     if found:
-        raise InputError("data", f"{source!r} is neither a file nor a folder; allowed: {FILES}")
-    raise InputError("data", f"no such data set or file: {source!r}; {nearest(source, BUILT_IN)}, {FILES}")
+        raise InputError("data", f"{quoted(source)} is neither a file nor a folder; allowed: {FILES}")
+    raise InputError("data", f"no such data set or file: {quoted(source)}; {nearest(source, BUILT_IN)}, {FILES}")
 
 
 def digits() -> Dataset:
@@ -188,13 +191,13 @@ def number_classes(labels: Sequence[Any], where: str) -> tuple[np.ndarray, tuple
     counts = Counter(labels)
     values = sorted(counts)
     if len(values) < 2:
-        only = f"only {values[0]!r}" if values else "none"
+        only = f"only {quoted(values[0])}" if values else "none"
         raise InputError("data", f"{where} has {only}; allowed: two classes or more")
     alone = min(values, key=counts.__getitem__)
     if counts[alone] < 2:
         raise InputError(
             "data",
-            f"{where} has {len(values)} classes, and class {alone!r} has one sample; "
+            f"{where} has {len(values)} classes, and class {quoted(alone)} has one sample; "
             "allowed: two samples or more of every class",
         )
     return _numbers(labels, values), tuple(map(str, values))
@@ -210,7 +213,9 @@ def known_classes(labels: Sequence[Any], classes: tuple[str, ...], where: str, p
     for row, name in enumerate(names):
         if name not in known:
             known_ones = nearest(name, classes)
-            raise InputError("data", f"{where}, label {row}: {part} label {name} is not one of training; {known_ones}")
+            raise InputError(
+                "data", f"{where}, label {row}: {part} label {quoted(name)[1:-1]} is not one of training; {known_ones}"
+            )
     return _numbers(names, classes)
 
 

@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
+from fastopt.errors import quoted
 from fastopt.machine import shortage
 from fastopt.train.data import Dataset, known_classes, number_classes, split_arrays, standardise
 from fastopt.train.errors import InputError
@@ -21,6 +22,7 @@ ALLOWED = (
     "allowed: x and y, to be split, or x_train and y_train, optionally with x_test and y_test "
     "or x_val and y_val (upper or lower case)"
 )
+SHOWN = 20  # names of arrays in a message
 EXACT = 2.0**53  # the largest number up to which every whole one is a float64
 #: What zipfile, its decompressors and numpy.lib.format raise for content that they cannot read.
 MALFORMED = (
@@ -88,12 +90,12 @@ class Archive:
         """The name as the archive spells it, or None. Raises InputError if it is there twice."""
         found = [given for given in self._members if given.lower() == name]
         if len(found) > 1:
-            raise InputError("data", f"{self.path} has {' and '.join(map(repr, found))}; allowed: one of them")
+            raise InputError("data", f"{self.path} has {' and '.join(map(quoted, found))}; allowed: one of them")
         return found[0] if found else None
 
     def read(self, name: str) -> np.ndarray:
         """An array, once it is sure that all of it is there and fits into memory. Raises InputError."""
-        info, where = self._members[name], f"{self.path}, array {name!r}"
+        info, where = self._members[name], f"{self.path}, array {quoted(name)}"
         with _readable(self.path):
             with self._archive.open(info) as file:
                 shape, dtype = _header(file)
@@ -120,7 +122,7 @@ def _dataset(archive: Archive) -> Dataset:
     whole = _pair(archive, "")
     train = whole or _pair(archive, "_train")
     if train is None:
-        raise InputError("data", f"{path} has arrays {', '.join(archive.names) or '(none)'}; {ALLOWED}")
+        raise InputError("data", f"{path} has arrays {', '.join(archive.names[:SHOWN]) or '(none)'}; {ALLOWED}")
     x, y = train
     numbers, classes = number_classes(y, f"{path}, the labels")
     held_out = None if whole else _pair(archive, "_val") or _pair(archive, "_test")
@@ -151,9 +153,9 @@ def _pair(archive: Archive, ending: str) -> tuple[np.ndarray, list] | None:
         return None
     if x_name is None or y_name is None:
         missing = f"x{ending}" if x_name is None else f"y{ending}"
-        raise InputError("data", f"{archive.path} has {x_name or y_name!r} but no {missing!r}; {ALLOWED}")
-    x = _samples(f"{archive.path}, array {x_name!r}", archive.read(x_name))
-    return x, _labels(f"{archive.path}, array {y_name!r}", archive.read(y_name), len(x))
+        raise InputError("data", f"{archive.path} has {quoted(x_name or y_name)} but no {missing!r}; {ALLOWED}")
+    x = _samples(f"{archive.path}, array {quoted(x_name)}", archive.read(x_name))
+    return x, _labels(f"{archive.path}, array {quoted(y_name)}", archive.read(y_name), len(x))
 
 
 def _samples(where: str, x: np.ndarray) -> np.ndarray:
