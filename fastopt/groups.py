@@ -92,8 +92,8 @@ class Group:
                 values[name] = here[name]
                 calls += here[name].adopting(value)
         rule = self._replacement(self._rule.replace(**values))
-        if None not in saved.hyperparameters.values():
-            self._check(rule.replace(**saved.hyperparameters), saved.step + 1)
+        alone = {name: 0.0 if value is None else value for name, value in saved.hyperparameters.items()}
+        self._check(rule.replace(**alone), saved.step + 1)  # without calling what is the user's own
         return [*calls, (self.__dict__.update, {"_rule": rule, "frozen": saved.frozen})]
 
     def _check(self, rule: Rule, step: int) -> None:

@@ -247,18 +247,24 @@ class Optimizer:
         run(calls)
 
     def save(self, path: str | os.PathLike, extra: Any = None) -> None:
-        """Writes a checkpoint as a safetensors file: parameters, states, rules and counts, and ``extra`` (JSON).
+        """Writes a checkpoint as a safetensors file: parameters, states, rules and counts, and ``extra``.
 
-        The file is written under another name in the same folder and then renamed: a crash at any moment leaves the
-        old file or the new one. Raises TypeError if ``extra`` is no JSON value, OSError as :func:`open` does.
+        ``extra`` is any JSON value that comes back as it was: None, bool, int, float, str, and lists and dictionaries
+        with text for keys, nested at most 100 deep. The file is written from the arrays as they lie, under another name
+        in the same folder, and then renamed: a crash at any moment leaves the old file or the new one. A symbolic link
+        stays and its target is replaced. Raises TypeError or ValueError, which name the place, for another ``extra``,
+        and OSError as :func:`open` does or if the disk is full; the old file is whole then.
         """
         file.save(path, self._state.describe(), self._state.parameters(), extra)
 
     def load(self, path: str | os.PathLike) -> Any:
         """Takes over a checkpoint, parameters included, and returns its ``extra``.
 
-        A run that goes on from it has the same bits as one that never stopped. Raises
-        :class:`fastopt.CheckpointError` if the file is damaged or does not fit; then nothing has changed.
+        A run that goes on from it has the same bits as one that never stopped. The file is read twice: to compare its
+        checksums, and then into the arrays themselves, without a copy in between. Raises
+        :class:`fastopt.CheckpointError` if the file is damaged or does not fit, OSError if it cannot be read; then
+        nothing has changed. Only if a disk fails, or somebody cuts the file, between the two readings does OSError say
+        that the optimizer holds a part of it.
         """
 
         def adopting(saved: Saved) -> list[Call]:

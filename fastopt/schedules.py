@@ -49,7 +49,7 @@ class Constant(Schedule):
 
     lr: NonNegative
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         return self.lr
 
 
@@ -60,7 +60,7 @@ class Step(Schedule):
     every: Steps
     factor: Positive = 0.1
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         return self.lr * self.factor ** ((step - 1) // self.every)
 
 
@@ -70,7 +70,7 @@ class Exponential(Schedule):
     lr: NonNegative
     factor: Positive
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         return self.lr * self.factor ** (step - 1)
 
 
@@ -82,13 +82,13 @@ class _WarmedUp(Schedule):
     warmup: StepsOrZero = 0
     final: NonNegative = 0.0
 
-    def check(self):
+    def check(self) -> None:
         if self.warmup >= self.steps:
             raise ValueError(
                 f"{type(self).__name__}: warmup must be less than steps, not {self.warmup} of {self.steps}"
             )
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         if step <= self.warmup:
             return self.lr * step / self.warmup
         return self.final + (self.lr - self.final) * self.shape(_fraction(step, max(self.warmup, 1), self.steps))
@@ -104,14 +104,14 @@ class Cosine(_WarmedUp):
     Loshchilov & Hutter, SGDR, ICLR 2017, arXiv:1608.03983, without restarts.
     """
 
-    def shape(self, done):
+    def shape(self, done: float) -> float:
         return (1 + math.cos(math.pi * done)) / 2
 
 
 class Linear(_WarmedUp):
     """Up to ``lr`` in a line over ``warmup`` steps, then down to ``final`` at the step ``steps`` in another."""
 
-    def shape(self, done):
+    def shape(self, done: float) -> float:
         return 1 - done
 
 
@@ -128,7 +128,7 @@ class OneCycle(Schedule):
     start_divisor: Positive = 25.0
     final_divisor: Positive = 250000.0
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         peak = max(1.0, self.rise * self.steps)
         if step < peak:
             low, left = self.lr / self.start_divisor, 1 - _fraction(step, 1, peak)
@@ -154,10 +154,10 @@ class Plateau(Schedule):
     if TYPE_CHECKING:
         _progress: ClassVar[dict[str, Any]]
 
-    def check(self):
+    def check(self) -> None:
         self.resume({"current": self.lr, "best": None, "waited": 0})
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         return self._progress["current"]
 
     def observe(self, metric: float) -> None:
@@ -172,10 +172,10 @@ class Plateau(Schedule):
             current, waited = max(current * self.factor, min(self.final, current)), 0
         self.resume({"current": current, "best": best, "waited": waited})
 
-    def progress(self):
+    def progress(self) -> dict[str, Any]:
         return dict(self._progress)
 
-    def resume(self, progress):
+    def resume(self, progress: Mapping[str, Any]) -> None:
         if not isinstance(progress, Mapping) or set(progress) != {"current", "best", "waited"}:
             raise ValueError(f"Plateau: progress must have current, best and waited, not be {quoted(progress)}")
         best = progress["best"]

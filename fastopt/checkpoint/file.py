@@ -73,7 +73,12 @@ def _check_extra(where: str, value: Any, depth: int = 0) -> None:
     elif isinstance(value, list):
         for index, each in enumerate(value):
             _check_extra(f"{where}[{index}]", each, depth + 1)
-    elif value is not None and not isinstance(value, (bool, int, float, str)):
+    elif isinstance(value, int):
+        try:
+            str(value)
+        except ValueError as error:  # of more digits than Python reads
+            raise ValueError(f"{where}: {error}") from None
+    elif value is not None and not isinstance(value, (float, str)):
         kinds = "None, bool, int, float, str, list or dict"
         raise TypeError(f"{where}: {type(value).__name__} is not JSON serializable as it is: it must be {kinds}")
 
@@ -123,7 +128,7 @@ class _Reader:
         text = metadata.get("fastopt")
         if text is None:
             raise CheckpointError("a safetensors file, but not one that fastopt wrote")
-        if metadata.get("fastopt.checksum") != str(zlib.crc32(text.encode())):
+        if metadata.get("fastopt.checksum") != str(zlib.crc32(text.encode(errors="surrogatepass"))):
             raise CheckpointError("corrupted: its description has another checksum than when it was written")
         self.description = check_description(_json("its description", text))
         self.arrays = {key: InFile(self, *place) for key, place in places.items()}
