@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Self, dataclass_transform, get_args
 
 import numpy as np
 
-from fastopt.errors import nearest
+from fastopt.errors import nearest, quoted
 
 REQUIRED: Any = object()
 
@@ -56,15 +56,6 @@ def _scalar(value: Any) -> Any:
 
 def _is_time(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind in "mM"  # of some units the items are ints
-
-
-def quoted(value: Any, limit: int = 80) -> str:
-    """A value in an error message: its ``repr``, shortened if it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # an int of more digits than Python converts, or something that holds one
-        text = f"<{type(value).__name__}, too long to show>"
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 class Interval:

@@ -4,14 +4,17 @@ Any callable will do as a rule's ``lr``; these are the usual ones, and checkpoin
 """
 
 import math
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from fastopt.declared import Choice, ClosedUnitInterval, Declared, Interval, NonNegative, Positive, Whole
+from fastopt.errors import quoted
 
 Steps = Annotated[int, Whole(1)]
 StepsOrZero = Annotated[int, Whole(0)]
 Fraction = Annotated[float, Interval(0.0, 1.0, "()")]
+_RATE, _METRIC = Interval(0.0), Interval(-math.inf)
 Direction = Annotated[str, Choice("min", "max")]
 
 
@@ -25,8 +28,14 @@ class Schedule(Declared):
         """What a schedule has learnt from the run, for checkpoints; empty if it depends on the step alone."""
         return {}
 
-    def resume(self, progress: dict[str, Any]) -> None:
-        """Takes over what :meth:`progress` gave."""
+    def resume(self, progress: Mapping[str, Any]) -> None:
+        """Takes over what :meth:`progress` gave. TypeError or ValueError if it cannot be that."""
+        if progress:
+            raise ValueError(f"{type(self).__name__}: progress must be empty, not {quoted(progress)}")
+
+    def adopting(self, other: Self) -> list[tuple]:
+        """The calls, of functions implemented in C, by which it takes over the progress of a schedule of its kind."""
+        return []
 
     def __reduce__(self) -> tuple:
         return *super().__reduce__(), self.progress()
@@ -166,8 +175,18 @@ class Plateau(Schedule):
     def progress(self) -> dict[str, Any]:
         return dict(self._progress)
 
-    def resume(self, progress: dict[str, Any]) -> None:
-        self.__dict__["_progress"] = dict(progress)
+    def resume(self, progress: Mapping[str, Any]) -> None:
+        if not isinstance(progress, Mapping) or set(progress) != {"current", "best", "waited"}:
+            raise ValueError(f"Plateau: progress must have current, best and waited, not be {quoted(progress)}")
+        best = progress["best"]
+        self.__dict__["_progress"] = {
+            "current": _RATE.parse("Plateau: progress: current", progress["current"]),
+            "best": best if best is None else _METRIC.parse("Plateau: progress: best", best),
+            "waited": Whole(0).parse("Plateau: progress: waited", progress["waited"]),
+        }
+
+    def adopting(self, other):
+        return [(self.__dict__.update, {"_progress": other.progress()})]
 
 
 def _fraction(step: float, first: float, last: float) -> float:
