@@ -48,11 +48,11 @@ report = optimizer.step(gradient, max_norm=1.0, grad_scale=0.5, nonfinite="skip"
 assert_type(report, fastopt.StepReport)
 assert_type(report.step, int)
 assert_type(report.skipped, bool)
-assert_type(params["w"], NDArray[Any])
+weights: NDArray[Any] = params["w"]
 assert_type(optimizer.backend, str)
 assert_type(optimizer.state["exp_avg"], fastopt.FlatBuffer)
 if optimizer.ema is not None:
-    assert_type(optimizer.ema["w"], NDArray[Any])
+    average: NDArray[Any] = optimizer.ema["w"]
 optimizer.step({"w": np.ones((2, 3), np.float32), "b": np.zeros(3, np.float32)})
 optimizer.step(np.zeros(9, np.float32))
 optimizer.step("gradient")  # type: ignore[arg-type]
