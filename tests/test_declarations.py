@@ -207,6 +207,14 @@ def test_a_real_number_is_what_float_takes_without_loss(value):
             real("x", large)
 
 
+def test_an_unchecked_value_keeps_what_domains_would_refuse():
+    uphill = fastopt.Adam.unchecked(**dict(fastopt.Adam()) | {"lr": -0.1})
+    assert uphill.lr == -0.1 and uphill.coefficients(1)["step_size"] < 0
+    assert fastopt.Adam.unchecked(**dict(fastopt.Adam())) == fastopt.Adam()
+    with pytest.raises(ValueError, match="lr must be"):
+        uphill.replace(eps=0.0)
+
+
 @by_class
 def test_an_unknown_name_gets_the_nearest_right_one(cls):
     for name in cls.fields:

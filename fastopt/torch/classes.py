@@ -1,10 +1,11 @@
 """The classes: one for each rule, made from its declaration, with torch.optim's signature where torch has the rule."""
 
+import functools
 import inspect
 from functools import cache
 from inspect import Parameter, Signature
 from operator import itemgetter
-from types import MappingProxyType
+from types import MappingProxyType, MethodType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from fastopt.rule import Rule
 from fastopt.rules import RULES
 from fastopt.torch.optimizer import RuleOptimizer
+from fastopt.torch.states import States
 
 _MODULE = __name__.rpartition(".")[0]
 _BUILT_IN = set(RULES.values())
@@ -26,6 +28,7 @@ _REFUSED = {"capturable", "differentiable"}
 def optimizer_class(rule: Any) -> type[RuleOptimizer]:
     """The ``torch.optim.Optimizer`` for a rule, of fastopt or of your own: ``optimizer_class(fastopt.Lion)``.
 
+    It is a subclass of the class of ``torch.optim`` that computes the same, if the rule is fastopt's and there is one.
     Its arguments are the parameters, then those of the class of ``torch.optim`` with the rule's name, if the rule is
     fastopt's and there is one, or else the rule's fields; and by keyword the rule's other fields, ``maximize``,
     ``foreach``, ``capturable``, ``differentiable`` and ``fused``.
@@ -33,20 +36,22 @@ def optimizer_class(rule: Any) -> type[RuleOptimizer]:
     if not (isinstance(rule, type) and issubclass(rule, Rule)):
         raise TypeError(f"rule must be a class of rules, as fastopt.Adam is, not {rule!r}")
     built_in = rule in _BUILT_IN
+    torch_class = _torch_class(rule) if built_in else None
     signature = _signature(rule, getattr(torch.optim, rule.__name__, None) if built_in else None)
     namespace: dict[str, Any] = {
         "__doc__": rule.__doc__,
         "__module__": _MODULE if built_in else rule.__module__,
         "__signature__": signature,
         "rule": rule,
-        "torch_class": _torch_class(rule) if built_in else None,
+        "torch_class": torch_class,
         "constants": MappingProxyType(_constants(rule)),
         "signature": signature,
         "values": staticmethod(itemgetter(*rule.fields, *(_REFUSED & signature.parameters.keys()))),
     }
     if not built_in:
         namespace["__reduce__"] = _reduce
-    return type(rule.__name__, (RuleOptimizer,), namespace)
+    bases = (RuleOptimizer, torch_class) if torch_class else (RuleOptimizer,)
+    return type(rule.__name__, bases, namespace)
 
 
 def _signature(rule: type[Rule], own: type[torch.optim.Optimizer] | None) -> Signature:
@@ -106,11 +111,29 @@ def accelerate(optimizer: torch.optim.Optimizer) -> RuleOptimizer:
     rule = replaced[type(optimizer)]
     made = optimizer_class(rule)
     accelerated = made.__new__(made)
+    state = optimizer.state if isinstance(optimizer.state, States) else States(dict, optimizer.state)
     fields = {name: field.default for name, field in rule.fields.items()}
     for group in optimizer.param_groups:
         accelerated.make_rule({**fields, **made.constants, **group})
     hooks = {name: value for name, value in vars(optimizer).items() if name.endswith("_hooks")}
     defaults = {**fields, **optimizer.defaults, **made.constants}
-    shared = {"state": optimizer.state, "param_groups": optimizer.param_groups, "defaults": defaults}
+    shared = {"state": state, "param_groups": optimizer.param_groups, "defaults": defaults}
     accelerated.__setstate__(hooks | shared)
+    optimizer.state = state
+    if hasattr(optimizer.step, "_wrapped_by_lr_sched"):
+        _report_first_step(accelerated, optimizer)
     return accelerated
+
+
+def _report_first_step(accelerated: RuleOptimizer, optimizer: torch.optim.Optimizer) -> None:
+    """Has the first step count as one of the old optimizer, for the schedulers that wait for it there."""
+
+    @functools.wraps(type(accelerated).step)
+    def step(self: RuleOptimizer, *args: Any, **kwargs: Any) -> Any:
+        optimizer._opt_called = True  # type: ignore[attr-defined]
+        if vars(self).get("step") is bound:
+            del self.step
+        return type(self).step(self, *args, **kwargs)
+
+    bound = MethodType(step, accelerated)
+    accelerated.step = bound  # type: ignore[method-assign]

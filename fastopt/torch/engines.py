@@ -10,7 +10,7 @@ from torch import Tensor
 from fastopt.backend.choice import select
 from fastopt.backend.program import Work, run
 from fastopt.errors import BackendError
-from fastopt.torch.memory import flat
+from fastopt.torch.memory import DTYPES, flat
 
 
 class Run(NamedTuple):
@@ -22,25 +22,38 @@ class Run(NamedTuple):
     stop: int
 
 
+#: Two arrays of one dtype and size: to the first from the second.
+Copy = tuple[np.ndarray, np.ndarray]
+
+
 class Engine(Protocol):
-    """Steps rows, each of them a parameter with its gradient and states, and then the scalars of all rows."""
+    """Steps rows, each of them a parameter with its gradient and states, and copies the numbers beside the states."""
+
+    #: How many tensors that share the storage of a buffer it holds.
+    aliases: int
 
     def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
         """Has these rows read their coefficients from ``k``, which the caller keeps alive."""
+
+    def read(self) -> None:
+        """Makes the copies that come before a step."""
 
     def step(self, gradients: Sequence[Tensor | None], addresses: np.ndarray, threads: int) -> None:
         """Runs every row that has a gradient. ``addresses`` are the gradients', int64, 0 where there is none."""
 
 
-def engine(runs: Sequence[Run], buffers: Sequence[Sequence[Tensor]], scalars: np.ndarray, update: np.ndarray) -> Engine:
+def engine(
+    runs: Sequence[Run], buffers: Sequence[Sequence[Tensor]], reads: Sequence[Copy], writes: Sequence[Copy]
+) -> Engine:
     """The engine for these rows. ``buffers`` holds each row's parameter and states, dense and of one layout.
 
-    Every step ends with ``scalars[...] = update``: in the same call, so that no interrupt can come in between.
+    Every step ends with the copies ``writes``: in the same call, so that no interrupt can come in between. The caller
+    keeps the memory of buffers and copies alive.
     """
     backend, _ = select()
     if backend.name == "c" and all(isinstance(part.kernel, str) for part in runs):
-        return _OneCall(runs, buffers, scalars, update)
-    return _NumbaProgram(runs, buffers, scalars, update)
+        return _OneCall(runs, buffers, reads, writes)
+    return _NumbaProgram(runs, buffers, reads, writes)
 
 
 #: Elements that are worth a thread. They are fewer than elsewhere: backward has just used the pool, so it is awake, and
@@ -48,39 +61,55 @@ def engine(runs: Sequence[Run], buffers: Sequence[Sequence[Tensor]], scalars: np
 GRAIN = 16384
 
 # SGD's kernel as an assignment, p = 0 p - (-1) g: grad_scale, l2, shrink, step_size.
-_ASSIGN = (1.0, 0.0, 0.0, -1.0)
+_ASSIGN = {dtype: np.array([1.0, 0.0, 0.0, -1.0], dtype) for dtype in DTYPES.values()}
+
+
+def _works(copies: Sequence[Copy]) -> list[Work]:
+    return [Work("sgd", copy, _ASSIGN[copy[0].dtype]) for copy in copies]
 
 
 class _OneCall:
     """A table of spans for ``fastopt_step``. A step changes in place what differs from the step before."""
 
+    aliases = 0
+
     def __init__(
-        self, runs: Sequence[Run], buffers: Sequence[Sequence[Tensor]], scalars: np.ndarray, update: np.ndarray
+        self,
+        runs: Sequence[Run],
+        buffers: Sequence[Sequence[Tensor]],
+        reads: Sequence[Copy],
+        writes: Sequence[Copy],
     ) -> None:
-        from fastopt.backend.c import DTYPES, describe_error, ffi, isa, kernel_index, lib
+        from fastopt.backend.c import DTYPES as NUMBERS
+        from fastopt.backend.c import CBackend, describe_error, ffi, isa, kernel_index, lib
 
         index = partial(kernel_index, instead="set FASTOPT_BACKEND=numba")
-        table = np.zeros(len(buffers) + 1, _layout(ffi))
+        table = np.zeros(len(buffers) + len(writes), _layout(ffi))
+        rows, copies = table[: len(buffers)], table[len(buffers) :]
         for part in runs:
-            spans = table[part.start : part.stop]
-            spans["kernel"], spans["dtype"] = index(part.kernel), DTYPES[part.dtype]
-        for span, parts in zip(table[:-1], buffers, strict=True):
+            spans = rows[part.start : part.stop]
+            spans["kernel"], spans["dtype"] = index(part.kernel), NUMBERS[part.dtype]
+        for span, parts in zip(rows, buffers, strict=True):
             first, *states = (part.data_ptr() for part in parts)
             span["length"] = parts[0].numel()
             span["buffers"][: 2 + len(states)] = first, 0, *states
-        k = np.array(_ASSIGN, scalars.dtype)
-        table[-1]["kernel"], table[-1]["dtype"] = index("sgd"), DTYPES[scalars.dtype]
-        table[-1]["length"], table[-1]["coefficients"] = scalars.size, k.ctypes.data
-        table[-1]["buffers"][:2] = scalars.ctypes.data, update.ctypes.data
+        for span, (to, source) in zip(copies, writes, strict=True):
+            span["kernel"], span["dtype"] = index("sgd"), NUMBERS[to.dtype]
+            span["length"], span["coefficients"] = to.size, _ASSIGN[to.dtype].ctypes.data
+            span["buffers"][:2] = to.ctypes.data, source.ctypes.data
 
-        rows = table[:-1]
         self._coefficients, self._lengths, self._gradients = rows["coefficients"], rows["length"], rows["buffers"][:, 1]
         self._sizes = self._lengths.copy()
         self._whole = True  # whether every row had a gradient in the step before
         spans = ffi.from_buffer("fastopt_span[]", table)
         self._call = ffi.new("fastopt_call *", (spans, len(table), 1, isa(), GRAIN))
-        self._keeps = table, buffers, scalars, update, k
+        self._keeps = table, reads, writes
         self._step, self._describe_error = lib.fastopt_step, describe_error
+        self._reads = CBackend().bind(_works(reads), 1) if reads else None
+
+    def read(self) -> None:
+        if self._reads:
+            run(self._reads.calls)
 
     def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
         self._coefficients[rows] = k.ctypes.data
@@ -115,14 +144,23 @@ def _layout(ffi: Any) -> np.dtype:
 class _NumbaProgram:
     """A program of numba's kernels, bound anew at every step, since gradients come in new memory."""
 
+    aliases = 1
+
     def __init__(
-        self, runs: Sequence[Run], buffers: Sequence[Sequence[Tensor]], scalars: np.ndarray, update: np.ndarray
+        self,
+        runs: Sequence[Run],
+        buffers: Sequence[Sequence[Tensor]],
+        reads: Sequence[Copy],
+        writes: Sequence[Copy],
     ) -> None:
         self._backend = select("numba")[0]
         self._kernels = [part.kernel for part in runs for _ in range(part.start, part.stop)]
         self._arrays = [[flat(part) for part in parts] for parts in buffers]
         self._k: list[Any] = [None] * len(buffers)
-        self._assign = Work("sgd", (scalars, update), np.array(_ASSIGN, scalars.dtype))
+        self._reads, self._writes = self._backend.bind(_works(reads), 1), _works(writes)
+
+    def read(self) -> None:
+        run(self._reads.calls)
 
     def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
         for row in np.arange(len(self._k))[rows]:
@@ -134,5 +172,5 @@ class _NumbaProgram:
             for kernel, (p, *states), gradient, k in zip(self._kernels, self._arrays, gradients, self._k, strict=True)
             if gradient is not None and p.size
         ]
-        program = self._backend.bind([*works, self._assign], threads)
+        program = self._backend.bind([*works, *self._writes], threads)
         run(program.calls, program.lock)

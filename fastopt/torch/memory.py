@@ -1,8 +1,11 @@
 """What a tensor's memory looks like: whether kernels can work on it as it is, and if not, why."""
 
+import ctypes
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -13,6 +16,11 @@ DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), torc
 
 #: The types of tensors that are nothing but their memory.
 PLAIN = {Tensor, torch.nn.Parameter, torch.nn.Buffer}
+
+
+def default_dtype() -> np.dtype:
+    """The dtype in which torch makes a tensor of a Python number, if it is float64, or else float32."""
+    return DTYPES[torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32]
 
 
 def is_distributed(tensor: Any) -> bool:
@@ -82,6 +90,40 @@ def like(tensor: Tensor, source: Tensor) -> Tensor:
 def flat(tensor: Tensor) -> np.ndarray:
     """A dense tensor's memory as a 1-D array, in the order in which it lies there."""
     return tensor.detach().as_strided((tensor.numel(),), (1,)).numpy()
+
+
+def array_at(address: int, size: int, dtype: np.dtype) -> np.ndarray:
+    """The memory at an address as a 1-D array. Whoever asks keeps that memory alive."""
+    return np.frombuffer((ctypes.c_char * (size * dtype.itemsize)).from_address(address), dtype)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a tensor of one element that a step can read and write in place."""
+    return type(value) in PLAIN and value.numel() == 1 and _no_kernel(value) is None
+
+
+def alias(value: Any) -> Any:
+    """A tensor of the same memory whose storage is another object; of what kernels do not know, the value itself."""
+    if type(value) not in PLAIN or _no_kernel(value):
+        return value
+    return torch.from_numpy(np.asarray(_Keeper(value.detach())))
+
+
+def aliases() -> Counter[int]:
+    """How many aliases are alive that keep a storage, by the address of that storage's object."""
+    return Counter(keeper.storage for keeper in list(_keepers))
+
+
+class _Keeper:
+    """What an alias has instead of its original's storage: it keeps that alive, and cannot move it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.__array_interface__ = tensor.numpy().__array_interface__
+        self._tensor, self.storage = tensor, tensor.untyped_storage()._cdata
+        _keepers.add(self)
+
+
+_keepers: WeakSet[_Keeper] = WeakSet()
 
 
 def same_layout(a: Tensor, b: Tensor) -> bool:

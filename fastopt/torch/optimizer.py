@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from operator import is_
@@ -12,8 +13,13 @@ from torch import Tensor
 from torch.optim.optimizer import _global_optimizer_post_hooks as _post_hooks
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _pre_hooks
 
+from fastopt.declared import Flag, NumberOrCallable, Tuple, real
 from fastopt.rule import Rule
+from fastopt.torch import memory, recording
+from fastopt.torch.fallback import Fallback
 from fastopt.torch.plan import Plan, Stale
+from fastopt.torch.rows import Kind, kind, survey
+from fastopt.torch.states import States
 
 
 def _observed(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,14 +45,22 @@ def _observed(step: Callable[..., Any]) -> Callable[..., Any]:
 class RuleOptimizer(torch.optim.Optimizer):
     """What all optimizers of this package have in common: a ``torch.optim.Optimizer`` that steps by a rule's kernels.
 
-    The subclasses come from :func:`fastopt.torch.optimizer_class`. A step works on the memory of parameters, gradients
-    and states as they are, float32 and float64, contiguous or permuted, and reads DTensors' local parts. It uses
-    torch's thread pool and as many threads as ``torch.get_num_threads()`` says. Where kernels cannot step a parameter
-    (another device or dtype, a sparse gradient, gaps in its memory, memory shared with another parameter), the class of
-    ``torch.optim`` steps it, with the same state; where there is none, the step raises RuntimeError and says why.
+    The subclasses come from :func:`fastopt.torch.optimizer_class`, and are subclasses of the class of ``torch.optim``
+    with the same rule, too. A step works on the memory of parameters, gradients and states as they are, float32 and
+    float64, contiguous or permuted, and reads DTensors' local parts. It uses torch's thread pool and as many threads as
+    ``torch.get_num_threads()`` says.
 
-    ``foreach`` and ``fused`` are accepted and make no difference, but that ``fused=True`` has a GradScaler leave the
-    unscaling of gradients to the step, as in torch. ``capturable`` and ``differentiable`` are refused.
+    Where kernels cannot step a parameter (another device or dtype, a sparse gradient, gaps in its memory, memory shared
+    with another parameter), the class of ``torch.optim`` steps it, with the same state; bfloat16 and float16 by its
+    fused code where it has one, unless ``fused=False``. It steps all parameters while a dispatch mode records what is
+    done (``make_fx``, fake tensors). Where torch has no such class the step raises RuntimeError and says why.
+
+    The constructor and :meth:`add_param_group` take what torch's constructors take. What is written into a group later
+    is the user's word, as in torch: a negative learning rate steps uphill. Only NaN and an infinite learning rate are
+    refused then.
+
+    ``foreach`` and ``fused`` are accepted and change no bit of what kernels compute; ``fused=True`` has a GradScaler
+    leave the unscaling of gradients to the step, as in torch. ``capturable`` and ``differentiable`` are refused.
     """
 
     #: The rule's class, and the class of torch.optim that computes the same, if there is one.
@@ -58,13 +72,11 @@ class RuleOptimizer(torch.optim.Optimizer):
     #: Takes from a group what its rule depends on.
     values: ClassVar[Callable[[Any], tuple]]
 
-    #: The state, for the package's own use: see :attr:`state`.
-    own_state: defaultdict[Tensor, Any]
-    #: Whether anybody else may hold a part of the state. Until then a step need not look whether it has been changed.
-    state_was_seen = True
+    state: defaultdict[Tensor, Any]
 
     _plan: Plan | None = None
-    _known: Any = ()  # for each group, what its rule was made of, and the rule
+    _others: Fallback | None = None  # steps what the plan leaves
+    _known: Any = ()  # for each group, what its rule was made of, the rule, and its kind
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = self.signature.bind(*args, **kwargs)
@@ -73,41 +85,52 @@ class RuleOptimizer(torch.optim.Optimizer):
         defaults = {**given.arguments, **self.constants}
         if defaults.get("fused") and defaults.get("foreach"):
             raise RuntimeError(f"{type(self).__name__}: `fused` and `foreach` cannot be `True` together.")
-        self.make_rule(defaults)
-        super().__init__(params, defaults)
+        self.check_group(defaults)
+        torch.optim.Optimizer.__init__(self, params, defaults)
         self._follow_fused()
+        self.state = States(dict)
         if self.torch_class is torch.optim.Adagrad:  # the one class of torch.optim that has its states from the start
             for group in self.param_groups:
                 first = group["initial_accumulator_value"]
-                self.own_state.update(torch.optim.Adagrad(group["params"], initial_accumulator_value=first).state)
-        self.state_was_seen = False
+                for p in group["params"]:
+                    made = torch.optim.Adagrad([p], initial_accumulator_value=first, fused=group["fused"])
+                    self.state.update(made.state)
 
     @property
-    def state(self) -> defaultdict[Tensor, Any]:  # type: ignore[override]
-        """The state of each parameter: a dict of tensors, named as torch names them."""
-        self.state_was_seen = True
-        return self.own_state
-
-    @state.setter
-    def state(self, state: defaultdict[Tensor, Any]) -> None:
-        self.state_was_seen = True
-        self.own_state = state
+    def state_was_seen(self) -> bool:
+        """Whether anybody has looked at the state since the last step: then the next one looks what has changed."""
+        return not isinstance(self.state, States) or self.state.seen
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters, as torch does. ValueError if its hyperparameters are wrong."""
         if isinstance(param_group, dict):
-            self.make_rule(self.defaults | param_group)
-        super().add_param_group(param_group)
+            self.check_group(self.defaults | param_group)
+        torch.optim.Optimizer.add_param_group(self, param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({name: value for name, value in state.items() if name != "state"})
-        self.state = state["state"]
+        torch.optim.Optimizer.__setstate__(self, state)
+        if not isinstance(self.state, States):
+            self.state = States(dict, self.state)
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
             group.update(self.constants)
         self._plan, self._known = None, ()
         self._follow_fused()
+
+    @torch._disable_dynamo
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's: what the tensors of the state are, by the numbers of the parameters, and the groups.
+
+        The tensors share the memory of the state, as torch's do, but are other objects, and so are the dicts: whoever
+        keeps them cannot take a state out of its place, and steps need not look whether that has happened.
+        """
+        saved = super().state_dict()
+        own = {id(entry) for entry in self.state.values()}
+        for key, entry in saved["state"].items():
+            if id(entry) in own and isinstance(entry, dict):
+                saved["state"][key] = {name: memory.alias(value) for name, value in entry.items()}
+        return saved
 
     def share_memory(self) -> None:
         """Moves the states into shared memory, for training in several processes. Scalars stay in each process."""
@@ -136,57 +159,101 @@ class RuleOptimizer(torch.optim.Optimizer):
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None and found_inf.item():
             return loss
-        rules = self._current_rules()
+        rules, kinds = self._current_rules()
+        if recording.recorder() and self._leave_to_torch():
+            return loss
         plan = self._plan
-        if plan is None or not plan.holds(self, rules):
-            plan = self._make_plan(rules)
+        looked = self._others is not None and self.state_was_seen
+        if plan is None or not (plan.kinds == kinds and plan.holds(self.param_groups, self.state)):
+            plan = self._make_plan(rules, kinds)
         try:
             gradients = plan.gradients()
         except Stale:
-            plan = self._make_plan(rules)
+            plan = self._make_plan(rules, kinds)
             gradients = plan.gradients()
         scale = getattr(self, "grad_scale", None)
         if scale is not None:
             self._unscale(scale.item())
             gradients = plan.gradients()
         plan.prepare(rules, gradients)
-        if plan.others:
-            self._step_others(plan)
+        if self._others is not None:
+            self._others.step(self.param_groups, self.state, looked)
+            if not looked and isinstance(self.state, States):
+                self.state.seen = False  # torch's optimizer has looked, and nobody else
         plan.run(gradients, torch.get_num_threads())
         return loss
 
-    def _make_plan(self, rules: list[Rule]) -> Plan:
+    def _make_plan(self, rules: list[Rule], kinds: list[Kind]) -> Plan:
         self._plan = None
         with torch.no_grad():
-            self._plan = Plan(self, rules)
+            found = survey(self.param_groups, self.state, rules, kinds, self.describe)
+            self._others = self._fallback(found.others, fuse=True) if found.others else None
+            self._plan = Plan(self.param_groups, self.state, rules, kinds, found)
         return self._plan
 
-    def _current_rules(self) -> list[Rule]:
-        """Each group's rule. A new one is made, and its fields are checked, when a hyperparameter is another object."""
+    # Hyperparameters
+
+    def _current_rules(self) -> tuple[list[Rule], list[Kind]]:
+        """Each group's rule and its kind. They are made anew when a hyperparameter is another object."""
         known = self._known
         if len(known) != len(self.param_groups):
-            known = self._known = [((), None)] * len(self.param_groups)
-        rules = []
+            known = self._known = [((), None, None)] * len(self.param_groups)
         for number, group in enumerate(self.param_groups):
             values = type(self).values(group)
-            before, rule = known[number]
+            before = known[number][0]
             if not (len(before) == len(values) and all(map(is_, before, values))):
                 rule = self.make_rule(group)
                 # A tensor or a list may change and be the same object: then there is nothing to compare with.
-                known[number] = (values if all(map(_is_constant, values)) else (), rule)
-            rules.append(rule)
-        return rules
+                constant = all(map(_is_constant, values))
+                known[number] = values if constant else (), rule, kind(rule, in_torch=self.torch_class is not None)
+        return [rule for _, rule, _ in known], [kind for _, _, kind in known]
 
     def make_rule(self, group: Mapping[str, Any]) -> Rule:
-        """The rule of a group. Raises TypeError or ValueError if a hyperparameter is wrong."""
+        """The rule of a group. TypeError or ValueError if one of its hyperparameters is no number, or NaN."""
+        try:
+            return self._checked_rule(group)
+        except (TypeError, ValueError):
+            name, fields = type(self).__name__, self.rule.fields.items()
+            values = {key: _as_given(f"{name}: {key}", field.domain, _number(group[key])) for key, field in fields}
+            return self.rule.unchecked(**values)
+
+    def _checked_rule(self, group: Mapping[str, Any]) -> Rule:
         name = type(self).__name__
         if group.get("capturable"):
             raise RuntimeError(f"{name}: capturable=True is for the graphs of accelerators; fastopt works on the CPU")
         if group.get("differentiable"):
-            raise RuntimeError(f"{name}: differentiable=True needs a step that autograd records; fastopt's is not")
+            fused = " (`fused` does not support `differentiable`)" if group.get("fused") else ""
+            raise RuntimeError(
+                f"{name}: differentiable=True needs a step that autograd records; fastopt's is not{fused}"
+            )
         if callable(group["lr"]):
             raise ValueError(f"{name}: lr must be a number or a tensor; for a schedule use torch.optim.lr_scheduler")
         return self.rule(**{field: _number(group[field]) for field in self.rule.fields})
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """TypeError, ValueError or RuntimeError if neither the rule nor torch's constructor takes what a group has.
+
+        What torch says comes first, for those who match on its words.
+        """
+        own: Exception | None = None
+        try:
+            self._checked_rule(group)
+        except (TypeError, ValueError) as error:
+            own = error
+        values = {field: group[field] for field in self.rule.fields}
+        if own is None and not any(isinstance(value, Tensor) for each in values.values() for value in _items(each)):
+            return
+        if self.torch_class is not None:
+            known = values.keys() & inspect.signature(self.torch_class).parameters.keys()
+            try:
+                self.torch_class([torch.zeros(1)], **{name: values[name] for name in known})
+            except (ValueError, RuntimeError) as refusal:
+                raise type(refusal)(f"{refusal} ({own})" if own else str(refusal)) from None
+            except TypeError as refusal:  # not what it says about a value, but where it came to grief
+                raise own or refusal from None
+        elif own is not None:
+            raise own
+        self.make_rule(group)
 
     def _unscale(self, scale: float) -> None:
         """Divides the gradients by the scale of a GradScaler, in place, as torch's fused optimizers do."""
@@ -218,22 +285,26 @@ class RuleOptimizer(torch.optim.Optimizer):
                     return f"{type(self).__name__}: param_groups[{number}]['params'][{place}]{name}"
         raise ValueError("the parameter belongs to no group")
 
-    def _step_others(self, plan: Plan) -> None:
-        """Has torch's own optimizer step the parameters that kernels cannot, with the same state."""
-        torch_class = self.torch_class
-        assert torch_class is not None
-        stepper = torch_class.__new__(torch_class)
-        stepper.__setstate__(
-            {
-                "defaults": self.defaults | {"differentiable": False},
-                "state": self.own_state,
-                "param_groups": [
-                    self.param_groups[number] | {"params": [param for param, _ in members]}
-                    for number, members in plan.others.items()
-                ],
-            }
-        )
-        inspect.unwrap(torch_class.step, stop=lambda step: not hasattr(step, "hooked"))(stepper)
+    def _leave_to_torch(self) -> bool:
+        """Has torch's own optimizer step all parameters, in operations that can be recorded. False if there is none.
+
+        RuntimeError if there is none and a program is made of the operations: it would lack the step.
+        """
+        if self.torch_class is None and not recording.makes_a_program():
+            return False
+        reason = f"is to be stepped in operations that {recording.recorder()} can record"
+        members = [[(p, reason) for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        others = {number: pairs for number, pairs in enumerate(members) if pairs}
+        if others:
+            self._fallback(others, fuse=False).step(self.param_groups, self.state, looked=True)
+        return True
+
+    def _fallback(self, others: Mapping[int, list[tuple[Tensor, str]]], *, fuse: bool) -> Fallback:
+        """Torch's own optimizer for parameters that kernels cannot step. RuntimeError if there is none."""
+        self.check_others(others)
+        assert self.torch_class is not None
+        members = {number: [p for p, _ in members] for number, members in others.items()}
+        return Fallback(self.torch_class, self.defaults, members, fuse=fuse)
 
 
 def _is_constant(value: Any) -> bool:
@@ -251,3 +322,24 @@ def _number(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(map(_number, value))
     return value
+
+
+def _items(value: Any) -> tuple:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _as_given(name: str, domain: Any, value: Any) -> Any:
+    """A hyperparameter that may lie outside its domain; TypeError if it is no number, ValueError if it is NaN."""
+    if callable(value):
+        domain.parse(name, math.nan)
+    if isinstance(domain, Flag):
+        return bool(value)  # anything may stand for one, as in torch
+    if isinstance(domain, Tuple):
+        if not isinstance(value, tuple) or len(value) != len(domain.items):
+            domain.parse(name, value)
+        pairs = enumerate(zip(domain.items, value, strict=True))
+        return tuple(_as_given(f"{name}[{index}]", item, each) for index, (item, each) in pairs)
+    number = real(name, value, domain)
+    if math.isnan(number) or (math.isinf(number) and isinstance(domain, NumberOrCallable)):
+        domain.parse(name, number)
+    return number

@@ -1,10 +1,10 @@
 """What a step reads and writes: worked out once, and used again for as long as it holds."""
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,20 +14,15 @@ from torch.autograd.graph import increment_version
 from fastopt.groups import too_large
 from fastopt.rule import Rule
 from fastopt.torch import memory
-from fastopt.torch.engines import Run, engine
-from fastopt.torch.scalars import advance, first_scalars, saves_step
-
-if TYPE_CHECKING:
-    from fastopt.torch.optimizer import RuleOptimizer
+from fastopt.torch.engines import Copy, Run, engine
+from fastopt.torch.rows import Kind, Row, Survey
+from fastopt.torch.scalars import advance, saves_step
+from fastopt.torch.states import Watch
 
 # All parameters are looked at in every step, since anybody may replace them, their gradients and their states. These
 # functions of C are mapped over lists: a loop in Python would cost several times as much.
 _gradient, _nbytes, _members = attrgetter("grad"), attrgetter("nbytes"), itemgetter("params")
-_stride = Tensor.stride
-
-
-def _addresses(tensors: Sequence[Tensor]) -> np.ndarray:
-    return np.fromiter(map(Tensor.data_ptr, tensors), np.int64, len(tensors))
+_stride, _address = Tensor.stride, Tensor.data_ptr
 
 
 class Stale(Exception):
@@ -42,163 +37,139 @@ class Gradients(NamedTuple):
     present: np.ndarray | None
 
 
-class _Row(NamedTuple):
-    """A parameter that kernels step, with its state dict and what that dict will hold."""
+class _Column:
+    """One of the numbers beside the states, for rows that have it in one dtype: read before a step, written with it."""
 
-    group: int
-    param: Tensor
-    entry: dict[str, Any]
-    states: dict[str, Tensor]
-    scalars: dict[str, float]
+    def __init__(self, pieces: list[np.ndarray]) -> None:
+        size, self.dtype = sum(piece.size for piece in pieces), pieces[0].dtype
+        #: The numbers as they will be after the step.
+        self.update = np.empty(size, self.dtype)
+        #: The numbers as they are: where they lie, or a copy where their memory has several pieces.
+        self.values = pieces[0] if len(pieces) == 1 else np.empty(size, self.dtype)
+        ends = np.cumsum([piece.size for piece in pieces])[:-1]
+        #: What is to be copied before and with a step, as pairs of arrays: to the first from the second.
+        self.writes: list[Copy] = list(zip(pieces, np.split(self.update, ends), strict=True))
+        self.reads: list[Copy] = []
+        if len(pieces) > 1:
+            self.reads = list(zip(np.split(self.values, ends), pieces, strict=True))
 
-    @property
-    def buffers(self) -> list[Tensor]:
-        return list(map(memory.local, (self.param, *self.states.values())))
+
+def _tensors(numbers: Sequence[Tensor | float], dtype: np.dtype) -> list[Tensor]:
+    """The numbers as 0-d tensors. New ones lie side by side in memory, each with a storage of its own."""
+    new = np.array([number for number in numbers if not isinstance(number, Tensor)], dtype)
+    made = (torch.from_numpy(new[place : place + 1].reshape(())) for place in range(new.size))
+    return [number if isinstance(number, Tensor) else next(made) for number in numbers]
+
+
+def _pieces(numbers: Sequence[Tensor], dtype: np.dtype) -> list[np.ndarray]:
+    """The memory of tensors of one element, which stay alive: an array for each run of addresses without a gap."""
+    addresses = list(map(_address, numbers))
+    starts = [place for place, address in enumerate(addresses) if address != addresses[place - 1] + dtype.itemsize]
+    starts = sorted({0, *starts})
+    return [
+        memory.array_at(addresses[start], stop - start, dtype)
+        for start, stop in zip(starts, [*starts[1:], len(addresses)], strict=True)
+    ]
 
 
 class _Batch:
     """The rows from ``start`` to ``stop``: those of one group and dtype, which share a rule."""
 
-    def __init__(self, rows: list[_Row], rule: Rule, start: int, scalars: np.ndarray, update: np.ndarray) -> None:
-        self.rows, self.group, self.start, self.stop = rows, rows[0].group, start, start + len(rows)
+    def __init__(self, rows: list[Row], rule: Rule, start: int) -> None:
+        self.group, self.start, self.stop = rows[0].group, start, start + len(rows)
         self.dtype: Any = memory.DTYPES[rows[0].param.dtype]
-        #: The scalars of each row, of which state dicts hold views, and what they will be after the step.
-        self.scalars, self.update = scalars, update
-        self.scalars[:] = [list(row.scalars.values()) for row in rows]
+        self.columns: list[_Column] = []
+        for name, dtype in zip(rows[0].scalars, map(memory.DTYPES.get, rows[0].dtypes), strict=True):
+            assert dtype is not None
+            numbers = [row.scalars[name] for row in rows]
+            if not saves_step(rule):
+                self.columns.append(_Column([np.array(numbers, dtype)]))
+                continue
+            tensors = _tensors(numbers, dtype)
+            self.columns.append(_Column(_pieces(tensors, dtype)))
+            for row, tensor in zip(rows, tensors, strict=True):
+                row.entry[name] = tensor
+        for row in rows:
+            row.entry.update(row.states)
+        self.scalar_dtypes = [column.dtype for column in self.columns]
         #: The coefficients of the step: one set of them where all rows make the same step.
         self.k = np.empty((1, len(rule.coefficients(1))), self.dtype)
         #: Whether the step before had the same scalars in all rows, and so left them the same.
         self.even = False
-        self._entries = [row.entry for row in rows]
-        self._states = _taker(list(rows[0].states))
-        self._shown = _taker(list(rows[0].scalars) if saves_step(rule) else [])
 
-    def states(self) -> Iterable[Tensor]:
-        """The states of all rows, as the state dicts hold them now."""
-        return self._states(self._entries)
-
-    def shown(self) -> Iterable[Tensor]:
-        """The views of the scalars of all rows, as the state dicts hold them now."""
-        return self._shown(self._entries)
-
-
-def _taker(names: list[str]) -> Callable[[list[dict[str, Any]]], Iterable[Tensor]]:
-    """A function that takes these values from each of some dicts, one dict after the other."""
-    if not names:
-        return lambda entries: ()
-    get = itemgetter(*names)
-    if len(names) == 1:
-        return lambda entries: map(get, entries)
-    return lambda entries: chain.from_iterable(map(get, entries))
+    def goes_on(self) -> bool:
+        """Whether all rows have the scalars that the step before has given them."""
+        return self.even and all(column.values.tobytes() == column.update.tobytes() for column in self.columns)
 
 
 class Plan:
     """The parameters that kernels step, those that torch's own optimizer steps, and those that wait for a gradient."""
 
-    def __init__(self, optimizer: "RuleOptimizer", rules: Sequence[Rule]) -> None:
-        self._members = [p for group in optimizer.param_groups for p in group["params"]]
-        self._rules, self._kinds = list(rules), _kinds(rules)
-        self._waiting: list[Tensor] = []
-        #: The parameters that kernels cannot step, by the number of their group, each with the reason.
-        self.others: dict[int, list[tuple[Tensor, str]]] = {}
-        rows: dict[tuple[int, torch.dtype], list[_Row]] = {}
-        for row in self._rows(optimizer, rules):
-            rows.setdefault((row.group, row.param.dtype), []).append(row)
-        optimizer.check_others(self.others)
-        self._lay_out(list(rows.values()), rules)
-        for row in chain.from_iterable(rows.values()):
-            if row.entry:
-                optimizer.own_state[row.param] = row.entry
-        self._entries = list(optimizer.own_state.values())
-
-    def _rows(self, optimizer: "RuleOptimizer", rules: Sequence[Rule]) -> list[_Row]:
-        """The rows for kernels; notes all other parameters."""
-        rows = []
-        for number, (group, rule) in enumerate(zip(optimizer.param_groups, rules, strict=True)):
-            for p in group["params"]:
-                entry = optimizer.own_state.get(p) or {}
-                if p.grad is None and not entry:
-                    self._waiting.append(p)
-                elif reason := _obstacle(p):
-                    self.others.setdefault(number, []).append((p, reason))
-                else:
-                    rows.append(_row(optimizer, number, rule, p, entry))
-        buffers = [(row, buffer) for row in rows for buffer in row.buffers]
-        clashing = {id(buffers[index][0]) for index in memory.overlapping([buffer for _, buffer in buffers])}
-        for row in rows:
-            if id(row) in clashing:
-                reason = "shares memory with another parameter or state"
-                self.others.setdefault(row.group, []).append((row.param, reason))
-        return [row for row in rows if id(row) not in clashing]
-
-    def _lay_out(self, parts: list[list[_Row]], rules: Sequence[Rule]) -> None:
-        rows = list(chain.from_iterable(parts))
-        double = any(_is_double(row.entry.get("step")) for row in rows)
-        scalars = np.empty(sum(len(row.scalars) for row in rows), np.float64 if double else np.float32)
-        update = np.empty_like(scalars)
+    def __init__(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        state: MutableMapping[Tensor, Any],
+        rules: Sequence[Rule],
+        kinds: list[Kind],
+        found: Survey,
+    ) -> None:
+        self.others = found.others
+        self._members = list(chain.from_iterable(map(_members, groups)))
+        #: What the plan depends on in the rules. All else is looked at in every step.
+        self.kinds = kinds
+        self._waiting = found.waiting
+        parts: dict[tuple, list[Row]] = {}
+        for row in found.rows:
+            parts.setdefault((row.group, row.param.dtype, row.dtypes), []).append(row)
+        rows = list(chain.from_iterable(parts.values()))
         self._batches: list[_Batch] = []
-        start = place = 0
-        for part in parts:
-            shape = len(part), len(part[0].scalars)
-            end = place + shape[0] * shape[1]
-            block = scalars[place:end].reshape(shape), update[place:end].reshape(shape)
-            self._batches.append(_Batch(part, rules[part[0].group], start, *block))
-            start, place = start + len(part), end
-        runs = [Run(rules[batch.group].kernel, batch.dtype, batch.start, batch.stop) for batch in self._batches]
-        self._engine = engine(runs, [row.buffers for row in rows], scalars, update)
-        self._scalars = scalars
+        for part in parts.values():
+            start = self._batches[-1].stop if self._batches else 0
+            self._batches.append(_Batch(part, rules[part[0].group], start))
+        columns = [column for batch in self._batches for column in batch.columns]
+        self._engine = engine(
+            [Run(rules[batch.group].kernel, batch.dtype, batch.start, batch.stop) for batch in self._batches],
+            [row.buffers for row in rows],
+            [copy for column in columns for copy in column.reads],
+            [copy for column in columns for copy in column.writes],
+        )
         for batch in self._batches:
             self._engine.use(slice(batch.start, batch.stop), batch.k)
-        for batch in self._batches:
-            views = torch.from_numpy(batch.scalars)
-            for row, view in zip(batch.rows, views, strict=True):
-                row.entry.update(row.states)
-                if saves_step(rules[row.group]):
-                    row.entry.update(zip(row.scalars, view.unbind(), strict=True))
+
         self._params = [row.param for row in rows]
         self._versioned = [p for p in self._params if not p.is_inference()]
         self._distributed = any(map(memory.is_distributed, self._params))
         params = self._locals(self._params)
-        self._addresses = _addresses(params).tobytes()
-        self._states, self._shown = self._find_states(), self._find_shown()
-        self._state_addresses = _addresses(self._locals(self._states)).tobytes()
+        self._addresses = list(map(_address, params))
         self._layouts, self._sizes = list(map(_stride, params)), list(map(_nbytes, params))
         self._strides = self._layouts.copy()  # of the gradients
 
-    def _find_states(self) -> list[Tensor]:
-        return list(chain.from_iterable(batch.states() for batch in self._batches))
-
-    def _find_shown(self) -> list[Tensor]:
-        return list(chain.from_iterable(batch.shown() for batch in self._batches))
+        kept = [row for row in rows if row.entry]
+        for row in kept:
+            state[row.param] = row.entry
+        names = [[*row.states, *(row.scalars if saves_step(rules[row.group]) else ())] for row in kept]
+        written = [row.entry[name] for row, own in zip(kept, names, strict=True) for name in own]
+        entries = [row.entry for row in kept]
+        self._watch = Watch(state, entries, written, self._locals, self._engine.aliases)
 
     def _locals(self, tensors: list[Tensor]) -> list[Tensor]:
         return list(map(memory.local, tensors)) if self._distributed else tensors
 
-    def holds(self, optimizer: "RuleOptimizer", rules: Sequence[Rule]) -> bool:
+    def holds(self, groups: Sequence[Any], state: Any) -> bool:
         """Whether parameters, states and their memory are still what they were."""
         try:
             return (
-                (_same(self._rules, rules) or self._kinds == _kinds(rules))
-                and _same(self._members, list(chain.from_iterable(map(_members, optimizer.param_groups))))
-                and self._addresses == _addresses(self._locals(self._params)).tobytes()
-                and not (optimizer.state_was_seen and self._state_differs(optimizer.own_state))
+                _same(self._members, list(chain.from_iterable(map(_members, groups))))
+                and self._addresses == list(map(_address, self._locals(self._params)))
+                and self._watch.holds(state)
                 and not any(p.grad is not None for p in self._waiting)
             )
         except (AttributeError, KeyError, RuntimeError, TypeError):  # something is no tensor with memory any more
             return False
 
-    def _state_differs(self, state: dict[Tensor, Any]) -> bool:
-        states, shown = self._find_states(), self._find_shown()
-        return not (
-            _same(self._entries, list(state.values()))
-            and _same(self._states, states)
-            and _same(self._shown, shown)
-            and self._state_addresses == _addresses(self._locals(states)).tobytes()
-            and (not shown or shown[0].data_ptr() == self._scalars.ctypes.data)
-        )
-
     def prepare(self, rules: Sequence[Rule], gradients: Gradients) -> None:
         """Works out the coefficients of the step. ValueError if a dtype cannot hold one of them."""
+        self._engine.read()
         present = gradients.present
         for batch in self._batches:
             part = None if present is None else present[batch.start : batch.stop]
@@ -223,7 +194,7 @@ class Plan:
         gradients: list[Any] = list(map(_gradient, self._params))
         if not self._distributed and memory.PLAIN.issuperset(map(type, gradients)):
             try:
-                addresses = _addresses(gradients)
+                addresses = np.fromiter(map(_address, gradients), np.int64, len(gradients))
                 if self._sizes == list(map(_nbytes, gradients)) and self._strides == list(map(_stride, gradients)):
                     return Gradients(gradients, addresses, None)
             except RuntimeError:  # a gradient without memory: a sparse one
@@ -248,81 +219,39 @@ class Plan:
 
     def _prepare(self, batch: _Batch, rule: Rule, present: np.ndarray | None) -> None:
         """Works out the coefficients of a batch, and its scalars after the step."""
-        if present is None and batch.even and batch.scalars.tobytes() == batch.update.tobytes():
-            batch.update[:] = _fill(batch.k[0], rule, batch.scalars[0])
+        columns = batch.columns
+        if present is None and batch.goes_on():
+            after = _fill(batch.k[0], rule, [column.values.item(0) for column in columns], batch.scalar_dtypes)
+            for column, value in zip(columns, after, strict=True):
+                column.update[:] = value
             return
-        rows = np.arange(len(batch.rows)) if present is None else np.flatnonzero(present)
-        batch.update[:] = batch.scalars
+        for column in columns:
+            column.update[:] = column.values
         batch.even = False
+        rows = np.arange(batch.stop - batch.start) if present is None else np.flatnonzero(present)
         if not rows.size:
             return
-        distinct, which = np.unique(batch.scalars[rows], axis=0, return_inverse=True)
+        scalars = np.stack([column.values[rows] for column in columns], axis=1, dtype=np.float64)
+        distinct, which = np.unique(scalars, axis=0, return_inverse=True)
         batch.k = np.empty((len(distinct), batch.k.shape[1]), batch.dtype)
-        for number, scalars in enumerate(distinct):
+        for number, before in enumerate(distinct):
             chosen = rows[which.reshape(-1) == number]
-            batch.update[chosen] = _fill(batch.k[number], rule, scalars)
+            after = _fill(batch.k[number], rule, before.tolist(), batch.scalar_dtypes)
+            for column, value in zip(columns, after, strict=True):
+                column.update[chosen] = value
             self._engine.use(batch.start + chosen, batch.k[number])
-            batch.even = len(chosen) == len(batch.rows)
-
-
-def _kinds(rules: Sequence[Rule]) -> list[tuple[Any, list[str]]]:
-    """What of the rules the plan depends on: kernels and states. All else is looked at in every step."""
-    return [(rule.kernel, list(rule.states)) for rule in rules]
+            batch.even = len(chosen) == batch.stop - batch.start
 
 
 def _same(before: Sequence[Any], now: Sequence[Any]) -> bool:
     return len(before) == len(now) and all(map(is_, before, now))
 
 
-def _is_double(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype == torch.float64
-
-
-def _fill(k: np.ndarray, rule: Rule, scalars: np.ndarray) -> list[float]:
+def _fill(k: np.ndarray, rule: Rule, scalars: list[float], dtypes: list[np.dtype]) -> list[float]:
     """Fills in the coefficients of the step that follows these scalars, and returns the scalars after it."""
-    values, after = advance(rule, scalars.tolist(), scalars.dtype)
+    values, after = advance(rule, scalars, dtypes, memory.default_dtype)
     try:
         struct.pack_into(f"={k.size}{k.dtype.char}", k.data, 0, *values.values())
     except OverflowError:
         raise too_large(rule, k.dtype, values) from None
     return after
-
-
-def _obstacle(p: Tensor) -> str | None:
-    """Why kernels cannot step a parameter, or None if they can."""
-    reason = memory.obstacle(memory.local(p))
-    if reason or p.grad is None:
-        return reason
-    if memory.is_distributed(p) != memory.is_distributed(p.grad):
-        return "is a DTensor while its gradient is not, or the other way round"
-    if memory.is_distributed(p) and p.grad.placements != p.placements:  # type: ignore[attr-defined]
-        return None  # the step redistributes the gradient
-    return memory.gradient_obstacle(memory.local(p.grad), memory.local(p))
-
-
-def _row(optimizer: "RuleOptimizer", group: int, rule: Rule, p: Tensor, entry: dict[str, Any]) -> _Row:
-    """The row of a parameter, with states made where there are none. Changes nothing."""
-    scalars = first_scalars(rule)
-    if not saves_step(rule):
-        scalars["step"] = float(any(entry.get(name) is not None for name in rule.states))
-        entry = {name: value for name, value in entry.items() if value is not None} if scalars["step"] else entry
-    elif entry:
-        missing = [name for name in (*rule.states, *scalars) if entry.get(name) is None]
-        if missing:
-            raise RuntimeError(
-                f"{optimizer.describe(p)} has a state without {missing[0]!r}, only {', '.join(map(repr, entry))}: "
-                f"it comes from another optimizer, or from other flags than those of {rule!r}"
-            )
-        scalars = {name: float(entry[name]) for name in scalars}
-    states = {}
-    for name, first in rule.states.items():
-        state = entry.get(name)
-        if state is None:
-            states[name] = torch.full_like(p, first, requires_grad=False, memory_format=torch.preserve_format)
-        elif state.shape != p.shape:
-            raise RuntimeError(
-                f"{optimizer.describe(p)} has the shape {tuple(p.shape)}, its state {name!r} {tuple(state.shape)}"
-            )
-        else:
-            states[name] = state if memory.matches(state, p) else memory.like(p, state)
-    return _Row(group, p, entry, states, scalars)

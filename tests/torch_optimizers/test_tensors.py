@@ -1,10 +1,15 @@
 """Every kind of tensor: stepped by kernels, by torch's own optimizer where they cannot, or refused by name."""
 
+import sys
+
 import pytest
 import torch
 from variants import IN_TORCH, assert_near, ids
 
 import fastopt.torch
+
+#: The classes of torch.optim that have fused code for the CPU.
+FUSED = {"SGD", "Adam", "AdamW", "Adagrad"}
 
 
 def parameter(*shape, **options):
@@ -102,13 +107,15 @@ def odd_parameters():
 )
 @pytest.mark.parametrize(("name", "arguments"), IN_TORCH, ids=ids(IN_TORCH))
 def test_torchs_own_optimizer_steps_what_kernels_cannot(name, arguments, reason, odd):
-    """Bit for bit, in one optimizer with parameters that kernels do step."""
+    """Bit for bit, in one optimizer with parameters that kernels do step; 16 bits by torch's fused code if any."""
     torch.manual_seed(0)
     odd = torch.nn.Parameter(odd.detach().clone(memory_format=torch.preserve_format))
     if "dense" in reason:
         odd = torch.nn.Parameter(torch.randn(4, 6)[:, ::2])
     plain = parameter(7)
     ours, theirs, both = pair(name, arguments, [plain, odd])
+    if name in FUSED and odd.dtype in (torch.bfloat16, torch.float16):
+        theirs = getattr(torch.optim, name)([q for _, q in both], **arguments, fused=True)
     for _ in range(4):
         step_alike(ours, theirs, both)
     assert [message.startswith(reason) for _, message in ours._plan.others[0]] == [True]
@@ -118,6 +125,110 @@ def test_torchs_own_optimizer_steps_what_kernels_cannot(name, arguments, reason,
         key: value.tolist() for key, value in theirs.state[q].items()
     }
     torch.testing.assert_close(*both[0], rtol=0, atol=1e-5)
+
+
+def mean_of_the_fused_flag(monkeypatch, name):
+    """Has a list note with which flag torch's function of that name is called."""
+    module = sys.modules[f"torch.optim.{name.lower()}"]
+    flags, function = [], getattr(module, name.lower())
+
+    def noting(*args, **kwargs):
+        flags.append(kwargs["fused"])
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(module, name.lower(), noting)
+    return flags
+
+
+@pytest.mark.parametrize("name", sorted(FUSED - {"AdamW"}))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_take_torchs_fused_code(name, dtype, monkeypatch):
+    flags = mean_of_the_fused_flag(monkeypatch, name)
+    for given, expected in ((None, True), (True, True), (False, False)):
+        p = parameter(5, 3, dtype=dtype)
+        optimizer = getattr(fastopt.torch, name)([p], fused=given)
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        assert flags.pop() == expected and not flags
+
+
+@pytest.mark.parametrize(("name", "arguments"), [pair for pair in IN_TORCH if pair[0] in FUSED])
+def test_fused_code_is_left_to_memory_that_it_walks_through_rightly(name, arguments, monkeypatch):
+    """It does not look at strides: where those of parameter, gradient and states differ, torch's plain code it is."""
+    torch.manual_seed(0)
+    tensors = [
+        torch.nn.Parameter(torch.randn(4, 6, dtype=torch.bfloat16).t()),
+        torch.nn.Parameter(torch.randn(4, 6, dtype=torch.bfloat16)[:, ::2]),
+        parameter(4, 6, dtype=torch.bfloat16),
+    ]
+    ours, theirs, both = pair(name, arguments, tensors)
+    fused = getattr(torch.optim, name)([q for _, q in both], **arguments, fused=True)
+    gradients = [torch.randn(6, 4), torch.randn(4, 3), torch.randn(6, 4)]
+    for _ in range(3):
+        for (p, q), gradient in zip(both, gradients, strict=True):
+            p.grad = gradient.bfloat16() if gradient.shape == p.shape else gradient.bfloat16().t()
+            q.grad = p.grad.clone()
+        ours.step()
+        theirs.step()
+    for p, q in both:
+        assert torch.equal(p, q)
+    for p, q in both:  # the layout of this gradient is the parameter's again
+        p.grad = torch.empty_like(p).copy_(p.grad)
+        q.grad = torch.empty_like(q).copy_(p.grad)
+    fused.load_state_dict(theirs.state_dict())
+    ours.step()
+    fused.step()
+    assert torch.equal(both[2][0], both[2][1])
+
+
+def test_momentum_of_sixteen_bits_that_begins_late():
+    p, q = parameter(4, dtype=torch.bfloat16), parameter(4, dtype=torch.bfloat16)
+    optimizer = fastopt.torch.SGD([p, q], lr=0.5, momentum=0.5)
+    p.data.zero_()
+    q.data.zero_()
+    for gradients in ((1.0, None), (None, 1.0), (1.0, 1.0)):
+        p.grad, q.grad = (None if each is None else torch.full_like(p, each) for each in gradients)
+        optimizer.step()
+    assert p.tolist() == q.tolist() == [-0.5 - 0.75] * 4
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD", "Lion", "NAdam"])
+def test_a_parameter_without_gradient_is_not_looked_at(name):
+    """Whatever has become of it: the others are stepped, and it goes on when it is itself again."""
+    arguments = {"momentum": 0.9} if name == "SGD" else {}
+    results = []
+    for oddity in (
+        lambda p, q: q,
+        lambda p, q: torch.empty(0),
+        lambda p, q: q.bfloat16(),
+        lambda p, q: torch.randn(6)[::2],
+        lambda p, q: p,
+    ):
+        p, q = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+        optimizer = getattr(fastopt.torch, name)([p, q], lr=0.1, **arguments)
+        p.grad = q.grad = torch.ones(3)
+        optimizer.step()
+        q.grad, value = None, q.data
+        q.data = oddity(p.data, q.data)
+        optimizer.step()
+        optimizer.step()
+        q.data = value
+        q.grad = torch.ones(3)
+        optimizer.step()
+        results.append([p, q, *(each for param in (p, q) for each in optimizer.state[param].values())])
+    for result in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(result, results[0], strict=True))
+
+
+def test_a_state_of_a_parameter_without_gradient_is_not_looked_at():
+    p, q = parameter(3), parameter(3)
+    optimizer = fastopt.torch.Adam([p, q])
+    p.grad = torch.ones(3)
+    optimizer.state[q] = {"nonsense": 1}
+    optimizer.step()
+    q.grad = torch.ones(3)
+    with pytest.raises(RuntimeError, match="without 'exp_avg'"):
+        optimizer.step()
 
 
 @pytest.mark.parametrize(("reason", "odd"), odd_parameters_list, ids=lambda value: str(value)[:30])

@@ -1,15 +1,21 @@
 """What training loops do with an optimizer: closures, hooks, schedulers, gradient scalers, profilers, compilation."""
 
+import contextlib
 import copy
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 from variants import SHARED, assert_near
 
 import fastopt.torch
 from fastopt.rules import RULES
+
+MODULES = fastopt.torch, torch.optim
 
 
 def net(seed=0):
@@ -255,6 +261,157 @@ def test_frozen_parameters_and_groups_that_are_added():
     assert_near(mine, its)
     assert [mine.state[p]["step"].item() for p in ours.parameters()] == [6, 9, 9, 9]
     assert [mine.state[p]["step"].item() for p in mine.param_groups[1]["params"]] == [3, 3]
+
+
+def test_a_scheduler_that_ends_a_little_below_zero():
+    (ours, mine), (theirs, its) = twins("SGD", lr=0.1)
+    for model, optimizer in ((ours, mine), (theirs, its)):
+        scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, end_factor=0.0, total_iters=5)
+        train(model, optimizer, 8, scheduler=scheduler)
+    assert mine.param_groups[0]["lr"] == its.param_groups[0]["lr"] < 0
+    assert_near(mine, its)
+
+
+#: What torch's constructors refuse or kernels are not made for, and what a group may be changed to all the same.
+WORDS = [
+    ("SGD", {"lr": -0.1}),
+    ("SGD", {"momentum": -0.5}),
+    ("SGD", {"weight_decay": -0.1}),
+    ("SGD", {"nesterov": True}),
+    ("SGD", {"nesterov": True, "momentum": 0.9, "dampening": 0.5}),
+    ("Adam", {"lr": -0.1}),
+    ("Adam", {"betas": (-0.5, 0.9)}),
+    ("Adam", {"betas": (0.9, 0.0)}),
+    ("Adam", {"eps": -1e-3}),
+    ("Adam", {"lr": np.float32(0.25), "maximize": 1}),
+    ("AdamW", {"weight_decay": -0.5, "betas": [0.5, 0.6]}),
+    ("Adagrad", {"lr_decay": -0.01, "lr": -1}),
+    ("Adadelta", {"rho": 1.1}),
+    ("RMSprop", {"alpha": 1.5, "momentum": -0.1}),
+    ("Adamax", {"betas": (1.5, 1.5)}),
+    ("NAdam", {"momentum_decay": -0.1, "lr": -0.1}),
+    ("RAdam", {"weight_decay": -1.0}),
+    ("ASGD", {"t0": 0, "lambd": -1.0, "alpha": -1, "lr": -0.5}),
+    ("Rprop", {"step_sizes": (0, float("inf"))}),
+    ("Rprop", {"step_sizes": (1.0, 0.5)}),
+    ("Rprop", {"etas": (1.5, 0.5)}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), WORDS, ids=[f"{name}-{changes}" for name, changes in WORDS])
+@pytest.mark.parametrize("when", [0, 2])
+def test_what_is_written_into_a_group_is_the_users_word(name, changes, when):
+    torch.manual_seed(0)
+    p, q = (torch.nn.Parameter(torch.linspace(-1, 1, 33)) for _ in range(2))
+    ours, theirs = getattr(fastopt.torch, name)([p]), getattr(torch.optim, name)([q])
+    for step in range(6):
+        if step == when:
+            ours.param_groups[0] |= changes
+            theirs.param_groups[0] |= changes
+        p.grad = torch.randn(33)
+        q.grad = p.grad.clone()
+        ours.step()
+        theirs.step()
+    torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("changes", [{"lr": float("inf")}, {"lr": "0.1"}, {"lr": None}, {"betas": (0.9,)}])
+def test_what_is_no_hyperparameter_at_all_is_refused_and_changes_nothing(changes):
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = fastopt.torch.Adam([p])
+    optimizer.param_groups[0] |= changes
+    with pytest.raises((TypeError, ValueError), match=f"Adam: {next(iter(changes))} must be"):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(3)) and not optimizer.state
+
+
+def test_accelerate_after_a_scheduler_exists():
+    p = torch.nn.Parameter(torch.ones(3))
+    old = torch.optim.AdamW([p], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(old, 1, 0.5)
+    new = fastopt.torch.accelerate(old)
+    later = torch.optim.lr_scheduler.StepLR(new, 1, 0.5)
+    p.grad = torch.ones(3)
+    for _ in range(3):
+        new.step()
+        scheduler.step()
+        later.step()
+    assert new.param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**6)
+    assert new.state[p]["step"] == 3
+    again = fastopt.torch.accelerate(torch.optim.AdamW([p], lr=0.1))
+    assert "step" not in vars(again)
+
+
+def test_a_scheduler_that_comes_before_the_first_step_still_says_so():
+    p = torch.nn.Parameter(torch.ones(3))
+    old = torch.optim.SGD([p], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(old, 1)
+    fastopt.torch.accelerate(old)
+    with pytest.warns(UserWarning, match=r"lr_scheduler\.step\(\)` before `optimizer\.step"):
+        scheduler.step()
+
+
+def recorded(made, **options):
+    """The operations that make_fx sees in two training steps; or what torch raises about its own optimizer there."""
+
+    def steps(start, x):
+        p = torch.nn.Parameter(start.clone())
+        optimizer = made([p], lr=0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            (p * x).square().sum().backward()
+            optimizer.step()
+        return p.detach().clone()
+
+    try:
+        program = make_fx(steps, **options)(torch.ones(3), torch.ones(3))
+    except Exception as error:
+        if made is fastopt.torch.Lion:
+            raise
+        return type(error)
+    return [str(node.target) for node in program.graph.nodes if "profiler" not in str(node.target)]
+
+
+@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("options", [{}, {"tracing_mode": "fake"}, {"pre_dispatch": True}], ids=str)
+def test_a_program_that_is_recorded_has_the_step_in_it(name, options):
+    ours, theirs = (recorded(getattr(module, name), **options) for module in MODULES)
+    assert ours == theirs
+    assert isinstance(theirs, type) or any(each.startswith("aten.add") for each in theirs)
+
+
+def test_a_step_that_cannot_be_recorded_is_refused():
+    with pytest.raises(RuntimeError, match=r"ProxyTorchDispatchMode can record, and torch\.optim has no Lion"):
+        recorded(fastopt.torch.Lion)
+
+
+def test_a_step_after_a_recording_goes_on():
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = fastopt.torch.Adam([p], lr=0.1)
+    other = torch.optim.Adam([q := torch.nn.Parameter(torch.ones(3))], lr=0.1)
+    q.grad = torch.ones(3)
+
+    class Counter(TorchDispatchMode):
+        """Sees every operation."""
+
+        seen = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.seen += 1
+            return function(*args, **(kwargs or {}))
+
+    for mode in (contextlib.nullcontext(), counter := Counter(), contextlib.nullcontext()):
+        with mode:
+            optimizer.step()
+        other.step()
+    assert counter.seen
+    assert_near(optimizer, other)
+    lion = fastopt.torch.Lion([p])
+    with counter:
+        lion.step()
+    assert lion.state[p]["step"] == 1
 
 
 def test_hyperparameters_that_turn_wrong_are_refused_before_anything_changes():

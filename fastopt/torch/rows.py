@@ -1,0 +1,176 @@
+"""Which parameters kernels can step, as a value: a row for each of them, and of the others the reason why not."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastopt.rule import Rule
+from fastopt.torch import memory
+from fastopt.torch.scalars import first_scalars, saves_step
+
+
+class Row(NamedTuple):
+    """A parameter that kernels step, with its state dict and what that dict will hold."""
+
+    group: int
+    param: Tensor
+    entry: dict[str, Any]
+    states: dict[str, Tensor]
+    #: The numbers beside the states: tensors that the step updates in place, or values that have no tensor yet.
+    scalars: dict[str, Tensor | float]
+    #: The dtype of each of these numbers.
+    dtypes: tuple[torch.dtype, ...]
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """What the kernel reads and writes beside the gradient, as it lies in this process's memory."""
+        return list(map(memory.local, (self.param, *self.states.values())))
+
+
+class Survey(NamedTuple):
+    """All parameters of an optimizer: who steps them in the state that they are in."""
+
+    rows: list[Row]
+    #: The parameters that kernels cannot step, by the number of their group, each with the reason.
+    others: dict[int, list[tuple[Tensor, str]]]
+    #: The parameters that have no gradient and, for now, nothing that kernels could work on when one comes.
+    waiting: list[Tensor]
+
+
+class Kind(NamedTuple):
+    """What of a group's rule decides who steps its parameters, and on which states."""
+
+    kernel: Any
+    states: tuple[str, ...]
+    #: Why torch's own optimizer is to apply the rule, or None if kernels do.
+    obstacle: str | None
+
+
+def kind(rule: Rule, in_torch: bool) -> Kind:
+    """The kind of a rule, which torch.optim has, too, or has not.
+
+    Hyperparameters that lie outside the rule's domains are the user's word. What they mean torch's own code knows; a
+    negative learning rate is no secret, and where there is no such code kernels take what goes together.
+    """
+    try:
+        if in_torch:
+            type(rule)(**dict(rule) | {"lr": 0.0})
+        else:
+            rule.check()
+    except (TypeError, ValueError) as error:
+        return Kind(None, (), f"has hyperparameters that no kernel is made for ({error})")
+    return Kind(rule.kernel, tuple(rule.states), None)
+
+
+def survey(
+    groups: Sequence[Mapping[str, Any]],
+    state: Mapping[Tensor, Any],
+    rules: Sequence[Rule],
+    kinds: Sequence[Kind],
+    describe: Callable[[Tensor], str],
+) -> Survey:
+    """Looks at all parameters and changes nothing. RuntimeError, with a description, if a state does not fit.
+
+    A parameter without gradient is no one's concern: whatever is wrong with it, it waits.
+    """
+    rows: list[Row] = []
+    others: dict[int, list[tuple[Tensor, str]]] = {}
+    waiting: list[Tensor] = []
+    for number, (group, rule) in enumerate(zip(groups, rules, strict=True)):
+        for p in group["params"]:
+            entry = state.get(p) or {}
+            reason = kinds[number].obstacle or (_obstacle(p) if p.grad is not None or entry else None)
+            if p.grad is None and (reason or not entry):
+                waiting.append(p)
+            elif reason:
+                others.setdefault(number, []).append((p, reason))
+            else:
+                try:
+                    rows.append(_row(number, group, rule, p, entry, describe))
+                except RuntimeError:
+                    if p.grad is not None:
+                        raise
+                    waiting.append(p)
+    for row in _clashing(rows):
+        if row.param.grad is None:
+            waiting.append(row.param)
+        else:
+            reason = "shares memory with another parameter or state"
+            others.setdefault(row.group, []).append((row.param, reason))
+    apart = {id(p) for p in waiting}.union(id(p) for members in others.values() for p, _ in members)
+    return Survey([row for row in rows if id(row.param) not in apart], others, waiting)
+
+
+def _obstacle(p: Tensor) -> str | None:
+    """Why kernels cannot step a parameter, or None if they can."""
+    reason = memory.obstacle(memory.local(p))
+    if reason or p.grad is None:
+        return reason
+    if memory.is_distributed(p) != memory.is_distributed(p.grad):
+        return "is a DTensor while its gradient is not, or the other way round"
+    if memory.is_distributed(p) and p.grad.placements != p.placements:  # type: ignore[attr-defined]
+        return None  # the step redistributes the gradient
+    return memory.gradient_obstacle(memory.local(p.grad), memory.local(p))
+
+
+def _row(
+    number: int,
+    group: Mapping[str, Any],
+    rule: Rule,
+    p: Tensor,
+    entry: dict[str, Any],
+    describe: Callable[[Tensor], str],
+) -> Row:
+    """The row of a parameter, with states made where there are none."""
+    scalars: dict[str, Any] = dict(first_scalars(rule))
+    if not saves_step(rule):
+        scalars["step"] = float(any(entry.get(name) is not None for name in rule.states))
+    elif entry:
+        missing = [name for name in (*rule.states, *scalars) if entry.get(name) is None]
+        if missing:
+            raise RuntimeError(
+                f"{describe(p)} has a state without {missing[0]!r}, only {', '.join(map(repr, entry))}: "
+                f"it comes from another optimizer, or from other flags than those of {rule!r}"
+            )
+        scalars = {name: _number(entry[name]) for name in scalars}
+    states = {}
+    for name, first in rule.states.items():
+        state = entry.get(name)
+        if state is None:
+            states[name] = torch.full_like(p, first, requires_grad=False, memory_format=torch.preserve_format)
+        elif state.shape != p.shape:
+            raise RuntimeError(f"{describe(p)} has the shape {tuple(p.shape)}, its state {name!r} {tuple(state.shape)}")
+        else:
+            states[name] = state if memory.matches(state, p) else memory.like(p, state)
+    double = torch.get_default_dtype() == torch.float64 and not group.get("fused")  # as torch.optim makes them
+    default = torch.float64 if double else torch.float32
+    dtypes = tuple(value.dtype if isinstance(value, Tensor) else default for value in scalars.values())
+    return Row(number, p, entry, states, scalars, dtypes)
+
+
+def _number(value: Any) -> Tensor | float:
+    return value if memory.is_number(value) else float(value)
+
+
+def _clashing(rows: list[Row]) -> list[Row]:
+    """The rows that share memory with another one and cannot be stepped at the same time as that.
+
+    Those without gradient give way: they leave, and the others are looked at again.
+    """
+    found: list[Row] = []
+    while True:
+        buffers = [(row, buffer) for row in rows for buffer in _memory(row)]
+        clashing = {id(buffers[index][0]) for index in memory.overlapping([buffer for _, buffer in buffers])}
+        leaving = [row for row in rows if id(row) in clashing]
+        still = [row for row in leaving if row.param.grad is None] or leaving
+        if not still:
+            return found
+        found += still
+        gone = {id(row) for row in still}
+        rows = [row for row in rows if id(row) not in gone]
+
+
+def _memory(row: Row) -> list[Tensor]:
+    return row.buffers + [value for value in row.scalars.values() if isinstance(value, Tensor)]
