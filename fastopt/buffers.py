@@ -1,13 +1,14 @@
 """Flat buffers: one aligned 1-D array that holds every parameter, with a named view for each."""
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastopt.errors import nearest
+from fastopt.errors import nearest, quoted
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
@@ -27,7 +28,7 @@ def check_dtype(name: str, dtype: DTypeLike) -> np.dtype:
     try:
         found = np.dtype(dtype)
     except TypeError:
-        raise TypeError(f"{name} must be {_KINDS_BY_NAME}, not {dtype!r}") from None
+        raise TypeError(f"{name} must be {_KINDS_BY_NAME}, not {quoted(dtype)}") from None
     if found not in DTYPES or not found.isnative:
         raise TypeError(f"{name} must be {_KINDS_BY_NAME} in native byte order, not {found.str} ({found})")
     return found
@@ -37,6 +38,7 @@ def check_array(name: str, array: Any, *, writable: bool) -> np.ndarray:
     """The array if a kernel can run over its memory as it is; TypeError or ValueError that names it otherwise."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, not {type(array).__name__}")
+    check_unmasked(name, array)
     check_dtype(f"{name}: its dtype", array.dtype)
     if array.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, not of shape {array.shape}")
@@ -47,6 +49,22 @@ def check_array(name: str, array: Any, *, writable: bool) -> np.ndarray:
     if writable and not array.flags.writeable:
         raise ValueError(f"{name} must be writable, not read-only")
     return array
+
+
+def check_unmasked(name: str, array: Any) -> None:
+    """Raises TypeError for a masked array: nothing here heeds a mask."""
+    masked = sys.modules.get("numpy.ma")  # NumPy imports it when somebody uses it
+    if masked is not None and isinstance(array, masked.MaskedArray):
+        raise TypeError(f"{name} must be a plain array, not a masked one: fill it first, as array.filled(0) does")
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """An array-like as an array; TypeError or ValueError that names it if it is none."""
+    check_unmasked(name, value)
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:  # a ragged list, or an object that cannot be converted
+        raise type(error)(f"{name} must be an array, not {quoted(value)}: {error}") from None
 
 
 class Layout:
@@ -72,13 +90,13 @@ class Layout:
         """How another layout differs from this one, in words; empty if it does not."""
         for name, shape in other.shapes.items():
             if name not in self.shapes:
-                return f"it has {name!r}, which is unknown here; {nearest(name, self.shapes)}"
+                return f"it has {quoted(name)}, which is unknown here; {nearest(name, self.shapes)}"
             if shape != self.shapes[name]:
-                return f"{name!r} has the shape {shape} there and {self.shapes[name]} here"
+                return f"{name!r} has the shape {quoted(shape)} there and {self.shapes[name]} here"
         missing = [name for name in self.shapes if name not in other.shapes]
         if missing:
             return f"it has no {missing[0]!r}"
-        return "" if self == other else f"its order is {list(other.shapes)}, not {list(self.shapes)}"
+        return "" if self == other else f"its order is {quoted(list(other.shapes))}, not {quoted(list(self.shapes))}"
 
     def runs(self, names: Sequence[str]) -> list[tuple[str, ...]]:
         """Names, grouped where their places join without a gap."""
@@ -111,7 +129,7 @@ class FlatBuffer(Mapping[str, np.ndarray]):
     TypeError
         An array is no array of real floating-point numbers, or no dtype is given and they differ.
     ValueError
-        A name is empty.
+        A name is empty or no text that UTF-8 can hold (a lone surrogate), or a list is ragged.
 
     Examples
     --------
@@ -173,7 +191,11 @@ class FlatBuffer(Mapping[str, np.ndarray]):
     def __setitem__(self, name: str, value: ArrayLike) -> None:
         view = self[name]
         if value is not view:
-            view[...] = value
+            array = as_array(name, value)
+            try:
+                view[...] = array
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{name}: {error}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._views)
@@ -208,7 +230,10 @@ class FlatBuffer(Mapping[str, np.ndarray]):
         return self.copy()
 
     def __deepcopy__(self, memo: dict) -> Self:
-        return self.copy()
+        made = self.copy()
+        memo[id(self.flat)] = made.flat  # so that views which are copied along stay views of this memory
+        memo |= {id(view): made[name] for name, view in self._views.items()}
+        return made
 
     def __reduce__(self) -> tuple:
         return _restore, (type(self), self.layout.shapes, self.flat)
@@ -222,14 +247,18 @@ def _restore(cls: type[FlatBuffer], shapes: dict[str, tuple[int, ...]], flat: np
 
 def _checked_name(name: Any) -> str:
     if not isinstance(name, str):
-        raise TypeError(f"arrays: names must be strings, not {name!r} ({type(name).__name__})")
+        raise TypeError(f"arrays: names must be strings, not {quoted(name)} ({type(name).__name__})")
     if not name:
         raise ValueError("arrays: a name must not be empty")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"arrays: names must be text that UTF-8 can hold, not {quoted(name)}") from None
     return name
 
 
 def _checked_floats(name: str, array: ArrayLike) -> np.ndarray:
-    found = np.asarray(array)
+    found = as_array(f"arrays[{name!r}]", array)
     if found.dtype.kind != "f":
         raise TypeError(f"arrays[{name!r}] must hold floating-point numbers, not {found.dtype}: convert it first")
     return found

@@ -7,9 +7,55 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self, dataclass_transform, get_args, get_origin
 
-from fastopt.errors import nearest
+import numpy as np
+
+from fastopt.errors import nearest, quoted
 
 REQUIRED: Any = object()
+
+
+def real(name: str, value: Any, domain: object = "a number") -> float:
+    """A value that a user gave for a real number, as a float: the nearest one, infinities and NaN included.
+
+    It may be any real number of Python or NumPy, or an array or tensor without axes that holds one. TypeError if it is
+    none of these (text, truth values, time spans, masked arrays, arrays of one element), ValueError if no float is near
+    it, as for ``10**400``; both name ``name`` and what is allowed, ``domain``.
+    """
+    number = _scalar(value)
+    if not isinstance(number, numbers.Real) or isinstance(number, _NO_NUMBERS):
+        raise TypeError(f"{name} must be {domain}, not {quoted(value)} ({type(value).__name__})")
+    try:
+        nearest_float = float(number)
+    except OverflowError:  # an int or a fraction beyond every float
+        nearest_float = math.inf
+    if math.isinf(nearest_float) and number != nearest_float:
+        raise ValueError(f"{name} must be {domain}, not {quoted(value)}: no float is as large")
+    return nearest_float
+
+
+def whole(name: str, value: Any, domain: object = "a whole number") -> int:
+    """A value that a user gave for a whole number, as an int: one of Python's or NumPy's, or an array that holds one.
+
+    TypeError if it is none of these (so is 1.0); the rest is as for :func:`real`.
+    """
+    number = _scalar(value)
+    if not isinstance(number, numbers.Integral) or isinstance(number, _NO_NUMBERS):
+        raise TypeError(f"{name} must be {domain}, not {quoted(value)} ({type(value).__name__})")
+    return int(number)
+
+
+_NO_NUMBERS = bool, np.timedelta64  # though NumPy and Python register them as whole numbers
+
+
+def _scalar(value: Any) -> Any:
+    """What an array or tensor without axes holds; else the value itself. NumPy's numbers stay as they are."""
+    if isinstance(value, np.generic) or getattr(value, "shape", None) != () or not hasattr(value, "item"):
+        return value
+    return value if isinstance(value, np.ma.MaskedArray) or _is_time(value) else value.item()
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "mM"  # of some units the items are ints
 
 
 class Interval:
@@ -30,14 +76,9 @@ class Interval:
 
     def parse(self, name: str, value: Any) -> float:
         """The value as a float; TypeError if it is no real number, ValueError if it lies outside."""
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"{name} must be {self}, not {value!r} ({type(value).__name__})")
-        try:
-            number = float(value)
-        except OverflowError:  # an int or a fraction beyond every float
-            number = math.inf
+        number = value if type(value) is float else real(name, value, self)
         if number not in self:
-            raise ValueError(f"{name} must be {self}, not {value!r}")
+            raise ValueError(f"{name} must be {self}, not {quoted(value)}")
         return number
 
 
@@ -52,11 +93,10 @@ class Whole:
 
     def parse(self, name: str, value: Any) -> int:
         """The value as an int; TypeError if it is no whole number, ValueError if it is too small."""
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise TypeError(f"{name} must be {self}, not {value!r} ({type(value).__name__})")
-        if value < self.low:
-            raise ValueError(f"{name} must be {self}, not {value!r}")
-        return int(value)
+        number = whole(name, value, self)
+        if number < self.low:
+            raise ValueError(f"{name} must be {self}, not {quoted(value)}")
+        return number
 
 
 class Flag:
@@ -68,7 +108,7 @@ class Flag:
     def parse(self, name: str, value: Any) -> bool:
         """The value itself; TypeError if it is no bool."""
         if not isinstance(value, bool):
-            raise TypeError(f"{name} must be {self}, not {value!r} ({type(value).__name__})")
+            raise TypeError(f"{name} must be {self}, not {quoted(value)} ({type(value).__name__})")
         return value
 
 
@@ -84,7 +124,7 @@ class Choice:
     def parse(self, name: str, value: Any) -> str:
         """The word; ValueError, with the nearest right one, if it is none of them."""
         if value not in self.words:
-            raise ValueError(f"{name} must be {self}, not {value!r}; {nearest(value, self.words)}")
+            raise ValueError(f"{name} must be {self}, not {quoted(value)}; {nearest(value, self.words)}")
         return value
 
 
@@ -100,7 +140,7 @@ class Tuple:
     def parse(self, name: str, value: Any) -> tuple:
         """The items, parsed; TypeError if it is no sequence of that length."""
         if not isinstance(value, (tuple, list)) or len(value) != len(self.items):
-            raise TypeError(f"{name} must be {self}, not {value!r}")
+            raise TypeError(f"{name} must be {self}, not {quoted(value)}")
         pairs = zip(self.items, value, strict=True)
         return tuple(item.parse(f"{name}[{index}]", each) for index, (item, each) in enumerate(pairs))
 

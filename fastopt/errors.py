@@ -1,6 +1,10 @@
 """The errors that fastopt raises beyond Python's own, and the words that they share."""
 
 from collections.abc import Iterable
+from typing import Any
+
+#: The most characters of a value that a message quotes.
+QUOTED = 80
 
 
 class BackendError(RuntimeError):
@@ -15,13 +19,24 @@ class NonFiniteGradientError(FloatingPointError, ValueError):
     """A gradient has an infinity or NaN, and ``nonfinite="raise"`` was asked for. Nothing has changed."""
 
 
+def quoted(value: Any) -> str:
+    """A value as messages show it: its ``repr``, of which no more than :data:`QUOTED` characters; never an error."""
+    try:
+        if type(value) is int and value.bit_length() > 4 * QUOTED:  # Python refuses to write out very long ones
+            return f"a whole number of {value.bit_length()} bits"
+        shown = repr(value[: QUOTED + 1] if isinstance(value, (str, bytes, list, tuple)) else value)
+    except Exception:  # the repr of somebody else's class, a number of too many digits, nesting that is too deep
+        return f"<{type(value).__name__}>"
+    return shown if len(shown) <= QUOTED else f"{shown[: QUOTED - 3]}..."
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """The end of an error message about an unknown name: the nearest right one, and all that are allowed."""
     import difflib  # only when something is wrong: importing it takes a while
 
     names = list(allowed)
     by_fold = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(str(given).lower(), by_fold, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(given)[:QUOTED].lower(), by_fold, n=1, cutoff=0.5)
     hint = f"did you mean {by_fold[close[0]]!r}? " if close else ""
     shown = ", ".join(repr(name) for name in names[:40]) + (", ..." if len(names) > 40 else "")
     return f"{hint}allowed: {shown or 'none'}"

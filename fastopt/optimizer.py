@@ -1,37 +1,42 @@
 """The optimizer: rules bound to groups of parameters, stepped by a backend."""
 
+import copy
 import math
-import numbers
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from operator import setitem
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
-from fastopt import checkpoint
 from fastopt.backend.choice import select
 from fastopt.backend.process import process, resolve_threads
 from fastopt.backend.program import Call, Program, Work, run
-from fastopt.buffers import FlatBuffer, Layout, check_array
-from fastopt.declared import Interval, Whole
-from fastopt.errors import NonFiniteGradientError, nearest
+from fastopt.buffers import FlatBuffer, Layout, check_array, check_unmasked
+from fastopt.checkpoint import file
+from fastopt.checkpoint.saved import PARTS, Saved, parse
+from fastopt.declared import Interval, Whole, real
+from fastopt.errors import NonFiniteGradientError, nearest, quoted
 from fastopt.groups import Group, assign
 from fastopt.rule import Rule
+from fastopt.state import MICRO_STEP, STEP, OptimizerState, flat_and_layout
 
 NONFINITE = ("propagate", "skip", "raise")
 
 _DECAY = Interval(0.0, 1.0, "[)")
 _CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 _TINY = 2.0**-600  # the square of a float64 number that was scaled by this cannot overflow
-
-# Where the counters stand in Optimizer.counts; those of the groups follow.
-_STEP, _MICRO_STEP, _GROUPS = 0, 1, 2
 _ALL = slice(None)
 
 _UNBOUND = object()
+
+#: Attributes that a copy, or an optimizer that comes from a pickle, finds anew.
+_OF_THIS_PROCESS = frozenset(
+    {"threads", "backend_reason", "_backend", "_forks", "_grads", "_source", "_staged"}
+    | {"_counted", "_active", "_follow", "_finish", "_total"}
+)
 
 
 class StepReport(NamedTuple):
@@ -96,45 +101,78 @@ class Optimizer:
         accumulate: int = 1,
         ema_decay: float | None = None,
     ) -> None:
-        if isinstance(params, FlatBuffer):
-            self.layout, self.flat = params.layout, check_array("params", params.flat, writable=True)
-        else:
-            self.flat = check_array("params", params, writable=True).view(np.ndarray)
-            self.layout = Layout({"params": self.flat.shape})
-        self.params = params
-        self.dtype = self.flat.dtype
-        self.threads = resolve_threads(threads)
-        self._accumulate = Whole(1).parse("accumulate", accumulate)
-        self._ema_decay = None if ema_decay is None else _DECAY.parse("ema_decay", ema_decay)
-        members = assign(list(self.layout.shapes), rule)
-        own_kernel = any(not isinstance(each.kernel, str) for each, _ in members.values())
-        spans = sum(len(self.layout.runs(names)) for _, names in members.values())
-        self._backend, self.backend_reason = select(backend, own_kernel=own_kernel, spans=spans)
-        #: Counters, replaced as a whole when a step has been made: see ``_STEP`` and the like.
-        self.counts = [0] * (_GROUPS + len(members))
-        self._counted = self.counts.copy()  # what they will be after the step that is being made
-        #: The groups by pattern.
-        self.groups = MappingProxyType(
-            {
-                pattern: Group(self, _GROUPS + index, pattern, each, names)
-                for index, (pattern, (each, names)) in enumerate(members.items())
-            }
-        )
-        #: The states by name: buffers that hold those parameters whose rule keeps the state.
-        self.state = MappingProxyType(self._make_states())
-        #: The moving average of the parameters, or None.
-        self.ema = None
-        if self._ema_decay is not None:
-            self.ema = FlatBuffer.empty(self.layout, self.dtype)
-            self.ema.flat[...] = self.flat
-        #: The sum of the gradients since the last update, or None if every step is an update.
-        self.accumulated = None
-        if self._accumulate > 1:
-            self.accumulated = FlatBuffer.empty(self.layout, self.dtype)
-            self.accumulated.flat.fill(0)
-        self._staged: FlatBuffer | None = None
-        self._forks = process.forks
+        accumulate = Whole(1).parse("accumulate", accumulate)
+        ema_decay = None if ema_decay is None else _DECAY.parse("ema_decay", ema_decay)
+        _, layout = flat_and_layout(params)
+        members = assign(list(layout.shapes), rule)
+        self._asked = backend, threads
+        self._choose(layout, members.values())
+        self._state = OptimizerState(params, members, accumulate=accumulate, ema_decay=ema_decay)
         self._forget()
+
+    def _choose(self, layout: Layout, members: Iterable[tuple[Rule, tuple[str, ...]]]) -> None:
+        """Chooses backend and threads, here and now."""
+        backend, threads = self._asked
+        self.threads = resolve_threads(threads)
+        own_kernel = any(not isinstance(rule.kernel, str) for rule, _ in members)
+        spans = sum(len(layout.runs(names)) for _, names in members)
+        self._backend, self.backend_reason = select(backend, own_kernel=own_kernel, spans=spans)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._choose(self.layout, [(group.rule, group.names) for group in self.groups.values()])
+        self._forget()
+
+    def __copy__(self) -> Self:  # two optimizers of the same memory would be at odds about it
+        return copy.deepcopy(self)
+
+    @property
+    def params(self) -> FlatBuffer | np.ndarray:
+        """The parameters as they were given."""
+        return self._state.params
+
+    @property
+    def flat(self) -> np.ndarray:
+        """The parameters as one 1-D array."""
+        return self._state.flat
+
+    @property
+    def layout(self) -> Layout:
+        """Names, shapes and places of the parameters."""
+        return self._state.layout
+
+    @property
+    def dtype(self) -> np.dtype:
+        """``float32`` or ``float64``."""
+        return self._state.dtype
+
+    @property
+    def counts(self) -> list[int]:
+        """Counters: steps, gradients accumulated since the last, and steps of each group; replaced by each step."""
+        return self._state.counts
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        """The groups by pattern, read-only."""
+        return MappingProxyType(self._state.groups)
+
+    @property
+    def state(self) -> Mapping[str, FlatBuffer]:
+        """The states by name, read-only: buffers that hold those parameters whose rule keeps the state."""
+        return MappingProxyType(self._state.states)
+
+    @property
+    def ema(self) -> FlatBuffer | None:
+        """The moving average of the parameters, or None."""
+        return self._state.ema
+
+    @property
+    def accumulated(self) -> FlatBuffer | None:
+        """The sum of the gradients since the last update, or None if every step is an update."""
+        return self._state.accumulated
 
     @property
     def backend(self) -> str:
@@ -172,7 +210,7 @@ class Optimizer:
     @property
     def step_count(self) -> int:
         """How many steps have updated parameters."""
-        return self.counts[_STEP]
+        return self.counts[STEP]
 
     def freeze(self, pattern: str) -> None:
         """Leaves the group of that pattern out of later steps; its states and step count stay as they are."""
@@ -194,7 +232,9 @@ class Optimizer:
         ``{"step", "micro_step", "groups", "state", "ema", "accumulated"}``, where ``state[parameter][name]`` is an
         array of the parameter's shape. The parameters are not in it: see :meth:`save`.
         """
-        return checkpoint.state_dict(self)
+        saved = self._state.describe()
+        saved["state"] = {name: _copies(states) for name, states in saved["state"].items()}
+        return saved | {part: saved[part] and _copies(saved[part]) for part in PARTS}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave: states, counts and hyperparameters.
@@ -202,23 +242,37 @@ class Optimizer:
         A learning rate that is a callable of the user's own is kept as it is here. Raises
         :class:`fastopt.CheckpointError` if rules, names, shapes or dtypes differ; then nothing has changed.
         """
-        checkpoint.load_state_dict(self, state_dict)
+        calls = self._state.adopting(parse(state_dict))
+        self._forget()
+        run(calls)
 
     def save(self, path: str | os.PathLike, extra: Any = None) -> None:
-        """Writes a checkpoint as a safetensors file: parameters, states, rules and counts, and ``extra`` (JSON).
+        """Writes a checkpoint as a safetensors file: parameters, states, rules and counts, and ``extra``.
 
-        The file is written under another name in the same folder and then renamed: a crash at any moment leaves the
-        old file or the new one. Raises TypeError if ``extra`` is no JSON value, OSError as :func:`open` does.
+        ``extra`` is any JSON value that comes back as it was: None, bool, int, float, str, and lists and dictionaries
+        with text for keys, nested at most 100 deep. The file is written from the arrays as they lie, under another name
+        in the same folder, and then renamed: a crash at any moment leaves the old file or the new one. A symbolic link
+        stays and its target is replaced. Raises TypeError or ValueError, which name the place, for another ``extra``,
+        and OSError as :func:`open` does or if the disk is full; the old file is whole then.
         """
-        checkpoint.save(self, path, extra)
+        file.save(path, self._state.describe(), self._state.parameters(), extra)
 
     def load(self, path: str | os.PathLike) -> Any:
         """Takes over a checkpoint, parameters included, and returns its ``extra``.
 
-        A run that goes on from it has the same bits as one that never stopped. Raises
-        :class:`fastopt.CheckpointError` if the file is damaged or does not fit; then nothing has changed.
+        A run that goes on from it has the same bits as one that never stopped. The file is read twice: to compare its
+        checksums, and then into the arrays themselves, without a copy in between. Raises
+        :class:`fastopt.CheckpointError` if the file is damaged or does not fit, OSError if it cannot be read; then
+        nothing has changed. Only if a disk fails, or somebody cuts the file, between the two readings does OSError say
+        that the optimizer holds a part of it.
         """
-        return checkpoint.load(self, path)
+
+        def adopting(saved: Saved) -> list[Call]:
+            calls = self._state.adopting(saved)
+            self._forget()
+            return calls
+
+        return file.load(path, adopting)
 
     def step(
         self,
@@ -256,7 +310,7 @@ class Optimizer:
         if type(grad_scale) is not float or grad_scale != 1.0:
             grad_scale = _checked_scale(grad_scale, self.dtype)
         if nonfinite not in NONFINITE:
-            raise ValueError(f"nonfinite must not be {nonfinite!r}; {nearest(nonfinite, NONFINITE)}")
+            raise ValueError(f"nonfinite must not be {quoted(nonfinite)}; {nearest(nonfinite, NONFINITE)}")
         if grads is not self._grads or self._forks != process.forks:
             self._bind(grads)
         source = self._source
@@ -265,11 +319,11 @@ class Optimizer:
             if nonfinite != "propagate" and not math.isfinite(added := source.norm(grad_scale)):
                 return self._refuse(added, nonfinite)
             source.scale_added(grad_scale)
-            if self.counts[_MICRO_STEP] + 1 < self._accumulate:
+            if self.counts[MICRO_STEP] + 1 < self._state.accumulate:
                 return self._add(source)
             add = source.add_to_total
             run([(setitem, self._total.array, _ALL, self.accumulated.flat), *add.calls], add.lock)
-            source, grad_scale = self._total, 1 / self._accumulate
+            source, grad_scale = self._total, 1 / self._state.accumulate
         norm: float | None = None
         scale = grad_scale
         if max_norm is not None or nonfinite != "propagate":
@@ -280,45 +334,35 @@ class Optimizer:
                 scale *= max_norm / (norm + _CLIP_EPS)
         counts = self._counted
         counts[_ALL] = self.counts
-        counts[_STEP] += 1
-        counts[_MICRO_STEP] = 0
+        counts[STEP] += 1
+        counts[MICRO_STEP] = 0
         for group in self._active:
             counts[group.index] += 1
             group.prepare(counts[group.index], scale)
         update = source.update
         run(update.calls, update.lock)
-        return StepReport(counts[_STEP], norm, False)
+        return StepReport(counts[STEP], norm, False)
 
     def _refuse(self, norm: float, nonfinite: str) -> StepReport:
         if nonfinite == "raise":
             raise NonFiniteGradientError(f"grads: the gradient is not finite (its norm is {norm}); nothing has changed")
-        return StepReport(self.counts[_STEP], norm, True)
+        return StepReport(self.counts[STEP], norm, True)
 
     def _add(self, source: "_Source") -> StepReport:
         """Adds a gradient to the accumulated ones."""
         add = source.add
-        run([*add.calls, (setitem, self.counts, _MICRO_STEP, self.counts[_MICRO_STEP] + 1)], add.lock)
-        return StepReport(self.counts[_STEP], None, True)
+        run([*add.calls, (setitem, self.counts, MICRO_STEP, self.counts[MICRO_STEP] + 1)], add.lock)
+        return StepReport(self.counts[STEP], None, True)
 
     # Binding: which memory the kernels read and write
-
-    def _make_states(self) -> dict[str, FlatBuffer]:
-        firsts: dict[str, dict[str, float]] = {}
-        for group in self.groups.values():
-            for state, first in group.rule.states.items():
-                firsts.setdefault(state, {}).update(dict.fromkeys(group.names, first))
-        states = {}
-        for state, members in firsts.items():
-            layout = Layout({name: shape for name, shape in self.layout.shapes.items() if name in members})
-            states[state] = FlatBuffer.empty(layout, self.dtype)
-            for name, first in members.items():
-                states[state][name].fill(first)
-        return states
 
     def _forget(self) -> None:
         """Has the next step bind its buffers anew."""
         self._grads: Any = _UNBOUND
         self._source: _Source | None = None
+        self._staged: FlatBuffer | None = None
+        self._forks = process.forks
+        self._counted = self.counts.copy()  # what they will be after the step that is being made
 
     def _bind(self, grads: Any) -> None:
         self._grads = _UNBOUND  # until the end: an interrupt must not leave one gradient with the programs of another
@@ -350,15 +394,10 @@ class Optimizer:
             raise TypeError(f"grads must be {self.dtype} as the parameters are, not {array.dtype}")
         if array.shape != self.flat.shape:
             raise ValueError(f"grads must have the parameters' size {self.flat.size}, not {array.size}")
-        for name, buffer in self._own_buffers():
+        for name, buffer in self._state.written():
             if np.may_share_memory(array, buffer):
                 raise ValueError(f"grads overlaps {name}: a gradient needs memory of its own")
         return array
-
-    def _own_buffers(self) -> list[tuple[str, np.ndarray]]:
-        buffers = [("params", self.flat)] + [(f"the state {name!r}", state.flat) for name, state in self.state.items()]
-        named = ("ema", self.ema), ("accumulated", self.accumulated)
-        return buffers + [(name, buffer.flat) for name, buffer in named if buffer is not None]
 
     def _stage(self, grads: Mapping[str, Any]) -> np.ndarray:
         """Copies a mapping of gradients, checked, into a flat buffer of the optimizer's own."""
@@ -368,6 +407,7 @@ class Optimizer:
             if not isinstance(array, np.ndarray) or array.dtype != self.dtype:
                 kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
                 raise TypeError(f"grads[{name!r}] must be an array of {self.dtype} as the parameters are, not {kind}")
+            check_unmasked(f"grads[{name!r}]", array)
             if array.shape != self.layout.shapes[name]:
                 raise ValueError(f"grads[{name!r}] must have the shape {self.layout.shapes[name]}, not {array.shape}")
         missing = [name for group in self._active for name in group.names if name not in grads]
@@ -381,9 +421,9 @@ class Optimizer:
 
     def _follow_params(self) -> Program:
         """The program that updates the moving average: SGD's kernel, with the parameters as its gradient."""
-        if self.ema is None or self._ema_decay is None:
+        if self.ema is None or self._state.ema_decay is None:
             return Program([], ())
-        k = np.array([self._ema_decay - 1.0, 0.0, self._ema_decay, 1.0], self.dtype)
+        k = np.array([self._state.ema_decay - 1.0, 0.0, self._state.ema_decay, 1.0], self.dtype)
         return self._backend.bind([Work("sgd", (self.ema.flat, self.flat), k)], self.threads)
 
 
@@ -455,19 +495,21 @@ def _is_plain_mapping(grads: Any) -> bool:
     return isinstance(grads, Mapping) and not isinstance(grads, FlatBuffer)
 
 
+def _copies(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array.copy() for name, array in arrays.items()}
+
+
 def _checked_limit(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"max_norm must be a number > 0 or None, not {value!r} ({type(value).__name__})")
-    if not float(value) > 0:
-        raise ValueError(f"max_norm must be a number > 0 or None, not {value!r}")
-    return float(value)
+    number = real("max_norm", value, "a number > 0 or None")
+    if not number > 0:
+        raise ValueError(f"max_norm must be a number > 0 or None, not {quoted(value)}")
+    return number
 
 
 def _checked_scale(value: Any, dtype: np.dtype) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"grad_scale must be a finite number, not {value!r} ({type(value).__name__})")
-    if not math.isfinite(value):
-        raise ValueError(f"grad_scale must be a finite number, not {value!r}")
-    if abs(float(value)) > float(np.finfo(dtype).max):
-        raise ValueError(f"grad_scale must be a number of {dtype}, not {value!r}")
-    return float(value)
+    number = real("grad_scale", value, "a finite number")
+    if not math.isfinite(number):
+        raise ValueError(f"grad_scale must be a finite number, not {quoted(value)}")
+    if abs(number) > float(np.finfo(dtype).max):
+        raise ValueError(f"grad_scale must be a number of {dtype}, not {quoted(value)}")
+    return number

@@ -67,8 +67,11 @@ def outside(domain: Any) -> Iterator[Any]:
         case NumberOrCallable(interval=interval):
             yield from outside(interval)
         case Interval(low=low, high=high, brackets=brackets):
-            yield from (None, "1", "", b"1", [0.5], (0.5,), 0.5j, {}, True, False, np.True_, np.array([0.5, 0.5]))
-            yield from (math.nan, math.inf, -math.inf, np.float32("nan"), np.float64("inf"), -(10**400), 10**400)
+            yield from (None, "1", "", b"1", [0.5], (0.5,), 0.5j, {}, np.array([0.5]), np.array([0.5, 0.5]), object())
+            yield from (True, False, np.True_, np.array(True), np.array("1"), np.array(0.5j), np.array(None))
+            yield from (np.timedelta64(1), np.array(1, "m8[ns]"), np.array(1, "M8[ns]"), np.ma.array(0.5), np.ma.masked)
+            yield from (math.nan, math.inf, -math.inf, np.float32("nan"), np.float64("inf"), np.array(math.nan))
+            yield from (-(10**400), 10**400, -(10**5000), np.array(10**400), Fraction(-(10**400), 3))
             yield from (low - 1, math.nextafter(low, -math.inf), Fraction(low) - Fraction(1, 10**6))
             if brackets[0] == "(":
                 yield from (low, int(low), np.float32(low))
@@ -77,7 +80,8 @@ def outside(domain: Any) -> Iterator[Any]:
                 if brackets[1] == ")":
                     yield from (high, int(high), np.float32(high))
         case Whole(low=low):
-            yield from (None, "1", 1.0, 1.5, math.nan, math.inf, True, False, [1])
+            yield from (None, "1", 1.0, 1.5, math.nan, math.inf, [1], np.array([1]), np.float64(1), np.array(1.0))
+            yield from (True, False, np.True_, np.array(True), np.timedelta64(1), np.array(1, "m8[ns]"), np.ma.array(1))
             yield from (low - 1, np.int64(low - 1), -(10**400))
         case Flag():
             yield from (None, 0, 1, 1.0, "True", "", [], np.int64(1), math.nan)
@@ -104,7 +108,9 @@ def within(domain: Any) -> Iterator[Any]:
             if brackets[0] == "[":
                 yield from (low, int(low), np.float32(low), -0.0 if low == 0 else low)
             top = min(high, 1e3)
-            yield from (math.nextafter(low, math.inf), Fraction(low + top) / 2, np.float32((low + top) / 2))
+            middle = (low + top) / 2
+            yield from (math.nextafter(low, math.inf), Fraction(middle), np.float32(middle), np.array(middle))
+            yield from (np.array(middle, "float32"), np.array(Fraction(middle)))
             if brackets[1] == "]" and math.isfinite(high):
                 yield from (high, int(high), np.float64(high))
             elif math.isfinite(high):
@@ -112,7 +118,7 @@ def within(domain: Any) -> Iterator[Any]:
             else:
                 yield 1.7e308
         case Whole(low=low):
-            yield from (low, np.int64(low), low + 1, 10**12)
+            yield from (low, np.int64(low), np.array(low), np.array(low, "uint8"), low + 1, 10**12)
         case Flag():
             yield from (True, False)
         case Choice(words=words):

@@ -1,6 +1,7 @@
 """Bad input: an error that names the argument, and nothing changed. Checkpoints have tests of their own."""
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -71,6 +72,8 @@ def read_only_buffer() -> FlatBuffer:
         (read_only(np.ones(5)), ValueError, "params must be writable, not read-only"),
         (read_only_buffer(), ValueError, "params must be writable, not read-only"),
         (np.frombuffer(b"12345678"), ValueError, "params must be writable, not read-only"),
+        (np.ma.array([1.0, 2.0], mask=[0, 1]), TypeError, "params must be a plain array, not a masked one"),
+        (np.ones(5, "m8[s]"), TypeError, "params: its dtype must be"),
         ([1.0, 2.0], TypeError, "params must be a NumPy array, not list"),
         ({"w": np.ones(5)}, TypeError, "params must be a NumPy array, not dict"),
         (None, TypeError, "params must be a NumPy array, not NoneType"),
@@ -134,6 +137,12 @@ def test_rules(rule, error, message, backend):
         ({"threads": 1.0}, TypeError, "threads must be a whole number >= 1 or None, not 1.0"),
         ({"threads": "2"}, TypeError, "threads must be a whole number >= 1 or None, not '2'"),
         ({"threads": True}, TypeError, "threads must be a whole number >= 1 or None, not True"),
+        ({"threads": np.timedelta64(2)}, TypeError, "threads must be a whole number >= 1 or None, not"),
+        pytest.param({"threads": -(10**5000)}, ValueError, "threads must be .* not a whole number of", id="digits"),
+        ({"accumulate": np.timedelta64(2)}, TypeError, "accumulate must be a whole number >= 1, not"),
+        ({"accumulate": np.array([2])}, TypeError, "accumulate must be a whole number >= 1, not"),
+        ({"ema_decay": np.timedelta64(0)}, TypeError, r"ema_decay must be a number in \[0, 1\), not"),
+        ({"ema_decay": np.array(True)}, TypeError, r"ema_decay must be a number in \[0, 1\), not"),
         ({"accumulate": 0}, ValueError, "accumulate must be a whole number >= 1, not 0"),
         ({"accumulate": 2.0}, TypeError, r"accumulate must be a whole number >= 1, not 2.0 \(float\)"),
         ({"accumulate": None}, TypeError, "accumulate must be a whole number >= 1, not None"),
@@ -185,6 +194,7 @@ def test_an_unknown_hyperparameter_gives_the_nearest(rule):
         (np.ones((1, SIZE), np.float32), ValueError, r"grads must be one-dimensional, not of shape \(1, "),
         (np.ones(2 * SIZE, np.float32)[::2], ValueError, "grads must be contiguous, not strided by 8 bytes"),
         (unaligned(SIZE), ValueError, "grads must be aligned"),
+        (np.ma.ones(SIZE, np.float32), TypeError, "grads must be a plain array, not a masked one"),
         ([1.0] * SIZE, TypeError, "grads must be a NumPy array, not list"),
         (None, TypeError, "grads must be a NumPy array, not NoneType"),
         (1.0, TypeError, "grads must be a NumPy array, not float"),
@@ -266,6 +276,11 @@ def with_entry(name: str, value: object) -> Callable[[], dict]:
             r"grads\['scale'\] must be an array of float32 as the parameters are, not NoneType",
         ),
         (
+            with_entry("first.bias", np.ma.ones(3, np.float32)),
+            TypeError,
+            r"grads\['first.bias'\] must be a plain array, not a masked one",
+        ),
+        (
             lambda: {"scale": np.ones((), np.float32)},
             ValueError,
             "grads has no gradient for 'first.weight': give one, or freeze its group",
@@ -336,6 +351,19 @@ def test_a_refused_gradient_leaves_the_one_before_in_use(backend):
         ({"max_norm": "1"}, TypeError, r"max_norm must be a number > 0 or None, not '1' \(str\)"),
         ({"max_norm": True}, TypeError, r"max_norm must be a number > 0 or None, not True \(bool\)"),
         ({"max_norm": np.ones(2)}, TypeError, r"max_norm must be a number > 0 or None, not array"),
+        ({"max_norm": np.array([1.0])}, TypeError, r"max_norm must be a number > 0 or None, not array"),
+        ({"max_norm": np.array(True)}, TypeError, r"max_norm must be a number > 0 or None, not array\(True\)"),
+        ({"max_norm": np.array("1")}, TypeError, r"max_norm must be a number > 0 or None, not array\('1'"),
+        ({"max_norm": np.timedelta64(1)}, TypeError, "max_norm must be a number > 0 or None, not np.timedelta64"),
+        ({"max_norm": np.array(1, "m8[s]")}, TypeError, "max_norm must be a number > 0 or None, not array"),
+        ({"max_norm": np.ma.array(1.0)}, TypeError, "max_norm must be a number > 0 or None, not masked_array"),
+        ({"max_norm": 10**400}, ValueError, "max_norm must be a number > 0 or None, not a whole number of 1329 bits"),
+        ({"max_norm": -(10**400)}, ValueError, "max_norm must be a number > 0 or None, not a whole number of 1329"),
+        ({"max_norm": Fraction(10**400, 3)}, ValueError, "max_norm must be a number > 0 or None, not Fraction"),
+        ({"grad_scale": 10**400}, ValueError, "grad_scale must be a finite number, not a whole number of 1329 bits"),
+        ({"grad_scale": 10**5000}, ValueError, "grad_scale must be a finite number, not a whole number of 16610"),
+        ({"grad_scale": np.timedelta64(1)}, TypeError, "grad_scale must be a finite number, not np.timedelta64"),
+        ({"grad_scale": np.array("1")}, TypeError, "grad_scale must be a finite number, not array"),
         ({"grad_scale": np.inf}, ValueError, "grad_scale must be a finite number, not inf"),
         ({"grad_scale": np.nan}, ValueError, "grad_scale must be a finite number, not nan"),
         ({"grad_scale": np.float32(np.nan)}, ValueError, "grad_scale must be a finite number, not"),

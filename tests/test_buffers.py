@@ -70,7 +70,7 @@ def test_assignment_writes_into_the_memory():
 def test_assignment_of_another_shape_is_refused():
     buffer = random_buffer(1, "float32")
     before = buffer.flat.tobytes()
-    with pytest.raises(ValueError, match="broadcast"):
+    with pytest.raises(ValueError, match="^first.bias: .*broadcast"):
         buffer["first.bias"] = np.ones(4)
     assert buffer.flat.tobytes() == before
 
@@ -110,6 +110,15 @@ def test_copies_of_a_holder_stay_attached():
     made = copy.deepcopy({"model": buffer})["model"]
     made["scale"] += 1
     assert made.flat[24] == buffer.flat[24] + 1
+
+
+def test_views_that_are_copied_along_stay_attached():
+    buffer = random_buffer(2, "float32")
+    made = copy.deepcopy({"params": buffer, "scale": buffer["scale"], "all": buffer.flat})
+    made["scale"][...] = 7
+    assert made["params"]["scale"] == 7 and made["all"] is made["params"].flat and buffer["scale"] != 7
+    assert made["scale"] is made["params"]["scale"]
+    assert_attached(made["params"])
 
 
 def test_zeros_like_shares_the_layout(dtype):
@@ -157,6 +166,10 @@ def test_the_dtype_is_that_of_the_arrays():
         ({"w": [object()]}, r"arrays\['w'\] must hold floating-point numbers, not object"),
         ({1: np.ones(2)}, r"arrays: names must be strings, not 1 \(int\)"),
         ([np.ones(2)], "arrays must be a mapping of names to arrays, not list"),
+        ({"w": np.ma.array([1.0, 2.0], mask=[0, 1])}, r"arrays\['w'\] must be a plain array, not a masked one: fill"),
+        ({"w": np.ma.array([1.0, 2.0])}, r"arrays\['w'\] must be a plain array, not a masked one"),
+        ({"w": np.array([1], "m8[s]")}, r"arrays\['w'\] must hold floating-point numbers, not timedelta64\[s\]"),
+        ({10**5000: np.ones(2)}, r"arrays: names must be strings, not a whole number of 16610 bits \(int\)"),
     ],
 )
 def test_refused_arrays(arrays, message):
@@ -175,3 +188,29 @@ def test_refused_dtypes(given):
 def test_an_empty_name_is_refused():
     with pytest.raises(ValueError, match="a name must not be empty"):
         FlatBuffer({"": np.ones(2)})
+
+
+@pytest.mark.parametrize("name", ["\ud800", "w\udfff.bias", "\udc80" * 200])
+def test_a_name_that_utf8_cannot_hold_is_refused(name):
+    """No file could hold it. Those that a system makes of other bytes in file names are among them."""
+    with pytest.raises(ValueError, match="^arrays: names must be text that UTF-8 can hold, not '") as caught:
+        FlatBuffer({name: np.ones(2)})
+    assert len(str(caught.value)) < 200
+
+
+def test_a_ragged_list_is_refused_by_name():
+    for given in ([[1.0], [2.0, 3.0]], [1.0, [2.0]], [[1.0]] * 1000 + [1.0]):
+        with pytest.raises(ValueError, match=r"^arrays\['w'\] must be an array, not \[.*inhomogeneous") as caught:
+            FlatBuffer({"b": [1.0], "w": given})
+        assert len(str(caught.value)) < 400
+        buffer = random_buffer(1, "float32")
+        before = buffer.flat.tobytes()
+        with pytest.raises(ValueError, match=r"^first.bias must be an array, not \[.*inhomogeneous"):
+            buffer["first.bias"] = given
+        assert buffer.flat.tobytes() == before
+
+
+def test_a_masked_array_is_not_assigned_either():
+    buffer = random_buffer(1, "float32")
+    with pytest.raises(TypeError, match="^first.bias must be a plain array, not a masked one"):
+        buffer["first.bias"] = np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0])

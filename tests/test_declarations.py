@@ -6,6 +6,7 @@ import math
 import pickle
 import tracemalloc
 from copy import deepcopy
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cases import by_kernel, cases, every_form, other, outside, short, within
 
 import fastopt
 from fastopt import schedules
-from fastopt.declared import REQUIRED, Declared, Field, NumberOrCallable, Whole
+from fastopt.declared import REQUIRED, Declared, Field, NumberOrCallable, Whole, real
 
 PACKAGE = Path(fastopt.__file__).parent
 C_KERNELS = Path(__file__).parents[1] / "csrc" / "kernels"
@@ -161,6 +162,7 @@ def test_a_field_refuses_what_its_domain_excludes(cls, field):
         assert "must be" in message and "not" in message, f"{value!r}: {message}"
         if isinstance(value, (str, bytes, float)):
             assert repr(value) in message
+        assert len(message) < 300, "a long value is quoted in part"
         count += 1
     assert count >= 7
 
@@ -189,6 +191,20 @@ def test_a_refusal_changes_nothing(cls, field):
     with pytest.raises((TypeError, ValueError)):
         made.replace(**{field.name: None})
     assert dict(made) == before
+
+
+@pytest.mark.parametrize(
+    "value", [2, np.uint8(2), np.float16(2), np.array(2), np.array(2.0), Fraction(2), np.longdouble(2)]
+)
+def test_a_real_number_is_what_float_takes_without_loss(value):
+    assert real("x", value) == 2.0 and type(real("x", value)) is float
+    assert math.isnan(real("x", np.array(math.nan))) and real("x", -math.inf) == -math.inf
+    for wrong in ("2", True, np.True_, np.timedelta64(2), np.array([2.0]), np.ma.array(2.0), 2j, None):
+        with pytest.raises(TypeError, match="x must be a number, not "):
+            real("x", wrong)
+    for large in (10**400, -(10**5000), Fraction(10**400, 3)):
+        with pytest.raises(ValueError, match="x must be a number, not .*: no float is as large"):
+            real("x", large)
 
 
 @by_class

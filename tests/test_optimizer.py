@@ -2,6 +2,7 @@
 
 import itertools
 import tracemalloc
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -147,6 +148,20 @@ def test_clipping_is_torchs(max_norm, grad_scale, backend, dtype):
     plain = Optimizer(start.copy(), SGD(lr=1.0), backend=backend)
     plain.step(gradient, grad_scale=grad_scale)
     assert_same(within, plain)  # below the limit nothing is scaled
+
+
+@pytest.mark.parametrize("as_given", [np.array, np.float64, Fraction, lambda x: np.array(x, np.float32)])
+def test_a_number_may_come_as_whatever_holds_it(as_given, backend):
+    """Python's and NumPy's, and arrays without axes: what float() takes without losing anything."""
+    given, plain = (
+        Optimizer(random_buffer(2, "float32"), SGD(), backend=backend, ema_decay=convert(0.75), threads=threads)
+        for convert, threads in ((as_given, np.array(2)), (float, 2))
+    )
+    for optimizer, convert in ((given, as_given), (plain, float)):
+        report = optimizer.step(random_buffer(1, "float32"), max_norm=convert(0.5), grad_scale=convert(0.25))
+        assert type(report.grad_norm) is float
+    assert_same(given, plain)
+    assert Optimizer(np.ones(2), SGD(), backend=backend, accumulate=np.array(3)).accumulated is not None
 
 
 def test_clipping_agrees_with_torch(backend, dtype):

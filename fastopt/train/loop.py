@@ -184,7 +184,7 @@ class Run:
     def save(self, path: Path) -> None:
         """Write parameters, optimizer, position and history to ``path``, all or nothing."""
         extra = {
-            "settings": asdict(self.settings),
+            "settings": asdict(self.settings) | {"hidden": list(self.settings.hidden)},
             "data": self._fingerprint,
             "position": {
                 "epoch": self.epoch,

@@ -179,8 +179,8 @@ def _go_on(runs: list[Run], names: list[str], resume: Path) -> None:
 
 
 def _notes(request: Request) -> dict[str, Any]:
-    names = ("source", "target", "optimizers", "epochs", "tolerance", "backend", "threads")
-    return {name: getattr(request, name) for name in names}
+    names = ("source", "target", "epochs", "tolerance", "backend", "threads")
+    return {"optimizers": list(request.optimizers)} | {name: getattr(request, name) for name in names}
 
 
 def _config(request: Request) -> dict[str, Any]:
