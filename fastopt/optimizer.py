@@ -25,7 +25,6 @@ from fastopt.state import MICRO_STEP, STEP, OptimizerState, flat_and_layout
 NONFINITE = ("propagate", "skip", "raise")
 
 _DECAY = Interval(0.0, 1.0, "[)")
-_CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 _report = tuple.__new__  # of what has been checked: StepReport(...) takes twice as long
 _UNBOUND = (object(), None, None)  # a gradient that nobody has, in place of the last one with its plan and programs
@@ -38,8 +37,8 @@ class StepReport(NamedTuple):
     """What a step did.
 
     ``step`` counts the steps that have updated parameters. ``grad_norm`` is the norm of the scaled gradient before
-    clipping, or None if it was not asked for. ``skipped`` says that this call updated nothing: the gradient was not
-    finite and ``nonfinite="skip"``, or gradients are being accumulated.
+    clipping, infinite if no float is as large, or None if it was not asked for. ``skipped`` says that this call updated
+    nothing: the gradient was not finite and ``nonfinite="skip"``, or gradients are being accumulated.
     """
 
     step: int
@@ -318,8 +317,8 @@ class Optimizer:
             plan, reading = self._bind(grads, measured=looking or max_norm is not None)
         state = self._state
         if state.accumulated is not None:
-            if looking and not math.isfinite(added := plan.norm(reading, grad_scale)):
-                return self._refuse(added, nonfinite)
+            if looking and not (added := plan.norm(reading, grad_scale)).finite:
+                return self._refuse(added.value, nonfinite)
             if state.counts[MICRO_STEP] + 1 < state.accumulate:
                 plan.add(reading, grad_scale)
                 return _report(StepReport, (state.counts[STEP], None, True))
@@ -327,11 +326,12 @@ class Optimizer:
         norm: float | None = None
         scale = grad_scale
         if looking or max_norm is not None:
-            norm = plan.norm(reading, grad_scale)
-            if looking and not math.isfinite(norm):
+            measured = plan.norm(reading, grad_scale)
+            norm = measured.value
+            if looking and not measured.finite:
                 return self._refuse(norm, nonfinite)
-            if max_norm is not None and not norm + _CLIP_EPS <= max_norm:
-                scale *= max_norm / (norm + _CLIP_EPS)
+            if max_norm is not None:
+                scale *= measured.clip(max_norm)
         step = plan.fill(scale)
         commit = reading.update or plan.bind_update(reading)
         run(commit.calls, commit.lock)

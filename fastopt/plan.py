@@ -13,7 +13,9 @@ from fastopt.buffers import FlatBuffer
 from fastopt.gradients import Apart, Flat, check_flat, check_mapping, worth_reading_in_place
 from fastopt.state import MICRO_STEP, STEP, OptimizerState
 
-_TINY = 2.0**-600  # the square of a float64 number that was scaled by this cannot overflow
+_SMALLER, _LARGER = 2.0**-600, 2.0**600  # the square of no float64 number overflows, or underflows, when scaled so
+_ROUGH = 2.0**-960  # a sum of squares below this may consist of numbers that have lost bits to underflow
+_CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 _ALL = slice(None)
 
 
@@ -68,6 +70,32 @@ class Explanation(NamedTuple):
         return "\n".join([f"{self.backend}, {threads}: {self.reason}", *map(str, self.kernels), *frozen])
 
 
+class Norm(NamedTuple):
+    """A gradient's norm times ``unit``, a power of two: a norm may be beyond the numbers that a float can hold."""
+
+    scaled: float
+    unit: float
+
+    @property
+    def value(self) -> float:
+        """The norm: infinite where it is too large for a float, or the gradient is not finite."""
+        return self.scaled / self.unit
+
+    @property
+    def finite(self) -> bool:
+        """Whether every number of the gradient is finite."""
+        return math.isfinite(self.scaled)
+
+    def clip(self, max_norm: float) -> float:
+        """By what a gradient is multiplied, so that its norm is at most ``max_norm``."""
+        norm = self.value
+        if norm + _CLIP_EPS <= max_norm:
+            return 1.0
+        if math.isinf(norm):
+            return max_norm * self.unit / self.scaled
+        return max_norm / (norm + _CLIP_EPS)
+
+
 class StepPlan:
     """What steps have in common, as long as they update the same groups, in the same process.
 
@@ -115,15 +143,19 @@ class StepPlan:
 
     # Measure
 
-    def norm(self, reading: Reading, scale: float) -> float:
-        """The 2-norm of the gradient times ``scale``; infinite or NaN only if the gradient is not finite."""
+    def norm(self, reading: Reading, scale: float) -> "Norm":
+        """The 2-norm of the gradient times ``scale``."""
         if reading.sum_squares is None:
             gradients = [piece.array for piece in reading.gradient.pieces(self.names)]
             reading.sum_squares = self.backend.bind_sum_squares(gradients, self.threads)
-        total = reading.sum_squares(1.0)
-        if math.isfinite(total):
-            return abs(scale) * math.sqrt(total)
-        return abs(scale) * (math.sqrt(reading.sum_squares(_TINY)) / _TINY)
+        total, unit = reading.sum_squares(1.0), 1.0
+        if not math.isfinite(total):
+            unit = _SMALLER
+        elif total < _ROUGH and self.state.dtype.itemsize == 8:
+            unit = _LARGER
+        if unit != 1.0:
+            total = reading.sum_squares(unit)
+        return Norm(abs(scale) * math.sqrt(total), unit)
 
     # Accumulate
 

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import math
 import tracemalloc
 import weakref
 from fractions import Fraction
@@ -209,6 +210,28 @@ def test_nothing_to_update(params, rule, backend, dtype):
 
 def norm(gradient: FlatBuffer) -> float:
     return float(np.sqrt(np.sum(np.square(gradient.flat, dtype=np.float64))))
+
+
+@pytest.mark.parametrize("size", [1e-320, 1e-300, 1e-200, 1e-150, 1.0, 1e150, 1e200, 1e300])
+@pytest.mark.parametrize("count", [3, 40_000])
+def test_a_norm_is_right_where_squares_are_not_representable(size, count, backend):
+    gradient = np.random.default_rng(5).normal(size=count) * size
+    largest = np.abs(gradient).max()
+    exact = float(np.linalg.norm(gradient / largest) * largest)
+    optimizer = Optimizer(np.zeros(count), fastopt.SGD(lr=1.0), backend=backend)
+    report = optimizer.step(gradient, max_norm=0.5, nonfinite="raise")
+    tolerance = 1e-3 if size < 1e-310 else 1e-6
+    assert report.grad_norm == pytest.approx(exact, rel=1e-3 if size < 1e-310 else 1e-13)
+    largest = np.abs(optimizer.flat).max()
+    clipped = float(np.linalg.norm(optimizer.flat / largest) * largest)
+    assert clipped == pytest.approx(min(0.5, exact), rel=tolerance)
+
+
+def test_a_norm_that_no_float_can_hold_is_clipped_and_not_taken_for_an_infinite_gradient(backend):
+    optimizer = Optimizer(np.ones(4), fastopt.SGD(lr=1.0), backend=backend)
+    report = optimizer.step(np.full(4, 1.7e308), max_norm=1.0, nonfinite="raise")
+    assert report == StepReport(step=1, grad_norm=math.inf, skipped=False)
+    np.testing.assert_allclose(optimizer.flat, 0.5, rtol=1e-12)
 
 
 @pytest.mark.parametrize("max_norm", [1e-3, 1.0, 10.0, 1e6, np.inf, 2, np.float32(0.5)])
