@@ -1,8 +1,10 @@
 """Whole training steps in PyTorch, and the optimizer's part of them: fastopt against torch's own optimizers.
 
 ``python -m fastopt.bench.training_step`` trains a two-layer net, a small transformer and an embedding-heavy model.
-Every round runs some steps with fastopt's optimizer, with torch's fused one and with torch's default one, in an order
-that rotates, and gives one ratio for each of torch's. Medians of these ratios are printed: what disturbs the machine
+What forward and backward cost depends on where a model lies in memory, and differs more from copy to copy than
+optimizers do. So all optimizers train the same parameters, with states of their own: every round makes some steps with
+fastopt's optimizer, with torch's fused one and with torch's default one, in an order that rotates, and gives one ratio
+for each of torch's, on each of some copies of the model. Medians of these ratios are printed: what disturbs the machine
 for a while disturbs all of them. Last, the optimizers alone step again and again by the last gradients: then parameters
 and states are in the caches as far as they fit.
 """
@@ -20,6 +22,8 @@ import torch
 from torch import Tensor, nn
 
 import fastopt.torch
+
+SUBJECT = "Whole training steps in PyTorch, and the optimizer's part of them: fastopt against torch's own optimizers."
 
 Batch = Callable[[], tuple[Tensor, Tensor]]
 
@@ -69,10 +73,10 @@ MODELS = {"two-layer net": two_layer_net, "transformer": transformer, "embedding
 
 
 class Trainee:
-    """A copy of a model with an optimizer."""
+    """A model with an optimizer."""
 
     def __init__(self, model: Model, make: Callable[[Any], torch.optim.Optimizer]) -> None:
-        self.network, self.loss = copy.deepcopy(model.network), model.loss
+        self.network, self.loss = model.network, model.loss
         self.optimizer = make(self.network.parameters())
 
     def step(self, x: Tensor, y: Tensor) -> tuple[float, float]:
@@ -104,34 +108,49 @@ class Timing(NamedTuple):
     alone_ratio: float
 
 
-def compare(build: Callable[[], Model], rule: str, rounds: int, steps: int) -> dict[str, Timing]:
-    """The timings of fastopt's optimizer and of torch's two for one model. A ratio above 1: fastopt is faster."""
+def compare(build: Callable[[], Model], rule: str, rounds: int, steps: int, copies: int = 1) -> dict[str, Timing]:
+    """The timings of fastopt's optimizer and of torch's two for one model. A ratio above 1: fastopt is faster.
+
+    AssertionError if fastopt does not train the weights that torch does.
+    """
     torch.manual_seed(0)
     model = build()
     torch_class = getattr(torch.optim, rule)
-    trainees = {
-        "fastopt": Trainee(model, getattr(fastopt.torch, rule)),
-        "torch fused": Trainee(model, lambda params: torch_class(params, fused=True)),
-        "torch default": Trainee(model, torch_class),
+    makers: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+        "fastopt": getattr(fastopt.torch, rule),
+        "torch fused": lambda params: torch_class(params, fused=True),
+        "torch default": torch_class,
     }
-    names = list(trainees)
+    _check_agreement(model, makers["fastopt"], makers["torch fused"], steps=2 * steps)
+    names = list(makers)
     times: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
-    for turn in range(rounds + 1):  # the first round is a warm-up
-        batches = [model.batch() for _ in range(steps)]
-        for name in names[turn % 3 :] + names[: turn % 3]:
-            each = [trainees[name].step(*batch) for batch in batches]
-            times[name].append(tuple(map(statistics.median, zip(*each, strict=True))))
-    _check_agreement(trainees)
-    for turn in range(rounds + 1):
-        for name in names[turn % 3 :] + names[: turn % 3]:
-            times[name][turn] += (statistics.median(trainees[name].step_again() for _ in range(4 * steps)),)
-    return {name: _summary(samples[1:], times["fastopt"][1:]) for name, samples in times.items()}
+    for _ in range(copies):
+        copied = _copy(model)
+        trainees = {name: Trainee(copied, make) for name, make in makers.items()}
+        whole: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
+        for turn in range(rounds + 1):  # the first round is a warm-up
+            batches = [model.batch() for _ in range(steps)]
+            for name in names[turn % 3 :] + names[: turn % 3]:
+                each = [trainees[name].step(*batch) for batch in batches]
+                whole[name].append(tuple(map(statistics.median, zip(*each, strict=True))))
+        for turn in range(1, rounds + 1):
+            for name in names[turn % 3 :] + names[: turn % 3]:
+                alone = statistics.median(trainees[name].step_again() for _ in range(4 * steps))
+                times[name].append((*whole[name][turn], alone))
+    return {name: _summary(samples, times["fastopt"]) for name, samples in times.items()}
 
 
-def _check_agreement(trainees: dict[str, Trainee]) -> None:
-    """AssertionError if fastopt has not trained the weights that torch has."""
-    ours, theirs = (trainees[name].network.parameters() for name in ("fastopt", "torch fused"))
-    for p, q in zip(ours, theirs, strict=True):
+def _copy(model: Model) -> Model:
+    return model._replace(network=copy.deepcopy(model.network))
+
+
+def _check_agreement(model: Model, *makers: Callable[[Any], torch.optim.Optimizer], steps: int) -> None:
+    """AssertionError if optimizers train copies of a model to different weights."""
+    trainees = [Trainee(_copy(model), make) for make in makers]
+    for batch in [model.batch() for _ in range(steps)]:
+        for trainee in trainees:
+            trainee.step(*batch)
+    for p, q in zip(*(trainee.network.parameters() for trainee in trainees), strict=True):
         torch.testing.assert_close(p, q, rtol=0.05, atol=0.05)
 
 
@@ -143,19 +162,21 @@ def _summary(samples: Sequence[tuple[float, ...]], ours: Sequence[tuple[float, .
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a table, or JSON, of the comparison."""
-    parser = argparse.ArgumentParser(prog="python -m fastopt.bench.training_step", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m fastopt.bench.training_step", description=SUBJECT)
     parser.add_argument(
         "--rule", default="AdamW", choices=["SGD", "Adam", "AdamW", "Adagrad"], help="torch fuses these"
     )
     parser.add_argument("--model", action="append", choices=list(MODELS), help="which model; all of them by default")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=45, help="how many ratios the medians are of")
+    parser.add_argument("--rounds", type=int, default=15, help="how many ratios the medians are of, for each copy")
     parser.add_argument("--steps", type=int, default=5, help="training steps of each optimizer in a round")
+    parser.add_argument("--copies", type=int, default=3, help="of the model, each at other places in memory")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     found = {
-        name: compare(MODELS[name], options.rule, options.rounds, options.steps) for name in options.model or MODELS
+        name: compare(MODELS[name], options.rule, options.rounds, options.steps, options.copies)
+        for name in options.model or MODELS
     }
     if options.json:
         print(
@@ -164,7 +185,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         )
         return 0
-    print(f"{options.rule}, torch {torch.__version__}, {options.threads} threads, medians of {options.rounds} rounds")
+    print(
+        f"{options.rule}, torch {torch.__version__}, {options.threads} threads, "
+        f"medians of {options.rounds} rounds on each of {options.copies} copies"
+    )
     for name, rows in found.items():
         network = MODELS[name]().network
         tensors = [p.numel() for p in network.parameters()]

@@ -87,6 +87,30 @@ def like(tensor: Tensor, source: Tensor) -> Tensor:
     return torch.empty_like(tensor, memory_format=torch.preserve_format).copy_(source)
 
 
+#: Bytes of a page, within which processors compare the addresses of loads with those of recent stores.
+PAGE = 4096
+
+#: Elements from which on it matters where in a page a buffer begins.
+LARGE = 16384
+
+
+def state_like(param: Tensor, first: float, place: int, places: int) -> Tensor:
+    """A state of a parameter, filled with its first value: the one numbered ``place`` of ``places``, from 1.
+
+    Large buffers come from malloc at one and the same place of a page. Where a kernel walks through several of them
+    side by side, processors take each load for one of what was just stored to another buffer, and wait. So states begin
+    at places of their own, spread over the page.
+    """
+    plain = type(param) in PLAIN and param.device.type == "cpu" and is_dense(param)
+    if not plain or param.numel() < LARGE:
+        return torch.full_like(param, first, requires_grad=False, memory_format=torch.preserve_format)
+    room = torch.empty(param.numel() + PAGE // param.itemsize, dtype=param.dtype)
+    wanted = param.data_ptr() // 64 * 64 + PAGE * place // (places + 1) // 64 * 64
+    start = (wanted - room.data_ptr()) % PAGE // param.itemsize
+    state = torch.empty(0, dtype=param.dtype).set_(room.untyped_storage(), start, param.shape, param.stride())
+    return state.fill_(first)
+
+
 def flat(tensor: Tensor) -> np.ndarray:
     """A dense tensor's memory as a 1-D array, in the order in which it lies there."""
     return tensor.detach().as_strided((tensor.numel(),), (1,)).numpy()

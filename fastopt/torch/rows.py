@@ -136,10 +136,10 @@ def _row(
             )
         scalars = {name: _number(entry[name]) for name in scalars}
     states = {}
-    for name, first in rule.states.items():
+    for place, (name, first) in enumerate(rule.states.items(), 1):
         state = entry.get(name)
         if state is None:
-            states[name] = torch.full_like(p, first, requires_grad=False, memory_format=torch.preserve_format)
+            states[name] = memory.state_like(p, first, place, len(rule.states))
         elif state.shape != p.shape:
             raise RuntimeError(f"{describe(p)} has the shape {tuple(p.shape)}, its state {name!r} {tuple(state.shape)}")
         else:

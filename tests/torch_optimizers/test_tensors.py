@@ -405,6 +405,37 @@ def test_numba_gives_the_same_bits(monkeypatch):
     assert all(torch.equal(x, y) for x, y in zip(results["c"], results["numba"], strict=True))
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.randn(500, 601),
+        torch.randn(601, 500).t(),
+        torch.randn(30, 40, 5, 50).to(memory_format=torch.channels_last),
+        torch.randn(300_001, 1, dtype=torch.float64),
+        torch.randn(300_007)[3:],
+    ],
+    ids=["contiguous", "transposed", "channels last", "float64", "unaligned"],
+)
+@pytest.mark.parametrize(("name", "count"), [("Adam", 2), ("Lion", 1), ("RMSprop", 3)])
+def test_large_states_begin_at_other_places_of_a_page(tensor, name, count):
+    """Where all buffers begin at one place, every load waits for a store to another buffer."""
+    p = torch.nn.Parameter(tensor)
+    arguments = {"momentum": 0.9, "centered": True} if name == "RMSprop" else {}
+    optimizer = getattr(fastopt.torch, name)([p], **arguments)
+    p.grad = torch.randn_like(p)
+    optimizer.step()
+    assert uses_kernels(optimizer)
+    states = [value for value in optimizer.state[p].values() if value.dim()]
+    assert len(states) == count
+    places = sorted(buffer.data_ptr() % 4096 for buffer in (p, *states))
+    assert all(state.data_ptr() % 64 == 0 for state in states)
+    apart = [(after - before) % 4096 for before, after in zip(places, places[1:] + places[:1], strict=True)]
+    assert min(apart) >= 4096 // (count + 1) - 128
+    for state in states:
+        assert state.stride() == p.stride()
+        assert state.untyped_storage().nbytes() <= state.nbytes + 4096
+
+
 def test_version_counters_see_the_step():
     """A step between forward and backward is an error, as with torch's optimizers, and not a wrong gradient."""
     p = parameter(3)

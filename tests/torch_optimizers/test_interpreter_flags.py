@@ -1,0 +1,66 @@
+"""Without docstrings and assertions, ``python -OO``; and whatever NumPy is told to do about floating-point errors."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from variants import VARIANTS, ids, make, parameters, train
+
+import fastopt.torch
+
+EVERYTHING = """
+    import copy, io, pickle, sys
+    import torch
+    import fastopt
+    import fastopt.torch as ft
+    from fastopt.bench import training_step
+
+    assert False, "this is not run without assertions"
+    assert ft.AdamW.__doc__ is None or sys.exit("there are docstrings")
+    for name in fastopt.RULES:
+        p, q = torch.nn.Parameter(torch.ones(7, 3)), torch.nn.Parameter(torch.ones(4))
+        optimizer = getattr(ft, name)([{"params": [p]}, {"params": [q], "lr": 0.1}])
+        for _ in range(3):
+            p.grad, q.grad = torch.randn(7, 3), torch.randn(4)
+            optimizer.step()
+        saved = io.BytesIO()
+        torch.save(optimizer.state_dict(), saved)
+        saved.seek(0)
+        optimizer.load_state_dict(torch.load(saved))
+        for each in (optimizer, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+            each.step()
+        repr(optimizer)
+        if hasattr(torch.optim, name):
+            ft.accelerate(getattr(torch.optim, name)([q])).step()
+            half = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+            half.grad = torch.ones_like(half)
+            getattr(ft, name)([half]).step()
+    sys.exit(training_step.main(["--rounds", "1", "--steps", "1", "--model", "two-layer net"]))
+"""
+
+
+def test_everything_runs_without_docstrings_and_assertions():
+    command = [sys.executable, "-OO", "-W", "error", "-c", textwrap.dedent(EVERYTHING)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "two-layer net" in done.stdout
+    helped = subprocess.run(
+        [sys.executable, "-OO", "-m", "fastopt.bench.training_step", "--help"], capture_output=True, text=True
+    )
+    assert helped.returncode == 0, helped.stderr
+
+
+@pytest.mark.parametrize(("name", "arguments"), VARIANTS, ids=ids(VARIANTS))
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e-30, 1e30])
+def test_what_numpy_does_about_floating_point_errors_does_not_matter(name, arguments, scale):
+    optimizer = make(getattr(fastopt.torch, name), arguments)
+    with np.errstate(all="raise"):
+        for first in range(0, 300, 100):  # over these steps NAdam's product of momenta underflows
+            train(optimizer, first, first + 2)
+            for p in parameters(optimizer):
+                p.grad = torch.full_like(p, scale)
+            for _ in range(98):
+                optimizer.step()
