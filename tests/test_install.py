@@ -75,7 +75,7 @@ class Environment:
         )
 
     def install(self, *what: object) -> None:
-        check(sys.executable, "-m", "pip", "--python", self.python, "install", "-q", *what)
+        check(sys.executable, "-m", "pip", "--python", self.python, "install", "-q", "--no-compile", *what)
 
     def wheel(self, source: Path, target: Path, **environment: str) -> subprocess.CompletedProcess:
         """Builds a wheel with what is installed here, and the CMake that is installed for the tests."""
