@@ -221,6 +221,7 @@ def test_a_clone_that_hides_the_installed_package_says_so(tmp_path):
 
 HIDDEN = """
     import os, sys
+    import _cffi_backend, numpy  # before their folder, in which the tests' own fastopt may lie, is out of sight
     sys.meta_path = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
     sys.path = sys.argv[1:] + [path for path in sys.path if not os.path.exists(os.path.join(path, "fastopt"))]
     import fastopt
