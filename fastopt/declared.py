@@ -59,20 +59,20 @@ def _is_time(value: Any) -> bool:
 
 
 class Interval:
-    """The finite real numbers between two bounds; a round bracket leaves the bound out."""
+    """The real numbers between two bounds; a round bracket leaves the bound out. Infinity is left out if ``finite``."""
 
-    def __init__(self, low: float, high: float = math.inf, brackets: str = "[]") -> None:
-        self.low, self.high, self.brackets = low, high, brackets
+    def __init__(self, low: float, high: float = math.inf, brackets: str = "[]", *, finite: bool = True) -> None:
+        self.low, self.high, self.brackets, self.finite = low, high, brackets, finite
 
     def __str__(self) -> str:
         if math.isinf(self.high):
-            return f"a finite number {'>=' if self.brackets[0] == '[' else '>'} {self.low:g}"
+            return f"a {'finite ' * self.finite}number {'>=' if self.brackets[0] == '[' else '>'} {self.low:g}"
         return f"a number in {self.brackets[0]}{self.low:g}, {self.high:g}{self.brackets[1]}"
 
     def __contains__(self, value: float) -> bool:
         above = value >= self.low if self.brackets[0] == "[" else value > self.low
         below = value <= self.high if self.brackets[1] == "]" else value < self.high
-        return above and below and math.isfinite(value)
+        return above and below and (math.isfinite(value) or not self.finite)
 
     def parse(self, name: str, value: Any) -> float:
         """The value as a float; TypeError if it is no real number, ValueError if it lies outside."""

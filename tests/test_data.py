@@ -559,6 +559,16 @@ def test_npz_labels_that_are_no_whole_numbers_that_can_be_told_apart(tmp_path, y
     assert "up to 2**53" in message_of(npz(tmp_path / "t.npz", x=X, y=y))[1]
 
 
+def test_npz_labels_that_are_no_unicode(tmp_path):
+    path = npz(tmp_path / "t.npz", x=X, y=np.full(20, 0x7FFFFFFF, np.uint32))
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content.replace(b"'<u4'", b"'<U1'"))
+    assert "Unicode" in message_of(path)[1]
+
+
 def test_npz_of_numbers_beyond_float64(tmp_path):
     x = X.astype(np.longdouble) * np.longdouble("1e4000")
     if not np.isfinite(x).all():

@@ -38,6 +38,7 @@ SOURCE = """
 #define real {real}
 #define SQRT {sqrt}
 #define ABS {abs}
+#define TERM(c, x) ((c) * (x))
 #define KERNEL(name, states, coefficients) \\
     void plain_##name({parameters}, const real *k, int64_t n) {{ {coefficients} for (int64_t i = 0; i < n; i++)
 #define END_KERNEL }}

@@ -178,8 +178,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         plan.prepare(rules, gradients)
         if self._others is not None:
             self._others.step(self.param_groups, self.state, looked)
-            if not looked and isinstance(self.state, States):
-                self.state.seen = False  # torch's optimizer has looked, and nobody else
+            if isinstance(self.state, States):
+                self.state.seen = False  # torch's optimizer has looked, and the plan knows what was before
         plan.run(gradients, torch.get_num_threads())
         return loss
 

@@ -37,6 +37,9 @@ class Gradients(NamedTuple):
     present: np.ndarray | None
 
 
+_NO_GRADIENTS = Gradients((), np.empty(0, np.int64), None)
+
+
 class _Column:
     """One of the numbers beside the states, for rows that have it in one dtype: read before a step, written with it."""
 
@@ -191,6 +194,8 @@ class Plan:
 
         A parameter that got another layout in the same memory is found here, too: its gradient has the new layout.
         """
+        if not self._params:
+            return _NO_GRADIENTS
         gradients: list[Any] = list(map(_gradient, self._params))
         if not self._distributed and memory.PLAIN.issuperset(map(type, gradients)):
             try:

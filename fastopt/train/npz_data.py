@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,21 +21,9 @@ ALLOWED = (
     "allowed: x and y, to be split, or x_train and y_train, optionally with x_test and y_test "
     "or x_val and y_val (upper or lower case)"
 )
-SHOWN = 20  # names of arrays in a message
+SHOWN = 20  # names of arrays in a message, and characters of each
+REASON = 200  # characters of what a library says
 EXACT = 2.0**53  # the largest number up to which every whole one is a float64
-#: What zipfile, its decompressors and numpy.lib.format raise for content that they cannot read.
-MALFORMED = (
-    ValueError,
-    TypeError,
-    KeyError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-    RuntimeError,  # encrypted; NotImplementedError: compressed in another way
-    SyntaxError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def load_npz(path: Path) -> Dataset:
@@ -70,8 +57,9 @@ def _readable(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise InputError("data", f"{path} cannot be read: {error.strerror or error}") from None
-    except MALFORMED as error:
-        raise InputError("data", f"{path} is not a readable .npz archive: {error or type(error).__name__}") from None
+    except Exception as error:  # zipfile, zlib, tokenize and ast each have errors of their own
+        why = str(error)[:REASON] or type(error).__name__
+        raise InputError("data", f"{path} is not a readable .npz archive: {why}") from None
 
 
 class Archive:
@@ -122,7 +110,8 @@ def _dataset(archive: Archive) -> Dataset:
     whole = _pair(archive, "")
     train = whole or _pair(archive, "_train")
     if train is None:
-        raise InputError("data", f"{path} has arrays {', '.join(archive.names[:SHOWN]) or '(none)'}; {ALLOWED}")
+        names = ", ".join(name[:SHOWN] for name in archive.names[:SHOWN]) or "(none)"
+        raise InputError("data", f"{path} has arrays {names}; {ALLOWED}")
     x, y = train
     numbers, classes = number_classes(y, f"{path}, the labels")
     held_out = None if whole else _pair(archive, "_val") or _pair(archive, "_test")
@@ -190,4 +179,8 @@ def _labels(where: str, y: np.ndarray, rows: int) -> list:
         return y.astype(np.int64).tolist()
     if y.dtype.kind not in "biuSU":
         raise InputError("data", f"{where} has dtype {y.dtype}; allowed: integers, booleans or texts")
-    return [label.decode("utf-8", "backslashreplace") for label in y.tolist()] if y.dtype.kind == "S" else y.tolist()
+    try:
+        labels = y.tolist()
+    except (SystemError, ValueError):  # from NumPy
+        raise InputError("data", f"{where} holds characters that Unicode has not") from None
+    return [label.decode("utf-8", "backslashreplace") for label in labels] if y.dtype.kind == "S" else labels

@@ -153,7 +153,7 @@ def test_sixteen_bits_take_torchs_fused_code(name, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "arguments"), [pair for pair in IN_TORCH if pair[0] in FUSED])
-def test_fused_code_is_left_to_memory_that_it_walks_through_rightly(name, arguments, monkeypatch):
+def test_fused_code_is_left_to_memory_that_it_walks_through_rightly(name, arguments):
     """It does not look at strides: where those of parameter, gradient and states differ, torch's plain code it is."""
     torch.manual_seed(0)
     tensors = [
@@ -172,10 +172,13 @@ def test_fused_code_is_left_to_memory_that_it_walks_through_rightly(name, argume
         theirs.step()
     for p, q in both:
         assert torch.equal(p, q)
+    if "momentum" in arguments:
+        return  # torch has made a buffer in the layout of the gradient
     for p, q in both:  # the layout of this gradient is the parameter's again
         p.grad = torch.empty_like(p).copy_(p.grad)
         q.grad = torch.empty_like(q).copy_(p.grad)
     fused.load_state_dict(theirs.state_dict())
+    fused.param_groups[0]["fused"] = True
     ours.step()
     fused.step()
     assert torch.equal(both[2][0], both[2][1])
