@@ -6,7 +6,7 @@ from harness import python
 
 
 def optimized(code: str, *arguments: str, **environment: str) -> str:
-    return python("assert False\n" + code, *arguments, PYTHONOPTIMIZE="2", **environment)
+    return python("assert False\n" + code, *arguments, timeout=300, PYTHONOPTIMIZE="2", **environment)
 
 
 def test_every_module_is_imported():
