@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import by_kernel
+from cases import by_kernel, cases, short
 from harness import SHAPES, random_buffer, snapshot
 
 import fastopt
@@ -551,3 +551,21 @@ def test_a_step_makes_no_temporaries(form, backend, dtype):
     finally:
         tracemalloc.stop()
     assert peak < 65_536 < optimizer.flat.nbytes / 10
+
+
+# NumPy's errors
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("rule", cases(), ids=short)
+def test_what_numpy_does_about_floating_point_errors_does_not_matter(rule, scale):
+    """2,000 steps with every option at once; what over- and underflows is a coefficient, a norm or a schedule."""
+    gradient = np.array([0.0, 1.0, -0.5], np.float32) * np.float32(scale)
+    params = np.ones(3, np.float32)
+    with np.errstate(all="raise"):
+        rule = rule.replace(lr=fastopt.schedules.Exponential(lr=0.01, factor=0.9))
+        optimizer = Optimizer(params, rule, accumulate=2, ema_decay=0.9)
+        for _ in range(2000):
+            optimizer.step(gradient, max_norm=1.0, grad_scale=1e-3)
+        optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.step_count == 1000
