@@ -5,19 +5,28 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "float_mode.h"
 #include "parallel.h"
 
 #if !defined(__GNUC__)
 #error "fastopt needs GCC or Clang"
 #endif
-#if defined(__FAST_MATH__) || FLT_EVAL_METHOD != 0
-#error "fastopt promises the same bits everywhere: compile without -ffast-math and without x87 arithmetic"
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || \
+    defined(__NO_SIGNED_ZEROS__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__)
+#error "fastopt promises the same bits everywhere: compile without -ffast-math and its parts"
+#endif
+#if FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 /* 16: only half precision is computed in a type of its own */
+#error "fastopt promises the same bits everywhere: compile for arithmetic in float and double, not for x87's"
 #endif
 
 /* Equal bits must not depend on the flags of the build: no contraction into fused multiply-adds. */
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
+#if defined(__arm__)
+#define NO_DEPENDENCIES /* asked to vectorize, Clang would take NEON's instructions, which flush subnormals there */
+#else
 #define NO_DEPENDENCIES _Pragma("clang loop vectorize(assume_safety)")
+#endif
 #else
 #pragma GCC optimize("O3", "fp-contract=off", "no-trapping-math")
 #define NO_DEPENDENCIES _Pragma("GCC ivdep")
@@ -44,7 +53,8 @@ enum {
     LANES = 32,         /* sums that run side by side in a block of the norm */
     BLOCK = 16384,      /* elements of a block of the norm */
     GRAIN = 65536,      /* elements that are worth a thread: for fewer, waiting for it can cost more than it saves */
-    CACHE_LINE = 64     /* elements: no two threads write to one line */
+    CACHE_LINE = 64,    /* elements: no two threads write to one line */
+    EACH = 16           /* numbers of a kind in the test of exactness: a vector of AVX-512 */
 };
 
 typedef void (*kernel_loop)(void *const *buffer, const void *k, int64_t start, int64_t stop);
@@ -58,27 +68,39 @@ typedef double (*sum_loop)(const void *gradient, double scale, int64_t start, in
 #define ISA baseline
 #define TARGET
 #define DTYPE 32
+#include "exactness.h"
 #include "loop.h"
 #define DTYPE 64
+#include "exactness.h"
 #include "loop.h"
 #undef ISA
 #undef TARGET
 
 #if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang diagnostic error "-Wignored-attributes" /* an unknown word makes Clang ignore the instruction set */
+#define WIDE "tune=x86-64"
+#else
+#define WIDE "prefer-vector-width=512"
+#endif
 #define ISA avx2
 #define TARGET __attribute__((target("avx2")))
 #define DTYPE 32
+#include "exactness.h"
 #include "loop.h"
 #define DTYPE 64
+#include "exactness.h"
 #include "loop.h"
 #undef ISA
 #undef TARGET
 
 #define ISA avx512
-#define TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,prefer-vector-width=512")))
+#define TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw," WIDE)))
 #define DTYPE 32
+#include "exactness.h"
 #include "loop.h"
 #define DTYPE 64
+#include "exactness.h"
 #include "loop.h"
 #undef ISA
 #undef TARGET
@@ -96,8 +118,11 @@ static const struct {
     const char *name;
     const kernel_loop *kernels[2]; /* by dtype */
     sum_loop sum_squares[2];
+    int (*is_exact[2])(void);
 } isas[] = {
-#define LEVEL(isa) {#isa, {kernels_32_##isa, kernels_64_##isa}, {sum_squares_32_##isa, sum_squares_64_##isa}},
+#define LEVEL(isa) \
+    {#isa, {kernels_32_##isa, kernels_64_##isa}, {sum_squares_32_##isa, sum_squares_64_##isa}, \
+     {is_exact_32_##isa, is_exact_64_##isa}},
     LEVEL(baseline)
 #if defined(__x86_64__)
     LEVEL(avx2)
@@ -106,6 +131,19 @@ static const struct {
 };
 
 enum { ISA_COUNT = sizeof(isas) / sizeof(*isas) };
+
+static int inexact; /* whether the compiler's options have changed results */
+
+/* When the library is loaded, in the default floating-point mode and not in that of the thread that loads it. */
+__attribute__((constructor)) static void check_exactness(void)
+{
+    float_mode mode;
+    get_float_mode(&mode);
+    set_default_float_mode();
+    for (int32_t isa = 0; isa <= fastopt_best_isa(); isa++)
+        inexact |= !isas[isa].is_exact[FASTOPT_FLOAT32]() || !isas[isa].is_exact[FASTOPT_FLOAT64]();
+    set_float_mode(&mode);
+}
 
 int32_t fastopt_abi(void) { return FASTOPT_ABI_MAJOR * 1000 + FASTOPT_ABI_MINOR; }
 
@@ -151,6 +189,9 @@ const char *fastopt_error(int32_t code)
     case FASTOPT_NO_BUFFER: return "a length is negative, or a buffer or the row of coefficients is NULL";
     case FASTOPT_NO_THREADS: return "the call asks for fewer than one thread";
     case FASTOPT_NO_MEMORY: return "there is not enough memory";
+    case FASTOPT_NOT_EXACT:
+        return "the library was compiled with options that change results, such as -ffp-contract=fast or a part of "
+               "-ffast-math";
     default: return "unknown error code";
     }
 }
@@ -171,6 +212,8 @@ static int32_t check_span(const fastopt_span *span)
 
 static int32_t check_call(const fastopt_call *call)
 {
+    if (inexact)
+        return FASTOPT_NOT_EXACT;
     if (call->isa < 0 || call->isa >= ISA_COUNT || call->isa > fastopt_best_isa())
         return FASTOPT_NO_ISA;
     if (call->threads < 1)

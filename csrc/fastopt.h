@@ -19,7 +19,7 @@ extern "C" {
 
 /* The version of this interface: the first number changes when a program must be recompiled. */
 #define FASTOPT_ABI_MAJOR 1
-#define FASTOPT_ABI_MINOR 0
+#define FASTOPT_ABI_MINOR 1
 
 /* The most buffers that a span can have: parameters, gradient and states. */
 #define FASTOPT_MAX_BUFFERS 8
@@ -32,7 +32,8 @@ enum {
     FASTOPT_NO_ISA = 3,     /* the call names an instruction set that this processor or build lacks */
     FASTOPT_NO_BUFFER = 4,  /* a length is negative, or a buffer or the row of coefficients is NULL */
     FASTOPT_NO_THREADS = 5, /* fewer than one thread */
-    FASTOPT_NO_MEMORY = 6
+    FASTOPT_NO_MEMORY = 6,
+    FASTOPT_NOT_EXACT = 7   /* the library was compiled with options that change results; every step is refused */
 };
 
 /* The dtype of a span: of its buffers and its row of coefficients. */
@@ -63,7 +64,7 @@ typedef struct fastopt_span {
 typedef struct fastopt_call {
     const fastopt_span *spans;
     int64_t count;    /* spans */
-    int32_t threads;  /* at most so many; small calls use fewer */
+    int32_t threads;  /* at most so many, and as there are processors; small calls use fewer */
     int32_t isa;
     int64_t grain;    /* elements that are worth a thread; 0: the library's choice */
 } fastopt_call;

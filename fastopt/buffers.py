@@ -90,13 +90,13 @@ class Layout:
         """How another layout differs from this one, in words; empty if it does not."""
         for name, shape in other.shapes.items():
             if name not in self.shapes:
-                return f"it has {name!r}, which is unknown here; {nearest(name, self.shapes)}"
+                return f"it has {quoted(name)}, which is unknown here; {nearest(name, self.shapes)}"
             if shape != self.shapes[name]:
-                return f"{name!r} has the shape {shape} there and {self.shapes[name]} here"
+                return f"{name!r} has the shape {quoted(shape)} there and {self.shapes[name]} here"
         missing = [name for name in self.shapes if name not in other.shapes]
         if missing:
             return f"it has no {missing[0]!r}"
-        return "" if self == other else f"its order is {list(other.shapes)}, not {list(self.shapes)}"
+        return "" if self == other else f"its order is {quoted(list(other.shapes))}, not {quoted(list(self.shapes))}"
 
     def runs(self, names: Sequence[str]) -> list[tuple[str, ...]]:
         """Names, grouped where their places join without a gap."""

@@ -4,6 +4,7 @@ import ctypes
 import os
 from typing import Any
 
+from fastopt.backend.choice import why_not
 from fastopt.errors import BackendError, nearest
 
 #: The entry points of ``fastopt.h`` that work on memory, each with its C type, which is the name of its capsule.
@@ -66,5 +67,5 @@ def _folder() -> str:
     try:
         from fastopt import _c
     except ImportError as error:
-        raise BackendError(f"backend 'c' is not available: {error}") from error
+        raise BackendError(f"backend 'c' is not available: {why_not('c', error)}") from error
     return os.path.dirname(_c.__file__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ EXTRA = {
     "matplotlib": "matplotlib",
     "threadpoolctl": "threadpoolctl",
 }
+MOST = 10**9  # epochs and the like: more would take longer than anybody waits
 BACKENDS = click.Choice(("auto", "numba", "c"))
 
 
@@ -31,6 +34,10 @@ class OneLineErrors(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False
+        os.environ.pop("MPLBACKEND", None)  # a notebook's, which may not be there: only files are written
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # names of files may be of any bytes
         try:
             code = super().main(*args, **kwargs)
         except click.ClickException as error:
@@ -45,12 +52,19 @@ class OneLineErrors(click.Group):
             _fail(self.name, f"this needs {EXTRA[module]}: pip install 'fastopt[train]'", 1)
         except OSError as error:
             _fail(self.name, str(error), 1)
+        except MemoryError as error:
+            _fail(self.name, f"not enough memory: {error}" if str(error) else "not enough memory", 1)
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(command: str | None, message: str, code: int) -> None:
     click.echo(f"{command}: {' '.join(message.split())}", err=True)
     sys.exit(code)
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text is a whole number from 1 on, of digits alone."""
+    return text.isascii() and text.isdecimal() and len(text) < 20 and int(text) >= 1
 
 
 class Positive(click.ParamType):
@@ -60,7 +74,7 @@ class Positive(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            number = float(value)
+            number = float(value) if "_" not in str(value) else -1.0
         except ValueError:
             number = -1.0
         if not 0 < number < float("inf"):
@@ -78,7 +92,7 @@ class BatchSize(click.ParamType):
             return value
         if value == "full":
             return (None,)
-        if not value.isdecimal() or int(value) < 1:
+        if not _is_whole(value):
             self.fail(f"got {value!r}; allowed: a whole number >= 1, or full", param, ctx)
         return (int(value),)
 
@@ -92,7 +106,7 @@ class Widths(click.ParamType):
         if isinstance(value, tuple):
             return value
         parts = [] if value == "none" else [part.strip() for part in value.split(",")]
-        if not all(part.isdecimal() and int(part) >= 1 for part in parts):
+        if not all(map(_is_whole, parts)):
             self.fail(f"got {value!r}; allowed: whole numbers >= 1 with commas between, or none", param, ctx)
         return tuple(map(int, parts))
 
@@ -133,6 +147,14 @@ def cli(context: click.Context) -> None:
 )
 @click.option("--target", metavar="COLUMN", help="The column of a CSV file to predict.")
 @click.option(
+    "--decimal",
+    type=click.Choice((".", ",")),
+    help="The decimal separator in a CSV file (default: a point).",
+)
+@click.option(
+    "--drop", multiple=True, metavar="COLUMN", help="A column of a CSV file to leave out; give it again for more."
+)
+@click.option(
     "--optimizer",
     "-o",
     multiple=True,
@@ -145,7 +167,7 @@ def cli(context: click.Context) -> None:
     help="Samples in a step: a number (default 32), full for batch "
     "gradient descent, 1 for stochastic gradient descent.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data (default 30).")
+@click.option("--epochs", type=click.IntRange(1, MOST), help="Passes over the data (default 30).")
 @click.option(
     "--until-converged",
     type=Positive(),
@@ -160,13 +182,13 @@ def cli(context: click.Context) -> None:
     "exponential, plateau; spans all steps unless told otherwise. --switch-at gives each part its own.",
 )
 @click.option("--switch-to", metavar="NAME[:KEY=VALUE,...]", help="The optimizer that goes on after --switch-at.")
-@click.option("--switch-at", type=click.IntRange(min=1), metavar="EPOCH", help="The last epoch of --optimizer.")
+@click.option("--switch-at", type=click.IntRange(1, MOST), metavar="EPOCH", help="The last epoch of --optimizer.")
 @click.option("--max-norm", type=Positive(), help="Clip the gradient's norm to this.")
 @click.option("--hidden", type=Widths(), help="Sizes of the hidden layers, such as 128,64 (default), or none.")
 @click.option("--dtype", type=click.Choice(("float32", "float64")), help="Default float32.")
 @click.option("--seed", type=click.IntRange(min=0), help="Decides first weights and order of samples (default 0).")
 @click.option("--backend", type=BACKENDS, help="What runs the optimizer (default auto). The results are the same.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the optimizer.")
+@click.option("--threads", type=click.IntRange(1, MOST), help="Threads of the optimizer.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Default runs/<data>.")
 @click.option(
     "--resume",
@@ -191,7 +213,8 @@ def train(context: click.Context, resume: Path | None, batch_size: tuple[int | N
     """
     from fastopt.train import report, session
 
-    values = {name: value for name, value in options.items() if value not in (None, ())}
+    multiple = ("optimizer", "drop")  # these are empty if they are not given, but --hidden none is empty, too
+    values = {name: value for name, value in options.items() if (value if name in multiple else value is not None)}
     if batch_size is not None:
         values["batch_size"] = batch_size[0]
     with _named_errors(context):
@@ -199,12 +222,13 @@ def train(context: click.Context, resume: Path | None, batch_size: tuple[int | N
             request, data = session.new_request(values)
         else:
             request, data = session.resumed_request(resume, values)
+        if data.remark:
+            click.echo(data.remark, err=True)
         try:
             results = session.train(request, data, resume)
         except session.Interrupted as stop:
             click.echo(
-                f"interrupted in epoch {stop.epoch} of {stop.label}; go on with: "
-                f"fastopt train --resume {stop.checkpoint}",
+                f"interrupted in epoch {stop.epoch} of {stop.label}; go on with: {stop.command}",
                 err=True,
             )
             return 130

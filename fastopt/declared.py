@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Self, dataclass_transform, get_args
 
 import numpy as np
 
-from fastopt.errors import nearest
+from fastopt.errors import nearest, quoted
 
 REQUIRED: Any = object()
 
@@ -58,30 +58,21 @@ def _is_time(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind in "mM"  # of some units the items are ints
 
 
-def quoted(value: Any, limit: int = 80) -> str:
-    """A value in an error message: its ``repr``, shortened if it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # an int of more digits than Python converts, or something that holds one
-        text = f"<{type(value).__name__}, too long to show>"
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
-
-
 class Interval:
-    """The finite real numbers between two bounds; a round bracket leaves the bound out."""
+    """The real numbers between two bounds; a round bracket leaves the bound out. Infinity is left out if ``finite``."""
 
-    def __init__(self, low: float, high: float = math.inf, brackets: str = "[]") -> None:
-        self.low, self.high, self.brackets = low, high, brackets
+    def __init__(self, low: float, high: float = math.inf, brackets: str = "[]", *, finite: bool = True) -> None:
+        self.low, self.high, self.brackets, self.finite = low, high, brackets, finite
 
     def __str__(self) -> str:
         if math.isinf(self.high):
-            return f"a finite number {'>=' if self.brackets[0] == '[' else '>'} {self.low:g}"
+            return f"a {'finite ' * self.finite}number {'>=' if self.brackets[0] == '[' else '>'} {self.low:g}"
         return f"a number in {self.brackets[0]}{self.low:g}, {self.high:g}{self.brackets[1]}"
 
     def __contains__(self, value: float) -> bool:
         above = value >= self.low if self.brackets[0] == "[" else value > self.low
         below = value <= self.high if self.brackets[1] == "]" else value < self.high
-        return above and below and math.isfinite(value)
+        return above and below and (math.isfinite(value) or not self.finite)
 
     def parse(self, name: str, value: Any) -> float:
         """The value as a float; TypeError if it is no real number, ValueError if it lies outside."""

@@ -32,20 +32,16 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
             with open(path, "wb") as file:
                 yield file
             return
-        place = os.open(folder or ".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY)
-        try:
-            _remove_leftovers(folder, name, place)
-            with _temporary(folder, name, place) as file:
-                yield file
-                file.flush()
-                if before:
-                    with suppress(PermissionError):
-                        os.fchown(file.fileno(), before.st_uid, before.st_gid)
-                    os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
-                os.fsync(file.fileno())
-                os.replace(os.path.basename(file.name), name, src_dir_fd=place, dst_dir_fd=place)
-        finally:
-            os.close(place)
+        mode = stat.S_IMODE(before.st_mode) if before else 0o666
+        with _temporary(folder, name, mode & 0o666) as (file, place):
+            yield file
+            file.flush()
+            if before:
+                with suppress(PermissionError):
+                    os.fchown(file.fileno(), before.st_uid, before.st_gid)
+                os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+            os.replace(os.path.basename(file.name), name, src_dir_fd=place, dst_dir_fd=place)
         _sync(folder)
 
 
@@ -82,29 +78,34 @@ def _behind_links(path: str) -> str:
 
 
 @contextmanager
-def _temporary(folder: str, name: str, place: int) -> Iterator[BinaryIO]:
-    """A new file with a temporary name for the target ``name``; it is locked while it is open, and gone if the block
-    raises.
+def _temporary(folder: str, name: str, mode: int) -> Iterator[tuple[BinaryIO, int]]:
+    """A new file with a temporary name for the target ``name``, and the folder's descriptor: a path that ends in a
+    longer name than the target's may be too long.
 
-    ``place`` is the folder's descriptor: a path that ends in a longer name than the target's may be too long.
+    The file is locked while it is open, gone if the block raises, and never open to more users than ``mode`` says.
     """
-    while True:
-        temporary = f"{_stem(name)}{os.urandom(_RANDOM).hex()}.part"
+    place = os.open(folder or ".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY)
+    try:
+        _remove_leftovers(folder, name, place)
+        while True:
+            temporary = f"{_stem(name)}{os.urandom(_RANDOM).hex()}.part"
 
-        def opener(path: str, flags: int, temporary: str = temporary) -> int:
-            return os.open(temporary, flags, 0o666, dir_fd=place)
+            def opener(path: str, flags: int, temporary: str = temporary) -> int:
+                return os.open(temporary, flags, mode, dir_fd=place)
 
-        try:
-            with open(os.path.join(folder, temporary), "xb", opener=opener) as file:
-                with suppress(OSError):  # a filesystem without locks: there nobody removes what is left
-                    fcntl.flock(file, fcntl.LOCK_EX)
-                if os.fstat(file.fileno()).st_nlink:  # else somebody took it for left before it was locked
-                    yield file
-                    return
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=place)
-            raise
+            try:
+                with open(os.path.join(folder, temporary), "xb", opener=opener) as file:
+                    with suppress(OSError):  # a filesystem without locks: there nobody removes what is left
+                        fcntl.flock(file, fcntl.LOCK_EX)
+                    if os.fstat(file.fileno()).st_nlink:  # else somebody took it for left before it was locked
+                        yield file, place
+                        return
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=place)
+                raise
+    finally:
+        os.close(place)
 
 
 def _stem(name: str) -> str:

@@ -4,22 +4,24 @@ import fnmatch
 import struct
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from fastopt.errors import nearest
+from fastopt.backend.program import Call
+from fastopt.checkpoint.saved import SavedGroup, describe_rule
+from fastopt.errors import QUOTED, nearest, quoted
 from fastopt.rule import Rule
-
-if TYPE_CHECKING:
-    from fastopt.optimizer import Optimizer
+from fastopt.schedules import Schedule
 
 
 class Group:
     """The parameters that share a rule. :class:`fastopt.Optimizer` makes them."""
 
-    def __init__(self, optimizer: "Optimizer", index: int, pattern: str, rule: Rule, names: tuple[str, ...]) -> None:
-        self._optimizer, self._rule = optimizer, rule
+    def __init__(
+        self, pattern: str, rule: Rule, names: tuple[str, ...], dtype: np.dtype, counts: list[int], index: int
+    ) -> None:
+        self._rule, self._counts = rule, counts
         #: Where the group's step count stands in the optimizer's counts.
         self.index = index
         #: The pattern that chose the parameters, and their names.
@@ -27,14 +29,18 @@ class Group:
         #: Whether steps leave the group out: see :meth:`fastopt.Optimizer.freeze`.
         self.frozen = False
         #: The coefficients of the step that is being made, in the rule's order: an array that kernels read.
-        self.k = np.zeros(len(rule.coefficients(1)), optimizer.dtype)
-        pack = struct.Struct(f"={self.k.size}{self.k.dtype.char}").pack_into  # "=": too large is an error
-        self._pack = partial(pack, memoryview(self.k).cast("B"), 0)
+        self.k = np.zeros(len(rule.coefficients(1)), dtype)
+        self._struct = struct.Struct(f"={self.k.size}{dtype.char}")  # "=": too large is an error
+        self._pack = partial(self._struct.pack_into, memoryview(self.k).cast("B"), 0)
+
+    def __reduce__(self) -> tuple:
+        made = self.pattern, self._rule, self.names, self.k.dtype, self._counts, self.index
+        return type(self), made, {"frozen": self.frozen}
 
     @property
     def step(self) -> int:
         """How many steps have updated the group."""
-        return self._optimizer.counts[self.index]
+        return self._counts[self.index]
 
     @property
     def rule(self) -> Rule:
@@ -43,15 +49,59 @@ class Group:
 
     @rule.setter
     def rule(self, rule: Rule) -> None:
-        self._rule = self.replacement(rule)
+        self._rule = self._replacement(rule)
 
-    def replacement(self, rule: Any) -> Rule:
+    def _replacement(self, rule: Any) -> Rule:
         """The rule if it can take the place of the group's: of the same kind, with the same kernel and states."""
         if type(rule) is not type(self._rule):
-            raise TypeError(f"rule must be a {type(self._rule).__name__} for group {self.pattern!r}, not {rule!r}")
+            raise TypeError(
+                f"rule must be a {type(self._rule).__name__} for group {self.pattern!r}, not {quoted(rule)}"
+            )
         if (rule.kernel, list(rule.states)) != (self._rule.kernel, list(self._rule.states)):
             raise ValueError(f"rule: {rule!r} keeps other states than {self._rule!r}: make a new Optimizer")
         return rule
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint holds of the group."""
+        return describe_rule(self._rule) | {
+            "step": self.step,
+            "frozen": self.frozen,
+            "parameters": list(self.names),
+        }
+
+    def adopting(self, saved: SavedGroup) -> list[Call]:
+        """The calls by which the group takes over what is saved of one, but for its step count.
+
+        A schedule that is here already stays, and the calls give it its progress: the run may hold it, to report
+        metrics to it. TypeError or ValueError, before any of them, if it does not fit, or no step could follow.
+        """
+        if saved.rule != type(self._rule).__name__:
+            raise ValueError(f"the rule is {saved.rule[:QUOTED]}, not {type(self._rule).__name__} as here")
+        if saved.parameters != list(self.names):
+            raise ValueError(f"it holds {quoted(saved.parameters)}, not {quoted(list(self.names))} as here")
+        here, values = dict(self._rule), dict(saved.hyperparameters)
+        calls: list[Call] = []
+        for name, value in saved.hyperparameters.items():
+            if name not in here:
+                raise ValueError(f"no hyperparameter {quoted(name)}; {nearest(name, here)}")
+            if value is None:
+                if not callable(here[name]):
+                    raise ValueError(f"{name} was a callable, which no checkpoint holds: give the optimizer one")
+                values[name] = here[name]
+            elif isinstance(value, Schedule) and value == here[name]:
+                values[name] = here[name]
+                calls += here[name].adopting(value)
+        rule = self._replacement(self._rule.replace(**values))
+        alone = {name: 0.0 if value is None else value for name, value in saved.hyperparameters.items()}
+        self._check(rule.replace(**alone), saved.step + 1)  # without calling what is the user's own
+        return [*calls, (self.__dict__.update, {"_rule": rule, "frozen": saved.frozen})]
+
+    def _check(self, rule: Rule, step: int) -> None:
+        """Raises ValueError if a rule has no coefficients for a step."""
+        try:
+            self._struct.pack(*rule.coefficients(step).values())
+        except ArithmeticError as error:
+            raise ValueError(f"{quoted(rule)} has no step {step}: {error}") from None
 
     def prepare(self, step: int, scale: float) -> None:
         """Fills the coefficients of a step (counted from 1), for gradients that are to be multiplied by ``scale``."""
@@ -88,7 +138,7 @@ def assign(names: list[str], rules: Rule | Mapping[str, Rule]) -> dict[str, tupl
     members: dict[str, list[str]] = {}
     for pattern, rule in rules.items():
         if not isinstance(pattern, str):
-            raise TypeError(f"rule: patterns must be strings, not {pattern!r}")
+            raise TypeError(f"rule: patterns must be strings, not {quoted(pattern)}")
         if not isinstance(rule, Rule):
             raise TypeError(f"rule[{pattern!r}] must be a rule, not {_kind(rule)}")
         if names and not fnmatch.filter(names, pattern) and pattern not in names:
@@ -116,4 +166,4 @@ def _check_kernel(rule: Rule) -> None:
 def _kind(value: Any) -> str:
     if isinstance(value, type) and issubclass(value, Rule):
         return f"the class {value.__name__}: write {value.__name__}()"
-    return f"{value!r} ({type(value).__name__})"
+    return f"{quoted(value)} ({type(value).__name__})"

@@ -1,45 +1,44 @@
 """The optimizer: rules bound to groups of parameters, stepped by a backend."""
 
+import copy
 import math
-import numbers
 import os
-from collections.abc import Callable, Mapping
-from functools import cached_property
-from operator import setitem
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
-from fastopt import checkpoint
 from fastopt.backend.choice import select
 from fastopt.backend.process import process, resolve_threads
-from fastopt.backend.program import Call, Program, Work, run
-from fastopt.buffers import FlatBuffer, Layout, check_array, check_unmasked
-from fastopt.declared import Interval, Whole
-from fastopt.errors import NonFiniteGradientError, nearest
+from fastopt.backend.program import Call, run
+from fastopt.buffers import FlatBuffer, Layout
+from fastopt.checkpoint import file
+from fastopt.checkpoint.saved import PARTS, Saved, parse
+from fastopt.declared import Interval, Whole, real
+from fastopt.errors import NonFiniteGradientError, nearest, quoted
 from fastopt.groups import Group, assign
+from fastopt.plan import Explanation, Reading, StepPlan
 from fastopt.rule import Rule
+from fastopt.state import MICRO_STEP, STEP, OptimizerState, flat_and_layout
 
 NONFINITE = ("propagate", "skip", "raise")
 
 _DECAY = Interval(0.0, 1.0, "[)")
-_CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
-_TINY = 2.0**-600  # the square of a float64 number that was scaled by this cannot overflow
 
-# Where the counters stand in Optimizer.counts; those of the groups follow.
-_STEP, _MICRO_STEP, _GROUPS = 0, 1, 2
-_ALL = slice(None)
+_report = tuple.__new__  # of what has been checked: StepReport(...) takes twice as long
+_UNBOUND = (object(), None, None)  # a gradient that nobody has, in place of the last one with its plan and programs
 
-_UNBOUND = object()
+#: Attributes that a copy, or an optimizer that comes from a pickle, finds anew.
+_OF_THIS_PROCESS = frozenset({"threads", "backend_reason", "_backend", "_plan", "_bound"})
 
 
 class StepReport(NamedTuple):
     """What a step did.
 
     ``step`` counts the steps that have updated parameters. ``grad_norm`` is the norm of the scaled gradient before
-    clipping, or None if it was not asked for. ``skipped`` says that this call updated nothing: the gradient was not
-    finite and ``nonfinite="skip"``, or gradients are being accumulated.
+    clipping, infinite if no float is as large, or None if it was not asked for. ``skipped`` says that this call updated
+    nothing: the gradient was not finite and ``nonfinite="skip"``, or gradients are being accumulated.
     """
 
     step: int
@@ -96,45 +95,78 @@ class Optimizer:
         accumulate: int = 1,
         ema_decay: float | None = None,
     ) -> None:
-        if isinstance(params, FlatBuffer):
-            self.layout, self.flat = params.layout, check_array("params", params.flat, writable=True)
-        else:
-            self.flat = check_array("params", params, writable=True).view(np.ndarray)
-            self.layout = Layout({"params": self.flat.shape})
-        self.params = params
-        self.dtype = self.flat.dtype
-        self.threads = resolve_threads(threads)
-        self._accumulate = Whole(1).parse("accumulate", accumulate)
-        self._ema_decay = None if ema_decay is None else _DECAY.parse("ema_decay", ema_decay)
-        members = assign(list(self.layout.shapes), rule)
-        own_kernel = any(not isinstance(each.kernel, str) for each, _ in members.values())
-        spans = sum(len(self.layout.runs(names)) for _, names in members.values())
-        self._backend, self.backend_reason = select(backend, own_kernel=own_kernel, spans=spans)
-        #: Counters, replaced as a whole when a step has been made: see ``_STEP`` and the like.
-        self.counts = [0] * (_GROUPS + len(members))
-        self._counted = self.counts.copy()  # what they will be after the step that is being made
-        #: The groups by pattern.
-        self.groups = MappingProxyType(
-            {
-                pattern: Group(self, _GROUPS + index, pattern, each, names)
-                for index, (pattern, (each, names)) in enumerate(members.items())
-            }
-        )
-        #: The states by name: buffers that hold those parameters whose rule keeps the state.
-        self.state = MappingProxyType(self._make_states())
-        #: The moving average of the parameters, or None.
-        self.ema = None
-        if self._ema_decay is not None:
-            self.ema = FlatBuffer.empty(self.layout, self.dtype)
-            self.ema.flat[...] = self.flat
-        #: The sum of the gradients since the last update, or None if every step is an update.
-        self.accumulated = None
-        if self._accumulate > 1:
-            self.accumulated = FlatBuffer.empty(self.layout, self.dtype)
-            self.accumulated.flat.fill(0)
-        self._staged: FlatBuffer | None = None
-        self._forks = process.forks
+        accumulate = Whole(1).parse("accumulate", accumulate)
+        ema_decay = None if ema_decay is None else _DECAY.parse("ema_decay", ema_decay)
+        _, layout = flat_and_layout(params)
+        members = assign(list(layout.shapes), rule)
+        self._asked = backend, threads
+        self._choose(layout, members.values())
+        self._state = OptimizerState(params, members, accumulate=accumulate, ema_decay=ema_decay)
         self._forget()
+
+    def _choose(self, layout: Layout, members: Iterable[tuple[Rule, tuple[str, ...]]]) -> None:
+        """Chooses backend and threads, here and now."""
+        backend, threads = self._asked
+        self.threads = resolve_threads(threads)
+        own_kernel = any(not isinstance(rule.kernel, str) for rule, _ in members)
+        spans = sum(len(layout.runs(names)) for _, names in members)
+        self._backend, self.backend_reason = select(backend, own_kernel=own_kernel, spans=spans)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._choose(self.layout, [(group.rule, group.names) for group in self.groups.values()])
+        self._forget()
+
+    def __copy__(self) -> Self:  # two optimizers of the same memory would be at odds about it
+        return copy.deepcopy(self)
+
+    @property
+    def params(self) -> FlatBuffer | np.ndarray:
+        """The parameters as they were given."""
+        return self._state.params
+
+    @property
+    def flat(self) -> np.ndarray:
+        """The parameters as one 1-D array."""
+        return self._state.flat
+
+    @property
+    def layout(self) -> Layout:
+        """Names, shapes and places of the parameters."""
+        return self._state.layout
+
+    @property
+    def dtype(self) -> np.dtype:
+        """``float32`` or ``float64``."""
+        return self._state.dtype
+
+    @property
+    def counts(self) -> list[int]:
+        """Counters: steps, gradients accumulated since the last, and steps of each group; replaced by each step."""
+        return self._state.counts
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        """The groups by pattern, read-only."""
+        return MappingProxyType(self._state.groups)
+
+    @property
+    def state(self) -> Mapping[str, FlatBuffer]:
+        """The states by name, read-only: buffers that hold those parameters whose rule keeps the state."""
+        return MappingProxyType(self._state.states)
+
+    @property
+    def ema(self) -> FlatBuffer | None:
+        """The moving average of the parameters, or None."""
+        return self._state.ema
+
+    @property
+    def accumulated(self) -> FlatBuffer | None:
+        """The sum of the gradients since the last update, or None if every step is an update."""
+        return self._state.accumulated
 
     @property
     def backend(self) -> str:
@@ -172,7 +204,7 @@ class Optimizer:
     @property
     def step_count(self) -> int:
         """How many steps have updated parameters."""
-        return self.counts[_STEP]
+        return self.counts[STEP]
 
     def freeze(self, pattern: str) -> None:
         """Leaves the group of that pattern out of later steps; its states and step count stay as they are."""
@@ -188,13 +220,20 @@ class Optimizer:
         self._forget()
         self.groups[pattern].frozen = frozen
 
+    def explain(self) -> Explanation:
+        """What the next step would run, where and why: backend, threads, and a kernel for each group."""
+        frozen = tuple(pattern for pattern, group in self.groups.items() if group.frozen)
+        return Explanation(self.backend, self.backend_reason, self.threads, self._current_plan().kernels(), frozen)
+
     def state_dict(self) -> dict[str, Any]:
         """Copies of the states, keyed by parameter name, with the rules and counts of every group.
 
         ``{"step", "micro_step", "groups", "state", "ema", "accumulated"}``, where ``state[parameter][name]`` is an
         array of the parameter's shape. The parameters are not in it: see :meth:`save`.
         """
-        return checkpoint.state_dict(self)
+        saved = self._state.describe()
+        saved["state"] = {name: _copies(states) for name, states in saved["state"].items()}
+        return saved | {part: saved[part] and _copies(saved[part]) for part in PARTS}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave: states, counts and hyperparameters.
@@ -202,23 +241,37 @@ class Optimizer:
         A learning rate that is a callable of the user's own is kept as it is here. Raises
         :class:`fastopt.CheckpointError` if rules, names, shapes or dtypes differ; then nothing has changed.
         """
-        checkpoint.load_state_dict(self, state_dict)
+        calls = self._state.adopting(parse(state_dict))
+        self._forget()
+        run(calls)
 
     def save(self, path: str | os.PathLike, extra: Any = None) -> None:
-        """Writes a checkpoint as a safetensors file: parameters, states, rules and counts, and ``extra`` (JSON).
+        """Writes a checkpoint as a safetensors file: parameters, states, rules and counts, and ``extra``.
 
-        The file is written under another name in the same folder and then renamed: a crash at any moment leaves the
-        old file or the new one. Raises TypeError if ``extra`` is no JSON value, OSError as :func:`open` does.
+        ``extra`` is any JSON value that comes back as it was: None, bool, int, float, str, and lists and dictionaries
+        with text for keys, nested at most 100 deep. The file is written from the arrays as they lie, under another name
+        in the same folder, and then renamed: a crash at any moment leaves the old file or the new one. A symbolic link
+        stays and its target is replaced. Raises TypeError or ValueError, which name the place, for another ``extra``,
+        and OSError as :func:`open` does or if the disk is full; the old file is whole then.
         """
-        checkpoint.save(self, path, extra)
+        file.save(path, self._state.describe(), self._state.parameters(), extra)
 
     def load(self, path: str | os.PathLike) -> Any:
         """Takes over a checkpoint, parameters included, and returns its ``extra``.
 
-        A run that goes on from it has the same bits as one that never stopped. Raises
-        :class:`fastopt.CheckpointError` if the file is damaged or does not fit; then nothing has changed.
+        A run that goes on from it has the same bits as one that never stopped. The file is read twice: to compare its
+        checksums, and then into the arrays themselves, without a copy in between. Raises
+        :class:`fastopt.CheckpointError` if the file is damaged or does not fit, OSError if it cannot be read; then
+        nothing has changed. Only if a disk fails, or somebody cuts the file, between the two readings does OSError say
+        that the optimizer holds a part of it.
         """
-        return checkpoint.load(self, path)
+
+        def adopting(saved: Saved) -> list[Call]:
+            calls = self._state.adopting(saved)
+            self._forget()
+            return calls
+
+        return file.load(path, adopting)
 
     def step(
         self,
@@ -235,7 +288,8 @@ class Optimizer:
         grads
             A :class:`FlatBuffer` of the parameters' layout, a 1-D array of their size and dtype (both are read in
             place, and checked again only when another object comes), or a mapping from the name of every parameter
-            that is not frozen to an array of its shape and dtype, which is copied.
+            that is not frozen to an array of its shape and dtype: read in place where arrays are large, contiguous,
+            in memory of their own, and no norm is asked for; else copied.
         max_norm
             If given, the gradient is scaled down so that its 2-norm over all parameters that are not frozen does not
             exceed it, as by ``torch.nn.utils.clip_grad_norm_``.
@@ -251,224 +305,78 @@ class Optimizer:
         After an error, and after a step that was skipped, parameters, states and counts are as they were. A signal
         whose handler raises an exception, as Ctrl-C does, takes effect before the step or after it.
         """
-        if max_norm is not None:
+        if max_norm is not None and not (type(max_norm) is float and max_norm > 0.0):
             max_norm = _checked_limit(max_norm)
         if type(grad_scale) is not float or grad_scale != 1.0:
             grad_scale = _checked_scale(grad_scale, self.dtype)
         if nonfinite not in NONFINITE:
-            raise ValueError(f"nonfinite must not be {nonfinite!r}; {nearest(nonfinite, NONFINITE)}")
-        if grads is not self._grads or self._forks != process.forks:
-            self._bind(grads)
-        source = self._source
-        assert source is not None
-        if self.accumulated is not None:
-            if nonfinite != "propagate" and not math.isfinite(added := source.norm(grad_scale)):
-                return self._refuse(added, nonfinite)
-            source.scale_added(grad_scale)
-            if self.counts[_MICRO_STEP] + 1 < self._accumulate:
-                return self._add(source)
-            add = source.add_to_total
-            run([(setitem, self._total.array, _ALL, self.accumulated.flat), *add.calls], add.lock)
-            source, grad_scale = self._total, 1 / self._accumulate
+            raise ValueError(f"nonfinite must not be {quoted(nonfinite)}; {nearest(nonfinite, NONFINITE)}")
+        looking = nonfinite != "propagate"
+        given, plan, reading = self._bound
+        if grads is not given or plan.forks != process.forks:
+            plan, reading = self._bind(grads, measured=looking or max_norm is not None)
+        state = self._state
+        if state.accumulated is not None:
+            if looking and not (added := plan.norm(reading, grad_scale)).finite:
+                return self._refuse(added.value, nonfinite)
+            if state.counts[MICRO_STEP] + 1 < state.accumulate:
+                plan.add(reading, grad_scale)
+                return _report(StepReport, (state.counts[STEP], None, True))
+            reading, grad_scale = plan.add_up(reading, grad_scale), 1 / state.accumulate
         norm: float | None = None
         scale = grad_scale
-        if max_norm is not None or nonfinite != "propagate":
-            norm = source.norm(grad_scale)
-            if nonfinite != "propagate" and not math.isfinite(norm):
+        if looking or max_norm is not None:
+            measured = plan.norm(reading, grad_scale)
+            norm = measured.value
+            if looking and not measured.finite:
                 return self._refuse(norm, nonfinite)
-            if max_norm is not None and not norm + _CLIP_EPS <= max_norm:
-                scale *= max_norm / (norm + _CLIP_EPS)
-        counts = self._counted
-        counts[_ALL] = self.counts
-        counts[_STEP] += 1
-        counts[_MICRO_STEP] = 0
-        for group in self._active:
-            counts[group.index] += 1
-            group.prepare(counts[group.index], scale)
-        update = source.update
-        run(update.calls, update.lock)
-        return StepReport(counts[_STEP], norm, False)
+            if max_norm is not None:
+                scale *= measured.clip(max_norm)
+        step = plan.fill(scale)
+        commit = reading.update or plan.bind_update(reading)
+        run(commit.calls, commit.lock)
+        return _report(StepReport, (step, norm, False))
 
     def _refuse(self, norm: float, nonfinite: str) -> StepReport:
         if nonfinite == "raise":
             raise NonFiniteGradientError(f"grads: the gradient is not finite (its norm is {norm}); nothing has changed")
-        return StepReport(self.counts[_STEP], norm, True)
-
-    def _add(self, source: "_Source") -> StepReport:
-        """Adds a gradient to the accumulated ones."""
-        add = source.add
-        run([*add.calls, (setitem, self.counts, _MICRO_STEP, self.counts[_MICRO_STEP] + 1)], add.lock)
-        return StepReport(self.counts[_STEP], None, True)
-
-    # Binding: which memory the kernels read and write
-
-    def _make_states(self) -> dict[str, FlatBuffer]:
-        firsts: dict[str, dict[str, float]] = {}
-        for group in self.groups.values():
-            for state, first in group.rule.states.items():
-                firsts.setdefault(state, {}).update(dict.fromkeys(group.names, first))
-        states = {}
-        for state, members in firsts.items():
-            layout = Layout({name: shape for name, shape in self.layout.shapes.items() if name in members})
-            states[state] = FlatBuffer.empty(layout, self.dtype)
-            for name, first in members.items():
-                states[state][name].fill(first)
-        return states
+        return StepReport(self.step_count, norm, True)
 
     def _forget(self) -> None:
-        """Has the next step bind its buffers anew."""
-        self._grads: Any = _UNBOUND
-        self._source: _Source | None = None
+        """Has the next step make a plan."""
+        self._bound: tuple[Any, Any, Any] = _UNBOUND
+        self._plan: StepPlan | None = None
 
-    def _bind(self, grads: Any) -> None:
-        self._grads = _UNBOUND  # until the end: an interrupt must not leave one gradient with the programs of another
-        if self._source is None or self._forks != process.forks:
-            self._source = None
-            self._forks = process.forks
-            self._active = [group for group in self.groups.values() if not group.frozen]
-            self._follow = self._follow_params()
-            self._finish: list[Call] = list(self._follow.calls)
-            if self.accumulated is not None:
-                self._finish.append((setitem, self.accumulated.flat, _ALL, 0))
-                self._total = _Source(self, FlatBuffer.empty(self.layout, self.dtype).flat)
-        array = self._stage(grads) if _is_plain_mapping(grads) else self._checked_flat(grads)
-        if self._source is None or self._source.array is not array:
-            self._source = _Source(self, array)
-        if not _is_plain_mapping(grads):  # a mapping is copied at every step
-            self._grads = grads
+    def _bind(self, grads: Any, *, measured: bool) -> tuple[StepPlan, Reading]:
+        """The plan, and the gradient read by it. One that is refused leaves the one before in use."""
+        plan = self._current_plan()
+        reading = plan.read(grads, measured=measured)
+        if reading.lasts:
+            self._bound = grads, plan, reading
+        return plan, reading
 
-    def _checked_flat(self, grads: Any) -> np.ndarray:
-        """The 1-D array of a gradient that is read in place."""
-        if isinstance(grads, FlatBuffer):
-            difference = "" if grads.layout is self.layout else self.layout.difference(grads.layout)
-            if difference:
-                raise ValueError(f"grads is laid out otherwise than the parameters: {difference}")
-            array = grads.flat
-        else:
-            array = check_array("grads", grads, writable=False).view(np.ndarray)
-        if array.dtype != self.dtype:
-            raise TypeError(f"grads must be {self.dtype} as the parameters are, not {array.dtype}")
-        if array.shape != self.flat.shape:
-            raise ValueError(f"grads must have the parameters' size {self.flat.size}, not {array.size}")
-        for name, buffer in self._own_buffers():
-            if np.may_share_memory(array, buffer):
-                raise ValueError(f"grads overlaps {name}: a gradient needs memory of its own")
-        return array
-
-    def _own_buffers(self) -> list[tuple[str, np.ndarray]]:
-        buffers = [("params", self.flat)] + [(f"the state {name!r}", state.flat) for name, state in self.state.items()]
-        named = ("ema", self.ema), ("accumulated", self.accumulated)
-        return buffers + [(name, buffer.flat) for name, buffer in named if buffer is not None]
-
-    def _stage(self, grads: Mapping[str, Any]) -> np.ndarray:
-        """Copies a mapping of gradients, checked, into a flat buffer of the optimizer's own."""
-        for name, array in grads.items():
-            if name not in self.layout.shapes:
-                raise ValueError(f"grads: no parameter {name!r}; {nearest(name, self.layout.shapes)}")
-            if not isinstance(array, np.ndarray) or array.dtype != self.dtype:
-                kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-                raise TypeError(f"grads[{name!r}] must be an array of {self.dtype} as the parameters are, not {kind}")
-            check_unmasked(f"grads[{name!r}]", array)
-            if array.shape != self.layout.shapes[name]:
-                raise ValueError(f"grads[{name!r}] must have the shape {self.layout.shapes[name]}, not {array.shape}")
-        missing = [name for group in self._active for name in group.names if name not in grads]
-        if missing:
-            raise ValueError(f"grads has no gradient for {missing[0]!r}: give one, or freeze its group")
-        if self._staged is None:
-            self._staged = FlatBuffer.empty(self.layout, self.dtype)
-        for name, staged in self._staged.items():
-            staged[...] = grads.get(name, 0)
-        return self._staged.flat
-
-    def _follow_params(self) -> Program:
-        """The program that updates the moving average: SGD's kernel, with the parameters as its gradient."""
-        if self.ema is None or self._ema_decay is None:
-            return Program([], ())
-        k = np.array([self._ema_decay - 1.0, 0.0, self._ema_decay, 1.0], self.dtype)
-        return self._backend.bind([Work("sgd", (self.ema.flat, self.flat), k)], self.threads)
+    def _current_plan(self) -> StepPlan:
+        if self._plan is None or self._plan.forks != process.forks:
+            self._forget()
+            self._plan = StepPlan(self._state, self._backend, self.threads)
+        return self._plan
 
 
-class _Source:
-    """A gradient's flat array and the programs that read it."""
-
-    def __init__(self, optimizer: Optimizer, array: np.ndarray) -> None:
-        self.array, self._optimizer = array, optimizer
-        self._k = np.array([1.0, 0.0, 1.0, -1.0], optimizer.dtype)  # SGD's kernel, by a step of minus one
-
-    def _slices(self, names: list[str]) -> list[tuple[slice, str]]:
-        """The runs of parameters without gaps, each with its place and its first name."""
-        places = self._optimizer.layout.places
-        runs = self._optimizer.layout.runs(names)
-        return [(slice(places[run[0]].start, places[run[-1]].stop), run[0]) for run in runs]
-
-    @cached_property
-    def update(self) -> Program:
-        """Updates parameters and states by the gradient, takes over the counts, and does what follows an update."""
-        optimizer = self._optimizer
-        works = []
-        for group in optimizer._active:
-            for place, first in self._slices(list(group.names)):
-                buffers = [optimizer.flat[place], self.array[place]]
-                for name in group.rule.states:
-                    state = optimizer.state[name]
-                    start = state.layout.places[first].start
-                    buffers.append(state.flat[start : start + place.stop - place.start])
-                works.append(Work(group.rule.kernel, tuple(buffers), group.k))
-        update = optimizer._backend.bind(works, optimizer.threads)
-        count = setitem, optimizer.counts, _ALL, optimizer._counted
-        lock = update.lock or optimizer._follow.lock
-        return Program([*update.calls, count, *optimizer._finish], update.keeps, lock)
-
-    def scale_added(self, scale: float) -> None:
-        """Sets by what :attr:`add` and :attr:`add_to_total` multiply the gradient."""
-        self._k[0] = scale
-
-    @cached_property
-    def add(self) -> Program:
-        """Adds the gradient to the accumulated ones."""
-        accumulated = self._optimizer.accumulated
-        assert accumulated is not None
-        return self._adding(accumulated.flat)
-
-    @cached_property
-    def add_to_total(self) -> Program:
-        """Adds the gradient to their copy, which becomes the gradient of an update."""
-        return self._adding(self._optimizer._total.array)
-
-    def _adding(self, array: np.ndarray) -> Program:
-        return self._optimizer._backend.bind([Work("sgd", (array, self.array), self._k)], self._optimizer.threads)
-
-    @cached_property
-    def _sum_squares(self) -> Callable[[float], float]:
-        names = [name for group in self._optimizer._active for name in group.names]
-        gradients = [self.array[place] for place, _ in self._slices(names)]
-        return self._optimizer._backend.bind_sum_squares(gradients, self._optimizer.threads)
-
-    def norm(self, scale: float) -> float:
-        """The 2-norm of the gradient times ``scale``; infinite or NaN only if the gradient is not finite."""
-        total = self._sum_squares(1.0)
-        if math.isfinite(total):
-            return abs(scale) * math.sqrt(total)
-        return abs(scale) * (math.sqrt(self._sum_squares(_TINY)) / _TINY)
-
-
-def _is_plain_mapping(grads: Any) -> bool:
-    return isinstance(grads, Mapping) and not isinstance(grads, FlatBuffer)
+def _copies(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array.copy() for name, array in arrays.items()}
 
 
 def _checked_limit(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"max_norm must be a number > 0 or None, not {value!r} ({type(value).__name__})")
-    if not float(value) > 0:
-        raise ValueError(f"max_norm must be a number > 0 or None, not {value!r}")
-    return float(value)
+    number = real("max_norm", value, "a number > 0 or None")
+    if not number > 0:
+        raise ValueError(f"max_norm must be a number > 0 or None, not {quoted(value)}")
+    return number
 
 
 def _checked_scale(value: Any, dtype: np.dtype) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"grad_scale must be a finite number, not {value!r} ({type(value).__name__})")
-    if not math.isfinite(value):
-        raise ValueError(f"grad_scale must be a finite number, not {value!r}")
-    if abs(float(value)) > float(np.finfo(dtype).max):
-        raise ValueError(f"grad_scale must be a number of {dtype}, not {value!r}")
-    return float(value)
+    number = real("grad_scale", value, "a finite number")
+    if not math.isfinite(number):
+        raise ValueError(f"grad_scale must be a finite number, not {quoted(value)}")
+    if abs(number) > float(np.finfo(dtype).max):
+        raise ValueError(f"grad_scale must be a number of {dtype}, not {quoted(value)}")
+    return number

@@ -91,6 +91,8 @@ class Rule(Declared):
         decay: Any = getattr(self, "weight_decay", 0.0)
         if self.maximize:
             g = -g
+        if decay == 0:  # 0 * p would be NaN for a parameter that is infinite
+            return p, g
         if getattr(self, "decoupled_weight_decay", False):
             return p - lr * decay * p, g
         return p, g + decay * p

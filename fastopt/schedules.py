@@ -4,14 +4,17 @@ Any callable will do as a rule's ``lr``; these are the usual ones, and checkpoin
 """
 
 import math
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from fastopt.declared import Choice, ClosedUnitInterval, Declared, Interval, NonNegative, Positive, Whole
+from fastopt.errors import quoted
 
 Steps = Annotated[int, Whole(1)]
 StepsOrZero = Annotated[int, Whole(0)]
 Fraction = Annotated[float, Interval(0.0, 1.0, "()")]
+_RATE, _METRIC = Interval(0.0), Interval(-math.inf)
 Direction = Annotated[str, Choice("min", "max")]
 
 
@@ -25,8 +28,14 @@ class Schedule(Declared):
         """What a schedule has learnt from the run, for checkpoints; empty if it depends on the step alone."""
         return {}
 
-    def resume(self, progress: dict[str, Any]) -> None:
-        """Takes over what :meth:`progress` gave."""
+    def resume(self, progress: Mapping[str, Any]) -> None:
+        """Takes over what :meth:`progress` gave. TypeError or ValueError if it cannot be that."""
+        if progress:
+            raise ValueError(f"{type(self).__name__}: progress must be empty, not {quoted(progress)}")
+
+    def adopting(self, other: Self) -> list[tuple]:
+        """The calls, of functions implemented in C, by which it takes over the progress of a schedule of its kind."""
+        return []
 
     def __reduce__(self) -> tuple:
         return *super().__reduce__(), self.progress()
@@ -40,7 +49,7 @@ class Constant(Schedule):
 
     lr: NonNegative
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         return self.lr
 
 
@@ -51,7 +60,7 @@ class Step(Schedule):
     every: Steps
     factor: Positive = 0.1
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         return self.lr * self.factor ** ((step - 1) // self.every)
 
 
@@ -61,7 +70,7 @@ class Exponential(Schedule):
     lr: NonNegative
     factor: Positive
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         return self.lr * self.factor ** (step - 1)
 
 
@@ -73,13 +82,13 @@ class _WarmedUp(Schedule):
     warmup: StepsOrZero = 0
     final: NonNegative = 0.0
 
-    def check(self):
+    def check(self) -> None:
         if self.warmup >= self.steps:
             raise ValueError(
                 f"{type(self).__name__}: warmup must be less than steps, not {self.warmup} of {self.steps}"
             )
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         if step <= self.warmup:
             return self.lr * step / self.warmup
         return self.final + (self.lr - self.final) * self.shape(_fraction(step, max(self.warmup, 1), self.steps))
@@ -95,14 +104,14 @@ class Cosine(_WarmedUp):
     Loshchilov & Hutter, SGDR, ICLR 2017, arXiv:1608.03983, without restarts.
     """
 
-    def shape(self, done):
+    def shape(self, done: float) -> float:
         return (1 + math.cos(math.pi * done)) / 2
 
 
 class Linear(_WarmedUp):
     """Up to ``lr`` in a line over ``warmup`` steps, then down to ``final`` at the step ``steps`` in another."""
 
-    def shape(self, done):
+    def shape(self, done: float) -> float:
         return 1 - done
 
 
@@ -119,7 +128,7 @@ class OneCycle(Schedule):
     start_divisor: Positive = 25.0
     final_divisor: Positive = 250000.0
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         peak = max(1.0, self.rise * self.steps)
         if step < peak:
             low, left = self.lr / self.start_divisor, 1 - _fraction(step, 1, peak)
@@ -145,10 +154,10 @@ class Plateau(Schedule):
     if TYPE_CHECKING:
         _progress: ClassVar[dict[str, Any]]
 
-    def check(self):
+    def check(self) -> None:
         self.resume({"current": self.lr, "best": None, "waited": 0})
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         return self._progress["current"]
 
     def observe(self, metric: float) -> None:
@@ -163,11 +172,21 @@ class Plateau(Schedule):
             current, waited = max(current * self.factor, min(self.final, current)), 0
         self.resume({"current": current, "best": best, "waited": waited})
 
-    def progress(self):
+    def progress(self) -> dict[str, Any]:
         return dict(self._progress)
 
-    def resume(self, progress):
-        self.__dict__["_progress"] = dict(progress)
+    def resume(self, progress: Mapping[str, Any]) -> None:
+        if not isinstance(progress, Mapping) or set(progress) != {"current", "best", "waited"}:
+            raise ValueError(f"Plateau: progress must have current, best and waited, not be {quoted(progress)}")
+        best = progress["best"]
+        self.__dict__["_progress"] = {
+            "current": _RATE.parse("Plateau: progress: current", progress["current"]),
+            "best": best if best is None else _METRIC.parse("Plateau: progress: best", best),
+            "waited": Whole(0).parse("Plateau: progress: waited", progress["waited"]),
+        }
+
+    def adopting(self, other):
+        return [(self.__dict__.update, {"_progress": other.progress()})]
 
 
 def _fraction(step: float, first: float, last: float) -> float:

@@ -127,12 +127,10 @@ def test_the_configuration_requires_c_and_pins_what_it_installs():
     assert configuration["launch_method"] == "spawn"
 
 
-def test_the_proof_changes_what_it_says(suite):
-    sys.path.insert(0, str(ASV))
-    try:
-        import prove_detection as proof
-    finally:
-        sys.path.remove(str(ASV))
+def test_the_proof_changes_what_it_says(monkeypatch):
+    monkeypatch.syspath_prepend(ASV / "proofs")
+    import detection as proof
+
     for kernel, backend, rules in proof.ROUNDS:
         source = (proof.REPOSITORY / proof.kernel_file(kernel, backend)).read_text()
         loop = "KERNEL(" if backend == "c" else "prange(p.size)"

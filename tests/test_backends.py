@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,7 @@ def test_without_numba():
     assert optimizer.backend_reason == reason
     found = fastopt.backends()
     assert not found["numba"] and found["numba"].reason == "No module named 'numba'. Install it with: pip install numba"
-    assert found["c"].available and found["c"].version == "1.0"
+    assert found["c"].available and found["c"].version == "1.1"
     for ask in ({"backend": "numba"},):
         try:
             make(**ask)
@@ -192,7 +193,8 @@ def test_without_c(missing):
     try:
         make(backend="c")
     except fastopt.BackendError as error:
-        assert "backend 'c' is not available" in str(error) and "compiler" in str(error)
+        way_out = "pip install cffi" if sys.argv[1] == "_cffi_backend" else "with a C compiler: pip install"
+        assert "backend 'c' is not available" in str(error) and way_out in str(error)
     else:
         raise AssertionError
     sys.modules["torch"] = type(sys)("torch")
@@ -201,6 +203,39 @@ def test_without_c(missing):
     """,
         missing,
     )
+
+
+@needs_c
+def test_a_clone_that_hides_the_installed_package_says_so(tmp_path):
+    """Started in a clone, Python imports the folder ``fastopt`` there."""
+    installed = tmp_path / "installed" / "fastopt"
+    clone = tmp_path / "clone" / "fastopt"
+    for copy in (installed, clone):
+        shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.so", "_c_failure.txt"))
+    shutil.copy(import_module("fastopt._c").__file__, installed)
+    reason = python(HIDDEN, str(clone.parent), str(installed.parent))
+    assert f"in {clone}, which hides {installed}: start Python in another folder or with its option -P" in reason
+    reason = python(HIDDEN, str(clone.parent), str(tmp_path))
+    assert f"It has not been built for {clone}; with a C compiler: pip install" in reason
+
+
+HIDDEN = """
+    import os, sys
+    import _cffi_backend, numpy  # before their folder, in which the tests' own fastopt may lie, is out of sight
+    sys.meta_path = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
+    sys.path = sys.argv[1:] + [path for path in sys.path if not os.path.exists(os.path.join(path, "fastopt"))]
+    import fastopt
+    print(fastopt.backends()["c"].reason)
+"""
+
+
+def test_why_the_c_backend_could_not_be_built_is_said(tmp_path):
+    clone = tmp_path / "fastopt"
+    shutil.copytree(PACKAGE, clone, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    (clone / "_c_failure.txt").write_text("x.c:1: error: no such thing\n\nand more\n")
+    reason = python(HIDDEN, str(tmp_path))
+    assert f"Building it failed: x.c:1: error: no such thing ({clone / '_c_failure.txt'} has more)." in reason
+    assert "and more" not in reason
 
 
 def test_without_any_backend():

@@ -1,6 +1,7 @@
 """Bad input: an error that names the argument, and nothing changed. Checkpoints have tests of their own."""
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -136,6 +137,12 @@ def test_rules(rule, error, message, backend):
         ({"threads": 1.0}, TypeError, "threads must be a whole number >= 1 or None, not 1.0"),
         ({"threads": "2"}, TypeError, "threads must be a whole number >= 1 or None, not '2'"),
         ({"threads": True}, TypeError, "threads must be a whole number >= 1 or None, not True"),
+        ({"threads": np.timedelta64(2)}, TypeError, "threads must be a whole number >= 1 or None, not"),
+        pytest.param({"threads": -(10**5000)}, ValueError, "threads must be .* not a whole number of", id="digits"),
+        ({"accumulate": np.timedelta64(2)}, TypeError, "accumulate must be a whole number >= 1, not"),
+        ({"accumulate": np.array([2])}, TypeError, "accumulate must be a whole number >= 1, not"),
+        ({"ema_decay": np.timedelta64(0)}, TypeError, r"ema_decay must be a number in \[0, 1\), not"),
+        ({"ema_decay": np.array(True)}, TypeError, r"ema_decay must be a number in \[0, 1\), not"),
         ({"accumulate": 0}, ValueError, "accumulate must be a whole number >= 1, not 0"),
         ({"accumulate": 2.0}, TypeError, r"accumulate must be a whole number >= 1, not 2.0 \(float\)"),
         ({"accumulate": None}, TypeError, "accumulate must be a whole number >= 1, not None"),
@@ -322,6 +329,17 @@ def test_a_mapping_is_copied_hence_may_overlap(backend):
     assert optimizer.flat.tolist() == [0.5, 0.5, 0.5]
 
 
+def test_a_large_mapping_may_overlap_too(backend):
+    """It is copied then, and else read where it lies."""
+    optimizer = Optimizer(FlatBuffer({"w": np.ones(200_000), "b": np.ones(200_000)}), Adam(lr=0.5), backend=backend)
+    expected = Optimizer(optimizer.params.copy(), Adam(lr=0.5), backend=backend)
+    optimizer.step({"w": optimizer.params["w"], "b": optimizer.state["exp_avg"]["b"]})
+    gradient = optimizer.params.zeros_like()
+    gradient["w"] = 1.0
+    expected.step(gradient)
+    assert snapshot(optimizer) == snapshot(expected)
+
+
 def test_a_refused_gradient_leaves_the_one_before_in_use(backend):
     """Binding another gradient starts before it is checked: the old one must not be read under the new one's name."""
     optimizer, expected = (Optimizer(np.ones(5), Adam(), backend=backend) for _ in range(2))
@@ -344,6 +362,19 @@ def test_a_refused_gradient_leaves_the_one_before_in_use(backend):
         ({"max_norm": "1"}, TypeError, r"max_norm must be a number > 0 or None, not '1' \(str\)"),
         ({"max_norm": True}, TypeError, r"max_norm must be a number > 0 or None, not True \(bool\)"),
         ({"max_norm": np.ones(2)}, TypeError, r"max_norm must be a number > 0 or None, not array"),
+        ({"max_norm": np.array([1.0])}, TypeError, r"max_norm must be a number > 0 or None, not array"),
+        ({"max_norm": np.array(True)}, TypeError, r"max_norm must be a number > 0 or None, not array\(True\)"),
+        ({"max_norm": np.array("1")}, TypeError, r"max_norm must be a number > 0 or None, not array\('1'"),
+        ({"max_norm": np.timedelta64(1)}, TypeError, "max_norm must be a number > 0 or None, not np.timedelta64"),
+        ({"max_norm": np.array(1, "m8[s]")}, TypeError, "max_norm must be a number > 0 or None, not array"),
+        ({"max_norm": np.ma.array(1.0)}, TypeError, "max_norm must be a number > 0 or None, not masked_array"),
+        ({"max_norm": 10**400}, ValueError, "max_norm must be a number > 0 or None, not a whole number of 1329 bits"),
+        ({"max_norm": -(10**400)}, ValueError, "max_norm must be a number > 0 or None, not a whole number of 1329"),
+        ({"max_norm": Fraction(10**400, 3)}, ValueError, "max_norm must be a number > 0 or None, not Fraction"),
+        ({"grad_scale": 10**400}, ValueError, "grad_scale must be a finite number, not a whole number of 1329 bits"),
+        ({"grad_scale": 10**5000}, ValueError, "grad_scale must be a finite number, not a whole number of 16610"),
+        ({"grad_scale": np.timedelta64(1)}, TypeError, "grad_scale must be a finite number, not np.timedelta64"),
+        ({"grad_scale": np.array("1")}, TypeError, "grad_scale must be a finite number, not array"),
         ({"grad_scale": np.inf}, ValueError, "grad_scale must be a finite number, not inf"),
         ({"grad_scale": np.nan}, ValueError, "grad_scale must be a finite number, not nan"),
         ({"grad_scale": np.float32(np.nan)}, ValueError, "grad_scale must be a finite number, not"),

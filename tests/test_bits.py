@@ -120,7 +120,12 @@ def interpreted(kernel: str):
 
     function = KERNELS[kernel].py_func
     plain = {"prange": range, "sqrt": np.sqrt, "to_fixed_tuple": lambda k, n: tuple(k)}
-    return types.FunctionType(function.__code__, function.__globals__ | plain)
+    called = {
+        name: each.py_func
+        for name in function.__code__.co_names
+        if (each := function.__globals__.get(name)) and hasattr(each, "py_func")
+    }
+    return types.FunctionType(function.__code__, function.__globals__ | called | plain)
 
 
 def every_size() -> tuple[list[slice], int]:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ HERE = Path(__file__).parent / "c"
 SOURCES = [str(CSRC / name) for name in ("fastopt.c", "optimizer.c", "parallel.c")]
 FLAGS = ["-std=gnu11", "-g", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
 CC = os.environ.get("CC", "cc")
+COMPILERS = [CC, *(["clang"] if shutil.which("clang") else [])]
 
 
 def shell(*command, **options):
@@ -91,11 +93,86 @@ def test_cmake_finds_an_installed_library(tmp_path):
     assert "line" in shell(user / "build" / "user")
 
 
+OPTIONS = [
+    "-ffinite-math-only",
+    "-fno-signed-zeros",
+    "-freciprocal-math",
+    "-fassociative-math -fno-signed-zeros -fno-trapping-math",
+    "-funsafe-math-optimizations",
+    "-ffast-math",
+]
+MACROS = ["FAST_MATH", "FINITE_MATH_ONLY", "NO_SIGNED_ZEROS", "ASSOCIATIVE_MATH", "RECIPROCAL_MATH"]
+
+
+def step(compiler, folder, *flags):
+    """What the library says of a step when it is compiled with these flags, or the compiler's error."""
+    program = folder / "step"
+    options = [*(flag for flag in FLAGS if flag != "-Werror"), "-DKERNELS(_)=_(sgd)", "-Wno-unused-function"]
+    command = [compiler, *options, "-O2", *flags, *SOURCES, HERE / "step.c", "-o", program, "-lpthread", "-ldl", "-lm"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return shell(program) if done.returncode == 0 else done.stderr
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_options_that_change_results_are_refused(compiler, options, tmp_path):
+    """By the compiler where it defines a macro for them, as GCC does, and else by every step."""
+    found = step(compiler, tmp_path, *options.split())
+    assert "compile without -ffast-math and its parts" in found or "options that change results" in found
+    hidden = step(compiler, tmp_path, *options.split(), *(f"-U__{name}__" for name in MACROS))
+    assert "options that change results" in hidden
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="puts a library before another as Linux does")
+def test_a_library_that_changes_results_is_no_backend(tmp_path):
+    library = tmp_path / "libfastopt.so"
+    hidden = ["-fno-signed-zeros", *(f"-U__{name}__" for name in MACROS)]
+    shared = ["-fPIC", "-shared", "-Wl,-soname,libfastopt.so", "-o", library]
+    options = [flag for flag in FLAGS if flag != "-Werror"]
+    shell(CC, *options, "-O2", *hidden, *SOURCES, *shared, "-lpthread", "-ldl", "-lm")
+    python(
+        """
+        import numpy as np
+        import fastopt
+        found = fastopt.backends()["c"]
+        assert not found and "options that change results" in found.reason, found
+        try:
+            fastopt.Optimizer(np.ones(3), fastopt.SGD(), backend="c")
+        except fastopt.BackendError as error:
+            assert str(error) == found.reason
+        else:
+            raise AssertionError("the library was used")
+        """,
+        LD_PRELOAD=str(library),
+    )
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_contraction_is_refused_or_has_no_effect(compiler, tmp_path):
+    """GCC heeds what the source says of it, Clang does not."""
+    clang = "clang" in shell(compiler, "--version")
+    expected = "options that change results" if clang else "no error"
+    assert expected in step(compiler, tmp_path, "-ffp-contract=fast")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="instruction sets of x86-64")
+@pytest.mark.parametrize("options", ["", "-march=sapphirerapids", "-march=skylake-avx512"])
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_each_instruction_set_has_its_registers(compiler, options):
+    """Also where FLT_EVAL_METHOD is 16, and where the compiler would rather not use the widest registers."""
+    command = [compiler, "-std=gnu11", "-O3", "-fno-math-errno", *options.split(), "-S", "-o", "-", CSRC / "fastopt.c"]
+    functions = re.findall(r"^(\w+)_(32|64)_(avx2|avx512):(.*?)^\s*\.size\b", shell(*command), flags=re.M | re.S)
+    kernels = {file.stem for file in (CSRC / "kernels").glob("*.h")} - {"all"}
+    found = {(kernel, dtype, isa): code for kernel, dtype, isa, code in functions if kernel in kernels}
+    assert len(found) == len(kernels) * 2 * 2
+    assert [name for name, code in found.items() if {"avx2": "%ymm", "avx512": "%zmm"}[name[2]] not in code] == []
+
+
 def test_address_and_undefined_behaviour_sanitizers(tmp_path):
     program = tmp_path / "hammer"
     sanitize = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    shell(CC, *FLAGS, *sanitize, *SOURCES, HERE / "hammer.c", "-o", program, "-lpthread", "-ldl")
-    assert "same bits, pool libgomp" in shell(program)
+    shell(CC, *FLAGS, *sanitize, *SOURCES, HERE / "hammer.c", "-o", program, "-lpthread", "-ldl", "-lm")
+    assert "same bits, pool libgomp" in shell(program, env=os.environ | {"OMP_NUM_THREADS": "4"})
 
 
 def test_thread_sanitizer(tmp_path):
@@ -103,14 +180,24 @@ def test_thread_sanitizer(tmp_path):
     program = tmp_path / "hammer"
     pool = ["-fPIC", "-shared", "-Wl,-soname,libgomp.so.1", "-o", tmp_path / "libgomp.so.1"]
     shell(CC, *FLAGS, "-O1", "-fsanitize=thread", HERE / "pool.c", *pool, "-lpthread")
-    shell(CC, *FLAGS, "-O1", "-fsanitize=thread", *SOURCES, HERE / "hammer.c", "-o", program, "-lpthread", "-ldl")
+    shell(
+        CC, *FLAGS, "-O1", "-fsanitize=thread", *SOURCES, HERE / "hammer.c", "-o", program, "-lpthread", "-ldl", "-lm"
+    )
     assert "same bits, pool libgomp" in shell(program, env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)})
 
 
 def test_a_fork_before_the_first_call(tmp_path):
     program = tmp_path / "fork"
-    shell(CC, *FLAGS, "-fopenmp", *SOURCES, HERE / "fork.c", "-o", program, "-lpthread", "-ldl")
+    shell(CC, *FLAGS, "-fopenmp", *SOURCES, HERE / "fork.c", "-o", program, "-lpthread", "-ldl", "-lm")
     assert shell(program) == "the child ended with 0\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the library starts no threads")
+@pytest.mark.parametrize(("arguments", "pool"), [([], "none"), (["threads"], "libgomp")])
+def test_a_fork_before_the_library_is_loaded(library, tmp_path, arguments, pool):
+    program = tmp_path / "late"
+    shell(CC, "-Wall", "-Wextra", f"-I{CSRC}", HERE / "late.c", "-o", program, "-lpthread", "-ldl", "-lm")
+    assert shell(program, library / "libfastopt.so", *arguments) == f"{pool}\n"
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux shows them")
@@ -133,6 +220,31 @@ def test_a_call_uses_a_thread_for_each_grain(grain, threads):
         """,
         str(grain),
         str(threads),
+        OMP_NUM_THREADS="4",
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux shows them")
+@pytest.mark.parametrize("setting", [{}, {"OMP_NUM_THREADS": "1"}])
+def test_a_million_threads_are_as_many_as_there_are_processors(setting):
+    """Unless the host's own parallel regions have more, as in the test above."""
+    python(
+        """
+        import os
+        import numpy as np
+        from fastopt._c import ffi, lib
+
+        if os.environ.get("OMP_NUM_THREADS") != "1":
+            os.environ.pop("OMP_NUM_THREADS", None)
+        p, g, k = np.ones(50_000, np.float32), np.ones(50_000, np.float32), np.ones(4, np.float32)
+        buffers = [ffi.cast("void *", array.ctypes.data) for array in (p, g)]
+        span = ffi.new("fastopt_span *", (p.size, ffi.cast("void *", k.ctypes.data), buffers))
+        before = len(os.listdir("/proc/self/task"))
+        assert lib.fastopt_step(ffi.new("fastopt_call *", (span, 1, 10**6, 0, 1))) == 0
+        made = len(os.listdir("/proc/self/task")) - before
+        assert made == len(os.sched_getaffinity(0)) - 1, made
+        """,
+        **setting,
     )
 
 
@@ -172,3 +284,4 @@ def test_importing_the_pointers_needs_no_backend():
     code = "import sys; sys.modules['fastopt._c'] = None; import fastopt; fastopt.get_library()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "BackendError: backend 'c' is not available" in done.stderr
+    assert "with a C compiler: pip install" in done.stderr

@@ -7,8 +7,12 @@ import signal
 import stat
 import subprocess
 import sys
+import textwrap
 import time
+import tracemalloc
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +21,21 @@ from cases import every_form
 from harness import SHAPES, python, random_buffer, snapshot
 
 import fastopt
-from fastopt import RULES, SGD, Adam, AdamW, CheckpointError, FlatBuffer, Momentum, Optimizer, RMSprop, Rprop, schedules
+from fastopt import (
+    RULES,
+    SGD,
+    Adam,
+    AdamW,
+    CheckpointError,
+    FlatBuffer,
+    Momentum,
+    Optimizer,
+    RMSprop,
+    Rprop,
+    checkpoint,
+    schedules,
+)
+from fastopt.state import OptimizerState
 
 BACKENDS = [name for name, found in fastopt.backends().items() if found]
 
@@ -322,7 +340,7 @@ def test_another_safetensors_file_is_refused(optimizer, tmp_path):
 
 def test_another_version_is_refused(optimizer, tmp_path, monkeypatch):
     path = tmp_path / "run"
-    monkeypatch.setattr("fastopt.checkpoint.FORMAT", 99)
+    monkeypatch.setattr("fastopt.checkpoint.saved.FORMAT", 99)
     optimizer.save(path)
     monkeypatch.undo()
     refuses(optimizer, path, "format 99, not 1: another version of fastopt wrote it")
@@ -490,3 +508,501 @@ def test_rprops_states_are_those_of_the_run(backend, dtype, tmp_path):
     optimizer = Optimizer(random_buffer(5, dtype), Rprop(lr=0.1), backend=backend)
     optimizer.load(tmp_path / "run")
     assert snapshot(optimizer) == snapshot(saved)
+
+
+def craft(path: Path, description: Any, tensors: dict[str, np.ndarray]) -> None:
+    """A safetensors file with fitting checksums, written by the package itself."""
+    if isinstance(description, dict) and "checksums" in description:
+        description["checksums"] = {key: zlib.crc32(array.tobytes()) for key, array in tensors.items()}
+    text = description if isinstance(description, str) else json.dumps(description)
+    metadata = {"fastopt": text, "fastopt.checksum": str(zlib.crc32(text.encode()))}
+    safetensors.numpy.save_file(tensors, path, metadata)
+
+
+def contents(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """The description and the arrays of a file, read by the package itself."""
+    with safetensors.safe_open(path, "numpy") as file:
+        return json.loads(file.metadata()["fastopt"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def test_a_file_of_format_1_that_safetensors_wrote_is_read(optimizer, tmp_path):
+    optimizer.save(tmp_path / "run", {"epoch": 3})
+    description, tensors = contents(tmp_path / "run")
+    assert list(description) == ["step", "micro_step", "groups", "format", "layout", "checksums", "extra"]
+    assert description["format"] == 1
+    craft(tmp_path / "theirs", description, tensors)
+    assert (tmp_path / "theirs").read_bytes() != (tmp_path / "run").read_bytes()
+    before = snapshot(optimizer)
+    optimizer.step(random_buffer(9, "float32"))
+    assert optimizer.load(tmp_path / "theirs") == {"epoch": 3}
+    assert snapshot(optimizer) == before
+    saved, arrays = checkpoint.read(tmp_path / "theirs")
+    assert saved == description and all((arrays[key] == tensors[key]).all() for key in tensors | arrays)
+
+
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.5}, {"accumulate": 2}, {"ema_decay": 0.5, "accumulate": 2}])
+@pytest.mark.parametrize("params", [{}, {"w": np.zeros((0, 3))}], ids=["no parameters", "no elements"])
+def test_an_optimizer_of_nothing_loads_its_own_checkpoint(params, options, backend, dtype, tmp_path):
+    saved, other = (Optimizer(FlatBuffer(params, dtype), Adam(), backend=backend, **options) for _ in range(2))
+    for _ in range(3):
+        saved.step(saved.params.zeros_like())
+    saved.save(tmp_path / "run")
+    other.load(tmp_path / "run")
+    assert snapshot(other) == snapshot(saved)
+    other.load_state_dict(saved.state_dict())
+    other.step(other.params.zeros_like())
+
+
+EXTRAS = [
+    None,
+    True,
+    -1.5e-300,
+    10**300,
+    "ä\ud800\0",
+    [],
+    {},
+    {"": [{"a": None}, [], "1"]},
+    [float("inf"), -0.0, 0.1 + 0.2],
+    {"1": 1, "true": False},
+]
+
+
+@pytest.mark.parametrize("extra", EXTRAS, ids=map(repr, range(len(EXTRAS))))
+def test_an_extra_comes_back_as_it_was(extra, optimizer, tmp_path):
+    optimizer.save(tmp_path / "run", extra)
+    assert repr(optimizer.load(tmp_path / "run")) == repr(extra)
+
+
+def deep(levels: int) -> list:
+    return [] if levels == 0 else [deep(levels - 1)]
+
+
+@pytest.mark.parametrize(
+    ("extra", "error", "message"),
+    [
+        ({1: 2}, TypeError, "extra: the key 1 is not JSON serializable as it is: keys must be text"),
+        ({"a": {None: 2}}, TypeError, r"extra\['a'\]: the key None is not JSON serializable as it is"),
+        ([{True: 2}], TypeError, r"extra\[0\]: the key True is not JSON serializable as it is"),
+        ((1, 2), TypeError, "extra: tuple is not JSON serializable as it is: it must be None, bool, int, float, str, "),
+        ({"a": [(1,)]}, TypeError, r"extra\['a'\]\[0\]: tuple is not JSON serializable as it is"),
+        ({"a": np.float32(1)}, TypeError, r"extra\['a'\]: float32 is not JSON serializable"),
+        ({"a": np.ones(2)}, TypeError, r"extra\['a'\]: ndarray is not JSON serializable"),
+        (deep(101), ValueError, "extra must not be nested more than 100 deep"),
+        pytest.param(10**5000, ValueError, "extra: .*digits", id="digits"),
+    ],
+)
+def test_an_extra_that_json_would_change_is_refused(extra, error, message, optimizer, tmp_path):
+    with pytest.raises(error, match=f"^{message}"):
+        optimizer.save(tmp_path / "run", extra)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_cycle_is_refused(optimizer, tmp_path):
+    extra: dict = {}
+    extra["a"] = [extra]
+    with pytest.raises(ValueError, match="extra must not be nested more than 100 deep"):
+        optimizer.save(tmp_path / "run", extra)
+
+
+@pytest.mark.parametrize("name", ["r", "r" * 255, "é" * 127, os.fsdecode(b"\xff" * 255)])
+def test_every_name_that_open_takes(name, optimizer, tmp_path):
+    for extra in (1, 2):
+        optimizer.save(tmp_path / name, extra)
+        assert optimizer.load(os.fsencode(tmp_path / name)) == extra
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_link_stays_and_its_target_is_replaced(optimizer, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(Path("disk", "target"))
+    for extra in (1, 2):
+        optimizer.save(tmp_path / "run", extra)
+        assert (tmp_path / "run").is_symlink() and optimizer.load(tmp_path / "disk" / "target") == extra
+    assert os.listdir(tmp_path / "disk") == ["target"]
+
+
+def test_what_killed_processes_have_left_goes_with_the_next_save(optimizer, tmp_path):
+    path = tmp_path / "run"
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    command = [sys.executable, "-c", textwrap.dedent(SAVER), str(path), BACKENDS[-1]]
+    left = 0
+    for number in range(20):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+            assert process.stdout.read(5) == b"ready"
+            time.sleep(0.002 * number)
+            process.kill()
+        left = max(left, len(os.listdir(tmp_path)) - 1)
+        if left:
+            break
+    assert left == 1, "no process was killed while it wrote"
+    optimizer.save(path)
+    assert os.listdir(tmp_path) == ["run"]
+
+
+# Memory
+
+
+LIMITED = """
+    import os, resource, sys
+    import numpy as np
+    import fastopt
+    def used():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+    path, spare = sys.argv[1], int(sys.argv[2])
+    optimizer = fastopt.Optimizer(np.zeros(2_000_000, np.float32), fastopt.Adam(), backend=sys.argv[3])
+    optimizer.save(path, 0)
+    optimizer.flat.fill(1)
+    optimizer.state["exp_avg"].flat.fill(2)
+    resource.setrlimit(resource.RLIMIT_AS, (used() + spare, resource.RLIM_INFINITY))
+    done = []
+    for what in (lambda: optimizer.save(path, 1), lambda: optimizer.load(path)):
+        try:
+            what()
+            done.append("done")
+        except MemoryError:
+            done.append("MemoryError")
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    new = done[0] == "done"
+    old = not new and done[1] == "done"
+    assert optimizer.flat.min() == optimizer.flat.max() == (0 if old else 1)
+    assert optimizer.state["exp_avg"].flat.min() == optimizer.state["exp_avg"].flat.max() == (0 if old else 2)
+    assert optimizer.load(path) == int(new)
+    assert os.listdir(os.path.dirname(path)) == ["run"]
+    print(*done)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads its size as Linux shows it")
+@pytest.mark.parametrize("spare", [0, 300_000, 600_000, 1_000_000, 3_000_000])
+def test_short_memory_is_a_memoryerror_or_enough(spare, tmp_path):
+    """24 MB of parameters and states; 3 MB to spare are enough for saving them, and for loading them."""
+    done = python(LIMITED, str(tmp_path / "run"), str(spare), BACKENDS[-1]).split()
+    assert len(done) == 2 and set(done) <= {"done", "MemoryError"}
+    assert spare < 3_000_000 or done == ["done", "done"]
+
+
+def test_a_full_disk_is_an_oserror_that_names_the_file_and_leaves_the_old_one(optimizer, tmp_path):
+    optimizer.save(tmp_path / "run", "old")
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (tmp_path / "run").stat().st_size
+    for limit in (1, 100, size // 2, size - 1):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+        try:
+            with pytest.raises(OSError, match="File too large: .*run'"):
+                optimizer.save(tmp_path / "run", "new")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert os.listdir(tmp_path) == ["run"] and optimizer.load(tmp_path / "run") == "old"
+
+
+def test_loading_reads_into_the_arrays_themselves(tmp_path):
+    """No array of a parameter's size is made, neither by saving nor by loading."""
+    optimizer = Optimizer(np.zeros(3_000_000, np.float32), Adam(), backend=BACKENDS[-1], ema_decay=0.9)
+    optimizer.save(tmp_path / "run")
+    optimizer.load(tmp_path / "run")
+    tracemalloc.start()
+    try:
+        optimizer.save(tmp_path / "run")
+        optimizer.load(tmp_path / "run")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2_000_000 < optimizer.flat.nbytes / 5
+
+
+def test_a_file_that_changes_while_it_is_loaded_is_refused(optimizer, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    optimizer.save(path)
+    adopting = OptimizerState.adopting
+
+    def slowly(state, saved):
+        calls = adopting(state, saved)
+        with path.open("r+b") as file:
+            file.write(bytes(8))
+        os.utime(path, (1, 1))
+        return calls
+
+    monkeypatch.setattr(OptimizerState, "adopting", slowly)
+    refuses(optimizer, path, "it was written to while it was read")
+
+
+def test_no_file_that_is_not_regular_is_read(optimizer):
+    refuses(optimizer, Path("/dev/zero"), "no checkpoint, or truncated")
+    refuses(optimizer, Path("/dev/null"), "no checkpoint, or truncated")
+
+
+# Descriptions with fitting checksums that say nonsense
+
+
+PLATEAU_HERE = ("groups", "first.*", "hyperparameters", "lr")
+BIAS = ("groups", "*", "hyperparameters")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("layout",), 3, "layout must be a mapping, not int"),
+        (("layout",), {"w": [None]}, r"layout['w'][0] must be a whole number >= 0, not None"),
+        (("layout",), {"w": 3}, "layout['w'] must be a list of whole numbers, not 3"),
+        (("layout", "scale"), [True], "layout['scale'][0] must be a whole number >= 0, not True"),
+        (("layout", "scale"), [10**100], "layout['scale'][0] must be less than 2**53, not a whole number of"),
+        (("layout", "scale"), [0] * 65, "layout['scale'] must be a list of whole numbers, not [0, 0, 0"),
+        (("layout", "more"), [2], "the checkpoint's parameters differ: it has 'more', which is unknown here"),
+        (("groups",), [], "groups must be a mapping, not list"),
+        (("groups", "*"), 3, "groups['*']: it must be a mapping, not int"),
+        (("groups", "*", "rule"), 3, "groups['*']: rule must be text, not 3"),
+        (("groups", "*", "rule"), "x" * 10_000, "groups['*']: the rule is xxx"),
+        (("groups", "*", "rule"), "os.system", "groups['*']: the rule is os.system, not Momentum as here"),
+        (("groups", "*", "hyperparameters"), [1], "groups['*']: hyperparameters must be a mapping, not list"),
+        (("groups", "*", "frozen"), "no", "groups['*']: frozen must be True or False, not 'no'"),
+        (("groups", "*", "frozen"), 1, "groups['*']: frozen must be True or False, not 1"),
+        (("groups", "*", "parameters"), 3, "groups['*']: parameters must be a list of names, not 3"),
+        (("groups", "*", "parameters"), "scale", "groups['*']: parameters must be a list of names, not 'scale'"),
+        (("groups", "*", "step"), 10**72, "groups['*']: step must be less than 2**53, not 1000000000"),
+        (("groups", "*", "step"), -1, "groups['*']: step must be a whole number >= 0, not -1"),
+        (("groups", "*", "colour"), "red", "groups['*']: there is the unknown 'colour'; allowed: 'rule'"),
+        (("step",), 10**72, "step must be less than 2**53, not 100000"),
+        (("step",), 1.0, "step must be a whole number >= 0, not 1.0"),
+        (("micro_step",), 1, "micro_step: 1 gradients are accumulated, and every 1 make a step here"),
+        (("checksums",), 3, "corrupted: its arrays have other checksums"),
+        (("format",), True, "format True, not 1"),
+        (("format",), "1" * 1000, "format '1111111111"),
+        (("format",), None, "format None, not 1"),
+        (("more",), 1, "description has the unknown 'more'"),
+        ((*BIAS, "lr"), [[[1]]], "groups['*']: Momentum: lr must be a finite number >= 0, not "),
+        ((*BIAS, "lr"), "0.1", "groups['*']: Momentum: lr must be a finite number >= 0, not "),
+        ((*BIAS, "lr"), 1e300, "groups['*']: "),
+        ((*BIAS, "lr"), 10**4000, "groups['*']: Momentum: lr must be a finite number"),
+        ((*BIAS, "momentum"), {"a": 1}, "groups['*']: there is no None for momentum; "),
+        ((*BIAS, "more"), 1, "groups['*']: no hyperparameter 'more'; "),
+        ((*PLATEAU_HERE, "schedule"), 3, "groups['first.*']: there is no 3 for lr; allowed: 'Constant'"),
+        ((*PLATEAU_HERE, "schedule"), "evil.Payload", "groups['first.*']: there is no 'evil.Payload' for lr"),
+        ((*PLATEAU_HERE, "fields"), 3, "groups['first.*']: lr: fields must be a mapping, not int"),
+        ((*PLATEAU_HERE, "fields"), {}, "groups['first.*']: lr: Plateau needs 'lr'"),
+        ((*PLATEAU_HERE, "fields", "lr"), [1], "groups['first.*']: lr: Plateau: lr must be a finite number >= 0"),
+        (
+            (*PLATEAU_HERE, "progress"),
+            {},
+            "groups['first.*']: lr: Plateau: progress must have current, best and waited",
+        ),
+        ((*PLATEAU_HERE, "progress"), "low", "groups['first.*']: lr: progress must be a mapping, not str"),
+        ((*PLATEAU_HERE, "progress"), [1], "groups['first.*']: lr: progress must be a mapping, not list"),
+        ((*PLATEAU_HERE, "progress", "current"), "low", "lr: Plateau: progress: current must be a finite number >= 0"),
+        ((*PLATEAU_HERE, "progress", "current"), None, "lr: Plateau: progress: current must be a finite number >= 0"),
+        ((*PLATEAU_HERE, "progress", "best"), "low", "lr: Plateau: progress: best must be a finite number"),
+        ((*PLATEAU_HERE, "progress", "waited"), 1.5, "lr: Plateau: progress: waited must be a whole number >= 0"),
+        ((*PLATEAU_HERE, "progress", "more"), 1, "lr: Plateau: progress must have current, best and waited"),
+        (
+            PLATEAU_HERE,
+            {"schedule": "OneCycle", "fields": {"lr": 1.0, "steps": 10**400}, "progress": {}},
+            "groups['first.*']: ",
+        ),
+        (
+            PLATEAU_HERE,
+            {"schedule": "Exponential", "fields": {"lr": 1.0, "factor": 1e308}, "progress": {}},
+            "groups['first.*']: ",
+        ),
+        (
+            PLATEAU_HERE,
+            {"schedule": "Constant", "fields": {"lr": 1.0}, "progress": {"a": 1}},
+            "groups['first.*']: lr: Constant: progress must be empty, not {'a': 1}",
+        ),
+    ],
+)
+def test_a_description_that_says_nonsense_is_refused(place, value, message, backend, tmp_path):
+    path = tmp_path / "run"
+    rules = {"first.*": AdamW(lr=schedules.Plateau(lr=0.1)), "*": Momentum(lr=0.1)}
+    optimizer = Optimizer(random_buffer(0, "float32"), rules, backend=backend, ema_decay=0.9)
+    for seed in range(3):
+        optimizer.step(random_buffer(seed, "float32"))
+    optimizer.save(path)
+    description, tensors = contents(path)
+    here = description
+    for key in place[:-1]:
+        here = here[key]
+    here[place[-1]] = value
+    craft(path, description, tensors)
+    if place == ("checksums",):
+        description["checksums"] = value
+        craft(path, json.dumps(description), tensors)
+    optimizer.step(random_buffer(3, "float32"))
+    refuses(optimizer, path, message)
+    with pytest.raises(CheckpointError) as caught:
+        optimizer.load(path)
+    assert len(str(caught.value)) < len(str(path)) + 400
+    optimizer.step(random_buffer(4, "float32"))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [(), ("groups", "*"), PLATEAU_HERE, (*PLATEAU_HERE, "progress")],
+    ids=["all", "group", "schedule", "progress"],
+)
+def test_a_description_that_lacks_a_part_is_refused(place, backend, tmp_path):
+    path = tmp_path / "run"
+    rules = {"first.*": AdamW(lr=schedules.Plateau(lr=0.1)), "*": Momentum(lr=0.1)}
+    optimizer = Optimizer(random_buffer(0, "float32"), rules, backend=backend)
+    optimizer.save(path)
+    description, tensors = contents(path)
+    here = description
+    for key in place:
+        here = here[key]
+    for key in list(here):
+        part = here.pop(key)
+        craft(path, description, tensors)
+        refuses(optimizer, path, "None, not 1" if key == "format" else "")
+        here[key] = part
+        state = optimizer.state_dict()
+        if key in state and not place:
+            del state[key]
+            with pytest.raises(CheckpointError, match=f"state_dict has no '{key}'"):
+                optimizer.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"format": 1, "extra": ' + "[" * 5000 + "]" * 5000 + "}",
+        '{"format": ' + "1" * 5000 + "}",
+        '{"format": 1, "format": 1}',
+        "null",
+        "[]",
+        "",
+        "\ufeff{}",
+        '{"format": 1}',
+    ],
+)
+def test_a_description_that_is_no_json_object_is_refused(text, optimizer, tmp_path):
+    craft(tmp_path / "run", text, {"params/w": np.ones(1, np.float32)})
+    refuses(optimizer, tmp_path / "run")
+
+
+@pytest.mark.parametrize("key", ["params/more", "state/exp_avg/more", "more/scale", "ema", "state/more/scale", "/", ""])
+def test_an_array_of_an_unknown_name_is_refused(key, optimizer, tmp_path):
+    optimizer.save(tmp_path / "run")
+    description, tensors = contents(tmp_path / "run")
+    tensors[key] = np.ones((), np.float32)
+    craft(tmp_path / "run", description, tensors)
+    refuses(
+        optimizer, tmp_path / "run", "unknown name" if "state/more" not in key else "state: 'more' is no state here"
+    )
+
+
+def header(path: Path, text: bytes, data: bytes = b"") -> None:
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[]",
+        b"{",
+        b"\xff",
+        "{}".encode("utf-16"),
+        b'{"__metadata__": 3}',
+        b'{"__metadata__": {"fastopt": 3}}',
+        b'{"__metadata__": {"fastopt": "\\ud800"}}',
+        b'{"a": {}}',
+        b'{"a": 3}',
+        b'{"a": {"dtype": "F33", "shape": [1], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": [], "shape": [1], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [true], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}',
+        b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [0, 1e99], "data_offsets": [0, 0]}}',
+        b'{"a": {"dtype": "F32", "shape": [1' + b"0" * 5000 + b'], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [4611686018427387904, 4], "data_offsets": [0, 0]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "b": {"dtype": "F32", "shape": [1], '
+        b'"data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": {"dtype": "F32", "shape": [1], '
+        b'"data_offsets": [4, 8]}}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_header_that_says_nonsense_is_refused(text, optimizer, tmp_path):
+    path = tmp_path / "run"
+    header(path, text, bytes(4))
+    refuses(optimizer, path)
+    header(path, text, bytes(8))
+    refuses(optimizer, path)
+    path.write_bytes((2**63).to_bytes(8, "little") + text)
+    refuses(optimizer, path, "its header would have 9223372036854775808 bytes")
+
+
+def test_a_file_chooses_nothing_that_is_imported(optimizer, tmp_path, monkeypatch):
+    """Names of rules and schedules are looked up among the built-in ones."""
+    (tmp_path / "payload.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    optimizer.save(tmp_path / "run")
+    description, tensors = contents(tmp_path / "run")
+    for name in ("payload.Rule", "payload:Rule", "payload"):
+        for change in ({"rule": name}, {"hyperparameters": {"lr": {"schedule": name, "fields": {}, "progress": {}}}}):
+            group = description["groups"]["*"] | change
+            craft(tmp_path / "run", description | {"groups": description["groups"] | {"*": group}}, tensors)
+            refuses(optimizer, tmp_path / "run", "groups['*']: ")
+    assert "payload" not in sys.modules
+
+
+def test_a_schedule_of_ones_own_is_not_taken_for_the_built_in_one_of_that_name(tmp_path):
+    class Cosine(schedules.Schedule):
+        def __call__(self, step):
+            return 0.25
+
+    saved = Optimizer(random_buffer(0, "float32"), SGD(lr=Cosine()), backend=BACKENDS[-1])
+    assert saved.state_dict()["groups"]["*"]["hyperparameters"]["lr"] is None
+    saved.save(tmp_path / "run")
+    saved.load(tmp_path / "run")
+    assert saved.lr == 0.25
+
+
+def test_gradients_that_were_gathered_for_longer_are_refused(backend, dtype):
+    saved, other = (Optimizer(random_buffer(0, dtype), SGD(), backend=backend, accumulate=n) for n in (4, 2))
+    for seed in range(3):
+        saved.step(random_buffer(seed, dtype))
+    with pytest.raises(CheckpointError, match="micro_step: 3 gradients are accumulated, and every 2 make a step here"):
+        other.load_state_dict(saved.state_dict())
+    saved.step(random_buffer(3, dtype))
+    other.load_state_dict(saved.state_dict())
+    assert other.step_count == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.ma.zeros((), np.float32), r"state\['scale'\]\['exp_avg'\] must be a plain array, not a masked one"),
+        ([[1.0], [1.0, 2.0]], r"state\['scale'\]\['exp_avg'\] must be an array, not \[\[1.0\], \[1.0, 2.0\]\]"),
+        (object(), "state 'exp_avg': 'scale' is object, not float32 as here"),
+        ("x" * 10_000, "state 'exp_avg': 'scale' is <U10000, not float32 as here"),
+    ],
+)
+def test_what_is_no_array_in_a_state_dict_is_refused(value, message, backend):
+    optimizer = Optimizer(random_buffer(0, "float32"), Adam(), backend=backend)
+    state = optimizer.state_dict()
+    state["state"]["scale"]["exp_avg"] = value
+    before = snapshot(optimizer)
+    with pytest.raises(CheckpointError, match=message):
+        optimizer.load_state_dict(state)
+    assert snapshot(optimizer) == before
+
+
+@pytest.mark.parametrize("key", [1, None, ("groups",), b"groups"])
+def test_keys_of_a_state_dict_are_text(key, backend):
+    optimizer = Optimizer(random_buffer(0, "float32"), Adam(), backend=backend)
+    for place in ("groups", "state"):
+        state = optimizer.state_dict()
+        state[place][key] = {}
+        with pytest.raises(CheckpointError, match=rf"{place} must have text for keys, not "):
+            optimizer.load_state_dict(state)
+    with pytest.raises(CheckpointError, match=r"state_dict must have text for keys, not "):
+        optimizer.load_state_dict(optimizer.state_dict() | {key: 1})
+    with pytest.raises(CheckpointError, match=r"state_dict has the unknown 'grops'; did you mean 'groups'\?"):
+        optimizer.load_state_dict(optimizer.state_dict() | {"grops": 1})

@@ -1,9 +1,11 @@
 """The command line as a user meets it: files, tables, exit codes, one line for every error."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,65 @@ def test_the_same_seed_gives_the_same_history_on_either_backend():
     assert metrics("numba")["runs"][0]["history"] == metrics("c")["runs"][0]["history"]
 
 
+@pytest.mark.parametrize("name", ["a$$", "a $x_$ b", "\\frac{", os.fsdecode(b"b\xff"), "\u6f22\u5b57", "a\x1b\nb", "-"])
+def test_any_name_of_a_file(name):
+    Path(f"{name}.csv").write_text("a,y\n" + "".join(f"{i},{i > 4}\n" for i in range(10)))
+    ok("train", "--data", f"./{name}.csv", "--target", "y", *SHORT)
+    assert Path("runs", name, "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert metrics(f"runs/{name}")["data"]["name"] == name
+    ok("train", "--resume", f"runs/{name}/checkpoint.safetensors", "--epochs", "3")
+    assert len(metrics(f"runs/{name}")["runs"][0]["history"]) == 3
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """The command in a process of its own."""
+    line = [sys.executable, "-m", "fastopt", *map(str, arguments)]
+    return subprocess.run(
+        line, env=os.environ | environment, capture_output=True, text=True, errors="replace", check=False
+    )
+
+
+def test_names_where_the_system_writes_ascii_alone():
+    Path("\u00fc.csv").write_text("a,y\n" + "".join(f"{i},{i > 4}\n" for i in range(10)))
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = command("train", "--data", "\u00fc.csv", "--target", "y", *SHORT, **ascii_alone)
+    assert done.returncode == 0, done.stderr
+    assert "curves.png" in done.stdout
+    done = command("train", "--data", "\u6f22.csv", "--target", "y", **ascii_alone)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("backend", "arguments"),
+    [
+        ("nonsense", ("train", "--epochs", "1", "--backend", "c")),
+        ("module://matplotlib_inline.backend_inline", ("landscape", "-o", "sgd:lr=0.01", "--backend", "c")),
+    ],
+)
+def test_the_backend_of_matplotlib_does_not_matter(backend, arguments):
+    done = command(*arguments, MPLBACKEND=backend)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_files():
+    ok("train", *SHORT, "--hidden", "none")
+    before = {path: path.read_bytes() for path in Path("runs/digits").iterdir()}
+    code = """
+        import resource, sys
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        from fastopt.cli import main
+        sys.argv = ["fastopt", "train", "--epochs", "1", "--hidden", "none", "--backend", "c"]
+        main()
+    """
+    code = textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "fastopt: [Errno 27] File too large: 'runs/digits/curves.png'"
+    assert set(before) == set(Path("runs/digits").iterdir())
+    assert Path("runs/digits/curves.png").read_bytes() == before[Path("runs/digits/curves.png")]
+
+
 def test_several_optimizers_are_compared():
     result = ok("train", *SHORT, "-o", "adam", "-o", "sgd:lr=0.1", "-o", "Lion:betas=0.9/0.98", "--out", "o")
     assert [run["optimizer"] for run in metrics("o")["runs"]] == ["adam", "sgd:lr=0.1", "lion:betas=0.9/0.98"]
@@ -87,6 +148,13 @@ def test_several_optimizers_are_compared():
         "checkpoint-lion-betas=0.9-0.98.safetensors",
     }
     assert result.stdout.count("sgd:lr=0.1") >= 1
+
+
+def test_no_hidden_layer():
+    assert "network 64-10 in" in ok("train", "--epochs", "1", "--hidden", "none").stdout
+    assert metrics()["config"]["hidden"] == []
+    ok("train", "--resume", "runs/digits/checkpoint.safetensors", "--epochs", "2", "--hidden", "none")
+    assert fastopt_("train", "--resume", "runs/digits/checkpoint.safetensors", "--hidden", "16").exit_code == 2
 
 
 def test_switching_and_other_data():
@@ -215,6 +283,12 @@ WRONG = [
     (("train", "-o", "adam:lrr=1"), "did you mean 'lr'"),
     (("train", "-o", "adam:lr=-1"), "--optimizer"),
     (("train", "-o", "adam", "-o", "ADAM"), "twice"),
+    (("train", "-o", "adam:lr=1e-2", "-o", "adam:lr=1E-2"), "the same"),
+    (("train", "-o", "adam:lr=0.01", "-o", "sgd", "-o", "adam:lr=1e-2,eps=1e-8"), "the same"),
+    (("train", "-o", "adam", "-o", "adam:lr=0.001"), "the same"),
+    (("train", *(word for n in range(1, 66) for word in ("-o", f"adam:lr={n}"))), "up to 64"),
+    (("train", "-o", "adam:lr=1_0"), "--optimizer"),
+    (("train", "-o", "rmsprop:alpha=" + "9" * 5000), "--optimizer"),
     (("train", "--schedule", "cosin"), "--schedule"),
     (("train", "--schedule", "cosine:warmup=99999"), "--schedule"),
     (("train", "--switch-to", "sgd"), "--switch-at"),
@@ -227,7 +301,17 @@ WRONG = [
     (("train", "--epochs", "0"), "--epochs"),
     (("train", "--until-converged", "0"), "--until-converged"),
     (("train", "--max-norm", "nan"), "--max-norm"),
+    (("train", "--max-norm", "1_0"), "--max-norm"),
     (("train", "--hidden", "64,x"), "--hidden"),
+    (("train", "--hidden", "1000000000"), "this machine has"),
+    (("train", "--hidden", "200000,200000"), "this machine has"),
+    (("train", "--hidden", "9" * 5000), "--hidden"),
+    (("train", "--hidden", "\u0661"), "--hidden"),
+    (("train", "--batch-size", "9" * 5000), "--batch-size"),
+    (("train", "--epochs", "9" * 400), "--epochs"),
+    (("train", "--decimal", ";"), "--decimal"),
+    (("train", "--decimal", ","), "--decimal"),
+    (("train", "--drop", "x"), "--drop"),
     (("train", "--dtype", "float16"), "--dtype"),
     (("train", "--seed", "-1"), "--seed"),
     (("train", "--threads", "0"), "--threads"),
@@ -239,7 +323,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
+@pytest.mark.parametrize(("arguments", "words"), WRONG, ids=[" ".join(arguments)[:60] for arguments, _ in WRONG])
 def test_wrong_input_is_one_line_and_writes_nothing(folder, arguments, words):
     result = fastopt_(*arguments)
     assert result.exit_code == 2
@@ -247,6 +331,25 @@ def test_wrong_input_is_one_line_and_writes_nothing(folder, arguments, words):
     assert len(result.stderr.splitlines()) == 1
     assert words in result.stderr
     assert list(folder.iterdir()) == []
+
+
+def test_columns_and_decimals_of_a_csv_file_go_with_its_checkpoint():
+    rows = "".join(f"{i},5;n{i};{i > 4}\n" for i in range(10))
+    Path("t.csv").write_text("a;name;y\n" + rows)
+    arguments = ("train", "--data", "t.csv", "--target", "y", *SHORT)
+    assert "column 'a'" in fastopt_(*arguments, "--drop", "name").stderr
+    assert "column 'name'" in fastopt_(*arguments, "--decimal", ",").stderr
+    ok(*arguments, "--decimal", ",", "--drop", "name")
+    assert metrics("runs/t")["config"]["decimal"] == ","
+    assert metrics("runs/t")["config"]["drop"] == ["name"]
+    ok("train", "--resume", "runs/t/checkpoint.safetensors", "--epochs", "3")
+    assert metrics("runs/t")["config"]["drop"] == ["name"]
+
+
+def test_categories_are_mentioned():
+    Path("t.csv").write_text("a,y\n" + "".join(f"{'ab'[i % 2]},{i > 4}\n" for i in range(10)))
+    result = ok("train", "--data", "t.csv", "--target", "y", *SHORT)
+    assert "t.csv: 0 columns of numbers, 1 of categories: a (2)" in result.stderr.splitlines()
 
 
 def test_csv_errors_name_line_and_column(folder):

@@ -25,7 +25,7 @@ CHOSEN = sorted({form.kernel for rule in fastopt.RULES.values() for form in ever
 
 
 def stems(folder: Path, pattern: str) -> list[str]:
-    return sorted(path.stem for path in folder.glob(pattern) if path.stem not in ("__init__", "all"))
+    return sorted(path.stem for path in folder.glob(pattern) if path.stem not in ("__init__", "all", "term"))
 
 
 # Completeness: three files for one rule

@@ -113,6 +113,13 @@ def test_permissions_are_kept(mode):
     assert read("f") == b"other"
 
 
+def test_nobody_else_can_read_a_private_file_while_it_is_written():
+    write("f")
+    os.chmod("f", 0o600)
+    with replacing("f") as file:
+        assert stat.S_IMODE(os.stat(file.name).st_mode) == 0o600
+
+
 def test_a_new_file_has_the_permissions_of_every_new_file():
     with open("plain", "wb"):
         pass

@@ -1,19 +1,24 @@
-"""Installing into new virtual environments: with a compiler, without one, and without numba. Needs pip and PyPI."""
+"""What is shipped, and installing it into new virtual environments: with a compiler, without one, and without numba.
+Needs pip and PyPI."""
 
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import textwrap
+import tomllib
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import BACKENDS
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("csrc", "fastopt", "LICENSE", "README.md", "pyproject.toml")
+
+#: What a build and the tests need.
+SHIPPED = ("csrc", "fastopt", "tests", "LICENSE", "README.md", "pyproject.toml")
+LITTER = ("__pycache__", "*.so", "_c_failure.txt", ".hypothesis")
 
 #: Trains on the only backend that is there, and prints what fastopt says of the other.
 SCRIPT = """
@@ -70,12 +75,12 @@ class Environment:
         )
 
     def install(self, *what: object) -> None:
-        check(sys.executable, "-m", "pip", "--python", self.python, "install", "-q", *what)
+        check(sys.executable, "-m", "pip", "--python", self.python, "install", "-q", "--no-compile", *what)
 
     def wheel(self, source: Path, target: Path, **environment: str) -> subprocess.CompletedProcess:
-        """Builds a wheel with what is installed here."""
+        """Builds a wheel with what is installed here, and the CMake that is installed for the tests."""
         options = ("--no-deps", "--no-build-isolation", "--no-cache-dir", "-w", target)
-        path = f"{self.python.parent}{os.pathsep}{os.environ['PATH']}"
+        path = os.pathsep.join((str(self.python.parent), str(Path(sys.executable).parent), os.environ["PATH"]))
         pip = (sys.executable, "-m", "pip", "--python", self.python, "wheel")
         return run(*pip, *options, source, environment={"PATH": path} | environment)
 
@@ -83,21 +88,45 @@ class Environment:
 @pytest.fixture(scope="module")
 def builder(tmp_path_factory) -> Environment:
     environment = Environment(tmp_path_factory.mktemp("builder"))
-    environment.install("scikit-build-core>=1.1", "cffi>=2.1", "cmake", "ninja")
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    environment.install(*needed)
     return environment
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Iterator[Path]:
-    """A copy of the sources, so that nothing is built among them."""
-    folder = tmp_path_factory.mktemp("source")
-    for name in SOURCES:
+def sdist(builder, tmp_path_factory) -> Path:
+    """The source distribution, unpacked. It is made where much else lies about, too."""
+    folder, target = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("sdist")
+    for name in SHIPPED:
         path = ROOT / name
         if path.is_dir():
-            shutil.copytree(path, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+            shutil.copytree(path, folder / name, ignore=shutil.ignore_patterns(*LITTER))
         else:
             shutil.copy(path, folder)
-    yield folder
+    for name in ("notes.txt", ".ci/run", "asv_bench/asv.conf.json", "runs/digits/metrics.json", "fastopt/_c.abi3.so"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    for place in ("fastopt/kernels", "tests"):
+        (folder / place / "__pycache__").mkdir()
+        (folder / place / "__pycache__" / "adam.nbi").touch()
+    build = "import sys, scikit_build_core.build as build; build.build_sdist(sys.argv[1])"
+    check(builder.python, "-c", build, target, cwd=folder)
+    (archive,) = target.iterdir()
+    with tarfile.open(archive) as packed:
+        packed.extractall(target, filter="data")
+    return target / archive.name.removesuffix(".tar.gz")
+
+
+def files(folder: Path) -> set[str]:
+    """What is in a folder of sources, however deep."""
+    found = {path for path in folder.rglob("*") if path.is_file()}
+    litter = {path for pattern in LITTER for path in folder.rglob(pattern)}
+    return {path.relative_to(folder).as_posix() for path in found if litter.isdisjoint((path, *path.parents))}
+
+
+def test_the_sdist_holds_what_a_build_and_the_tests_need_and_no_more(sdist):
+    found = {path.relative_to(sdist).as_posix() for path in sdist.rglob("*") if path.is_file()}
+    assert found == {name for name in files(ROOT) if name.partition("/")[0] in SHIPPED} | {"PKG-INFO"}
 
 
 NO_COMPILER = {"CC": "/nonexistent/cc", "CXX": "/nonexistent/c++"}
@@ -108,33 +137,57 @@ def only_wheel(folder: Path) -> Path:
     return wheel
 
 
-def test_without_a_compiler_numba_alone_is_installed(builder, source, tmp_path):
-    done = builder.wheel(source, tmp_path, **NO_COMPILER)
+def shipped_by(wheel: Path) -> set[str]:
+    """What a wheel installs, besides what says so."""
+    return {name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith("fastopt-")}
+
+
+def in_package() -> set[str]:
+    """What is in the package's folder in the sources: modules, stubs, pages and the mark that they have types."""
+    found = {f"fastopt/{name}" for name in files(ROOT / "fastopt")}
+    assert "fastopt/py.typed" in found
+    return found
+
+
+def test_without_a_compiler_numba_alone_is_installed(builder, sdist, tmp_path):
+    done = builder.wheel(sdist, tmp_path, **NO_COMPILER)
     assert done.returncode == 0, done.stdout + done.stderr
     wheel = only_wheel(tmp_path)
     assert wheel.name.split("-", 2)[2].startswith("py3-none-")
-    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".so", ".pyd", ".dylib"))]
+    assert shipped_by(wheel) == in_package() | {"fastopt/_c_failure.txt"}
     environment = Environment(tmp_path / "environment")
     environment.install(wheel)
     reason = check(environment.python, "-W", "error", "-c", textwrap.dedent(SCRIPT), "numba", "c", cwd=tmp_path)
-    assert "No module named 'fastopt._c'" in reason and "compiler" in reason
+    assert "No module named 'fastopt._c'" in reason and "/nonexistent/cc" in reason
 
 
-def test_a_compiler_can_be_required(builder, source, tmp_path):
-    done = builder.wheel(source, tmp_path, **NO_COMPILER, FASTOPT_REQUIRE_C="1")
+@pytest.mark.skipif("c" not in BACKENDS, reason="the C backend is not installed, hence there may be no compiler")
+@pytest.mark.parametrize(
+    ("flags", "reason"), [("-ffast-math", "compile without -ffast-math"), ("-march=nonsense", "nonsense")]
+)
+def test_the_reason_of_a_failed_build_is_in_the_wheel(builder, sdist, tmp_path, flags, reason):
+    done = builder.wheel(sdist, tmp_path, CFLAGS=flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wheel = zipfile.ZipFile(only_wheel(tmp_path))
+    summary, *log = wheel.read("fastopt/_c_failure.txt").decode().splitlines()
+    assert "error" in summary and reason in summary and len(log) > 3
+    assert not (sdist / "fastopt" / "_c_failure.txt").exists()
+
+
+def test_a_compiler_can_be_required(builder, sdist, tmp_path):
+    done = builder.wheel(sdist, tmp_path, **NO_COMPILER, FASTOPT_REQUIRE_C="1")
     assert done.returncode != 0 and "/nonexistent/cc" in done.stdout + done.stderr
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif("c" not in BACKENDS, reason="the C backend is not installed, hence there may be no compiler")
-def test_without_numba_c_alone_is_installed(builder, source, tmp_path):
-    done = builder.wheel(source, tmp_path)
+def test_without_numba_c_alone_is_installed(builder, sdist, tmp_path):
+    done = builder.wheel(sdist, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     wheel = only_wheel(tmp_path)
     assert wheel.name.split("-", 2)[2].startswith("cp311-abi3-")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert [name for name in names if name.startswith("fastopt/_c.abi3.")], names
-    assert not [name for name in names if not name.startswith(("fastopt/", "fastopt-"))], names
+    library = {"fastopt/lib/libfastopt.dylib" if sys.platform == "darwin" else "fastopt/lib/libfastopt.so"}
+    assert shipped_by(wheel) == in_package() | library | {"fastopt/_c.abi3.so", "fastopt/include/fastopt.h"}
     environment = Environment(tmp_path / "environment")
     environment.install("numpy", "cffi", "safetensors")
     environment.install("--no-deps", wheel)

@@ -87,6 +87,9 @@ def interrupted_at(number: int, function: Callable[[], Any]) -> bool:
 
     before = sys.gettrace()
     gc.disable()  # a collection may call Python code of others
+    sys._getframe().f_trace_opcodes = (
+        True  # Python 3.12 looks whether any frame asks when tracing starts, and not later
+    )
     sys.settrace(trace)
     try:
         function()
@@ -276,6 +279,7 @@ class Storm:
         self.over = False
 
     def __enter__(self) -> "Storm":
+        gc.disable()  # a collection may call Python code of others, where an exception is reported and goes no further
         self.before = signal.signal(signal.SIGALRM, self.strike)
         self.wait()
         return self
@@ -284,6 +288,7 @@ class Storm:
         self.over = True  # a signal that has come already may still strike, and must not set the timer again
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self.before)
+        gc.enable()
 
     def wait(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, self.random.choice([1e-6, 1e-5, self.random.uniform(1e-5, self.longest)]))
@@ -291,12 +296,12 @@ class Storm:
     def strike(self, number, frame) -> None:
         if self.over:
             return
-        self.wait()
         running = set()
         while frame is not None:
             running.add(frame.f_code)
             frame = frame.f_back
-        if self.code in running and Track.check.__code__ not in running:
+        self.wait()  # last, or a handler that takes longer than the wait would be interrupted by itself without end
+        if self.code in running and running.isdisjoint((Track.check.__code__, Storm.strike.__code__)):
             self.raised += 1
             raise Interrupted
 

@@ -81,6 +81,19 @@ def test_too_many(short):
         landscape.paths([f"adam:lr=0.0{number}" for number in range(1, 10)])
 
 
+@pytest.mark.parametrize("second", ["adam:lr=0.1", "Adam: lr=1e-1", "adam:lr=.1,eps=1e-8"])
+def test_the_same_path_twice(short, second):
+    with pytest.raises(InputError, match="twice"):
+        landscape.paths(["adam:lr=0.1", second])
+
+
+def test_a_rate_that_is_given_and_one_that_is_searched_are_two_paths(short):
+    assert [trace.optimizer for trace in landscape.paths(["adam", "adam:lr=0.001"])["Beale"]] == [
+        "adam",
+        "adam:lr=0.001",
+    ]
+
+
 @pytest.mark.parametrize("name", ["picture.jpg", "nowhere/picture.png"])
 def test_file_that_cannot_be(tmp_path, name):
     with pytest.raises(InputError) as caught:

@@ -77,8 +77,8 @@ def operations(kernel: str) -> Counter:
     def visit(node: ast.AST) -> None:
         if isinstance(node, ast.BinOp):
             found[names[type(node.op)]] += 1
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "sqrt":
-            found["sqrt"] += 1
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("sqrt", "term"):
+            found[{"sqrt": "sqrt", "term": "mul"}[node.func.id]] += 1
         for child in ast.iter_child_nodes(node):
             if not isinstance(node, ast.IfExp) or child is node.test:
                 visit(child)
@@ -230,8 +230,11 @@ def test_c(kernel, dtype, isa):
     assert name in functions
     widths = (ISAS[platform.machine()][isa],)
     assert problem(DIALECT, {name: functions[name]}, kernel, dtype, widths) == ""
-    code, _ = functions[name]
+    code, labels = functions[name]
     assert [instruction for instruction in code if re.fullmatch(DIALECT.calls, instruction.name)] == []
+    needed = operations(kernel) - Counter(mul=1)  # the loop without l2
+    vectorized = [loop for loop in loops(DIALECT, code, labels) if arithmetic(DIALECT, loop, dtype, *widths) >= needed]
+    assert len(vectorized) >= 3, "one without l2, one with every term, and one that looks at every coefficient"
 
 
 def test_c_has_no_fused_instruction_anywhere():

@@ -1,11 +1,16 @@
 """Optimizer.step: forms of a gradient, clipping, scaling, non-finite gradients, accumulation, averages, memory."""
 
+import gc
 import itertools
+import math
 import tracemalloc
+import weakref
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
-from cases import by_kernel
+from cases import by_kernel, cases, short
 from harness import SHAPES, random_buffer, snapshot
 
 import fastopt
@@ -57,6 +62,83 @@ def test_every_form_of_a_gradient_gives_the_same_bits(rule, backend, dtype):
     for form in forms:
         assert_same(optimizers["FlatBuffer"], optimizers[form])
     assert optimizers["FlatBuffer"].flat.tobytes() != random_buffer(9, dtype).flat.tobytes()
+
+
+LARGE = {"a.w": (300, 500), "a.b": (100_003,), "b.w": (2, 3, 17_001)}
+
+
+def large_forms(seed: int, dtype: str) -> dict[str, Any]:
+    """A large gradient in every form, and with arrays of every form in a mapping."""
+    gradient = random_buffer(seed, dtype, LARGE)
+    apart = {name: array.copy() for name, array in gradient.items()}
+    odd = np.empty(apart["a.b"].nbytes + 1, np.uint8)[1:].view(dtype)
+    odd[:] = apart["a.b"]
+    return {
+        "FlatBuffer": gradient,
+        "views": dict(gradient),
+        "arrays": apart,
+        "read-only": {name: read_only(array.copy()) for name, array in reversed(apart.items())},
+        "unaligned": apart | {"a.b": odd},
+        "strided": apart | {"a.w": np.repeat(apart["a.w"], 2, axis=1)[:, ::2]},
+        "by columns": {name: np.array(array, order="F") for name, array in apart.items()},
+    }
+
+
+@pytest.mark.parametrize("options", [{}, {"max_norm": 0.5}, {"nonfinite": "skip"}], ids=str)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_large_gradients_have_the_same_bits_in_every_form(options, accumulate, backend):
+    """Read in place or copied, and by turns; with a norm and without."""
+    rules = {"a.*": AdamW(), "b.*": Momentum()}
+    optimizers = {
+        form: Optimizer(
+            random_buffer(9, "float32", LARGE), rules, backend=backend, accumulate=accumulate, ema_decay=0.9
+        )
+        for form in large_forms(0, "float32")
+    }
+    for seed in range(3):
+        for form, gradient in large_forms(seed, "float32").items():
+            optimizers[form].step(gradient, **options)
+            if isinstance(gradient, dict):
+                for array in gradient.values():
+                    assert np.isfinite(array).all()  # as it was: nothing has been written to it
+        if seed == 0:
+            for optimizer in optimizers.values():
+                optimizer.freeze("b.*")
+    for form in optimizers:
+        assert_same(optimizers["FlatBuffer"], optimizers[form])
+
+
+def test_large_arrays_of_a_mapping_are_read_where_they_lie(backend, dtype):
+    optimizer = Optimizer(random_buffer(9, dtype, LARGE), SGD(), backend=backend)
+    gradient = {name: array.copy() for name, array in random_buffer(1, dtype, LARGE).items()}
+    small = {"w": np.ones(3, dtype)}
+    Optimizer(FlatBuffer(small), SGD(), backend=backend).step(small)  # compiles
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            optimizer.step(gradient)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000 < optimizer.flat.nbytes / 10
+
+
+def test_what_large_arrays_hold_when_the_step_comes_counts(backend):
+    """The same mapping and the same arrays with other values, another array of the same name, one that is gone."""
+    gradient = {name: array.copy() for name, array in random_buffer(1, "float32", LARGE).items()}
+    optimizer, expected = (Optimizer(random_buffer(9, "float32", LARGE), Adam(), backend=backend) for _ in range(2))
+    for seed in range(4):
+        new = random_buffer(seed, "float32", LARGE)
+        for name, array in gradient.items():
+            array[...] = new[name]
+        if seed == 2:
+            gradient["a.w"] = new["a.w"].copy()
+        optimizer.step(gradient)
+        expected.step(new)
+    del gradient["b.w"]
+    with pytest.raises(ValueError, match="grads has no gradient for 'b.w'"):
+        optimizer.step(gradient)
+    assert_same(optimizer, expected)
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -130,6 +212,28 @@ def norm(gradient: FlatBuffer) -> float:
     return float(np.sqrt(np.sum(np.square(gradient.flat, dtype=np.float64))))
 
 
+@pytest.mark.parametrize("size", [1e-320, 1e-300, 1e-200, 1e-150, 1.0, 1e150, 1e200, 1e300])
+@pytest.mark.parametrize("count", [3, 40_000])
+def test_a_norm_is_right_where_squares_are_not_representable(size, count, backend):
+    gradient = np.random.default_rng(5).normal(size=count) * size
+    largest = np.abs(gradient).max()
+    exact = float(np.linalg.norm(gradient / largest) * largest)
+    optimizer = Optimizer(np.zeros(count), fastopt.SGD(lr=1.0), backend=backend)
+    report = optimizer.step(gradient, max_norm=0.5, nonfinite="raise")
+    tolerance = 1e-3 if size < 1e-310 else 1e-6
+    assert report.grad_norm == pytest.approx(exact, rel=1e-3 if size < 1e-310 else 1e-13)
+    largest = np.abs(optimizer.flat).max()
+    clipped = float(np.linalg.norm(optimizer.flat / largest) * largest)
+    assert clipped == pytest.approx(min(0.5, exact), rel=tolerance)
+
+
+def test_a_norm_that_no_float_can_hold_is_clipped_and_not_taken_for_an_infinite_gradient(backend):
+    optimizer = Optimizer(np.ones(4), fastopt.SGD(lr=1.0), backend=backend)
+    report = optimizer.step(np.full(4, 1.7e308), max_norm=1.0, nonfinite="raise")
+    assert report == StepReport(step=1, grad_norm=math.inf, skipped=False)
+    np.testing.assert_allclose(optimizer.flat, 0.5, rtol=1e-12)
+
+
 @pytest.mark.parametrize("max_norm", [1e-3, 1.0, 10.0, 1e6, np.inf, 2, np.float32(0.5)])
 @pytest.mark.parametrize("grad_scale", [1.0, 1 / 1024, -3.7, np.float32(0.25), 2])
 def test_clipping_is_torchs(max_norm, grad_scale, backend, dtype):
@@ -147,6 +251,20 @@ def test_clipping_is_torchs(max_norm, grad_scale, backend, dtype):
     plain = Optimizer(start.copy(), SGD(lr=1.0), backend=backend)
     plain.step(gradient, grad_scale=grad_scale)
     assert_same(within, plain)  # below the limit nothing is scaled
+
+
+@pytest.mark.parametrize("as_given", [np.array, np.float64, Fraction, lambda x: np.array(x, np.float32)])
+def test_a_number_may_come_as_whatever_holds_it(as_given, backend):
+    """Python's and NumPy's, and arrays without axes: what float() takes without losing anything."""
+    given, plain = (
+        Optimizer(random_buffer(2, "float32"), SGD(), backend=backend, ema_decay=convert(0.75), threads=threads)
+        for convert, threads in ((as_given, np.array(2)), (float, 2))
+    )
+    for optimizer, convert in ((given, as_given), (plain, float)):
+        report = optimizer.step(random_buffer(1, "float32"), max_norm=convert(0.5), grad_scale=convert(0.25))
+        assert type(report.grad_norm) is float
+    assert_same(given, plain)
+    assert Optimizer(np.ones(2), SGD(), backend=backend, accumulate=np.array(3)).accumulated is not None
 
 
 def test_clipping_agrees_with_torch(backend, dtype):
@@ -362,6 +480,56 @@ def test_both_backends_give_the_same_bits():
         assert snapshots[0] == snapshots[1]
 
 
+# What a step would run
+
+
+def test_explain_says_what_runs_where_and_why(backend):
+    optimizer = Optimizer(random_buffer(0, "float32"), GROUPS, backend=backend, threads=2)
+    optimizer.freeze("first.*")
+    explained = optimizer.explain()
+    assert (explained.backend, explained.reason, explained.threads) == (backend, "backend asks for it", 2)
+    assert explained.frozen == ("first.*",)
+    assert [kernel[:5] for kernel in explained.kernels] == [
+        ("*.bias", "momentum", 2, 14, 2),
+        ("*", "amsgrad", 3, 56, 1),
+    ]
+    assert str(explained).splitlines() == [
+        f"{backend}, up to 2 threads: backend asks for it",
+        "'*.bias': momentum (2 parameters, 14 elements, 2 runs of memory)",
+        "'*': amsgrad (3 parameters, 56 elements, 1 runs of memory)",
+        "'first.*': frozen",
+    ]
+
+
+def test_explaining_changes_nothing(backend, dtype):
+    optimizer, expected = (
+        Optimizer(random_buffer(0, dtype), GROUPS, backend=backend, accumulate=2, ema_decay=0.9) for _ in range(2)
+    )
+    for seed in range(5):
+        before = snapshot(optimizer)
+        optimizer.explain()
+        assert snapshot(optimizer) == before
+        optimizer.step(random_buffer(seed, dtype))
+        expected.step(random_buffer(seed, dtype))
+    assert_same(optimizer, expected)
+
+
+def test_an_optimizer_is_freed_when_nobody_holds_it(backend):
+    """At once: it and its buffers are in no cycle that only a collection would find."""
+    optimizer = Optimizer(random_buffer(0, "float32"), GROUPS, backend=backend, accumulate=2, ema_decay=0.9)
+    gc.collect()
+    gc.disable()
+    try:
+        for seed in range(4):
+            optimizer.step(random_buffer(seed, "float32"), max_norm=1.0)
+            optimizer.step(dict(random_buffer(seed, "float32")))
+        freed = [weakref.ref(each) for each in (optimizer, optimizer.ema.flat, optimizer.state["exp_avg"].flat)]
+        del optimizer
+        assert [each() for each in freed] == [None, None, None]
+    finally:
+        gc.enable()
+
+
 # Memory
 
 
@@ -383,3 +551,21 @@ def test_a_step_makes_no_temporaries(form, backend, dtype):
     finally:
         tracemalloc.stop()
     assert peak < 65_536 < optimizer.flat.nbytes / 10
+
+
+# NumPy's errors
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("rule", cases(), ids=short)
+def test_what_numpy_does_about_floating_point_errors_does_not_matter(rule, scale):
+    """2,000 steps with every option at once; what over- and underflows is a coefficient, a norm or a schedule."""
+    gradient = np.array([0.0, 1.0, -0.5], np.float32) * np.float32(scale)
+    params = np.ones(3, np.float32)
+    with np.errstate(all="raise"):
+        rule = rule.replace(lr=fastopt.schedules.Exponential(lr=0.01, factor=0.9))
+        optimizer = Optimizer(params, rule, accumulate=2, ema_decay=0.9)
+        for _ in range(2000):
+            optimizer.step(gradient, max_norm=1.0, grad_scale=1e-3)
+        optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.step_count == 1000

@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import os
+import sys
 
 import pytest
 from conftest import BACKENDS
@@ -138,6 +139,140 @@ def test_auto_takes_c_in_a_forked_child():
     expect(make(7, "auto").backend, "numba")
     """,
         timeout=60,
+    )
+
+
+#: A parent that has used a pool of threads but never imported fastopt: a child is the first to do that.
+STRANGER = """
+    import os, sys
+    import numpy as np
+
+    user, backend = sys.argv[1:3]
+
+    if user == "libgomp":
+        import ctypes
+        started = []
+        def body(_):
+            started.append(1)
+        region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(body)
+        ctypes.CDLL("libgomp.so.1").GOMP_parallel(region, None, 4, 0)
+        assert len(started) == 4
+    elif user == "numba":
+        import numba
+        @numba.njit(parallel=True)
+        def ones(x):
+            for i in numba.prange(x.size):
+                x[i] = 1
+        ones(np.zeros(1000))
+    assert "fastopt" not in sys.modules
+
+    def work(size):
+        import fastopt
+        p = np.zeros(size, np.float32)
+        optimizer = fastopt.Optimizer(p, fastopt.Adam(), backend=backend, threads=4)
+        optimizer.step(np.ones(size, np.float32), max_norm=1e9)
+        return len(os.listdir("/proc/self/task")), int(np.unique(p.view(np.uint32)).item())
+
+    def in_child(function):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                function()
+                status = 0
+            finally:
+                os._exit(status)
+        _, status = os.waitpid(child, 0)
+        assert status == 0, status
+"""
+
+STRANGERS = [pytest.param("libgomp", marks=pytest.mark.skipif(sys.platform != "linux", reason="loads libgomp"))]
+if "numba" in BACKENDS:
+    STRANGERS.append(pytest.param("numba"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("user", STRANGERS)
+def test_a_child_that_imports_fastopt_first_after_its_parent_used_threads(user, backend):
+    python(
+        STRANGER
+        + """
+    def child():
+        expected = work(400_000)
+        in_child(lambda: work(400_001))
+        assert work(400_002)[1] == expected[1]
+    in_child(child)
+    in_child(lambda: in_child(child))    # fastopt is imported by the grandchild
+    work(400_000)                        # the parent has its threads
+    """,
+        user,
+        backend,
+        timeout=60,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("user", STRANGERS)
+def test_workers_that_import_fastopt_first_after_their_parent_used_threads(user, backend):
+    python(
+        STRANGER
+        + """
+    import multiprocessing
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        found = pool.map_async(work, [400_000] * 4).get(40)
+    assert len({bits for _, bits in found}) == 1, found
+    """,
+        user,
+        backend,
+        timeout=60,
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere C is serial")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_child_of_a_parent_without_threads_has_threads_of_its_own(backend):
+    """As a daemon and as a worker of a server that forks before it imports anything."""
+    python(
+        STRANGER
+        + """
+    def child():
+        threads, _ = work(400_000)
+        assert threads >= 4, threads
+    in_child(child)
+    """,
+        "nobody",
+        backend,
+        timeout=60,
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads as Linux shows them")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("asked", [{"threads": 10**6}, {}])
+def test_a_million_threads_are_as_many_as_there_are_processors(backend, asked):
+    """As an argument and as FASTOPT_NUM_THREADS."""
+    python(
+        """
+        import os, sys
+        for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):    # which allow more
+            del os.environ[name]
+        import numpy as np
+        import fastopt
+        p = np.zeros(2_000_000, np.float32)
+        optimizer = fastopt.Optimizer(p, fastopt.SGD(), backend=sys.argv[1], **eval(sys.argv[2]))
+        started = lambda: len(os.listdir("/proc/self/task"))
+        g = p.copy()
+        before = started()
+        optimizer.step(g, max_norm=1.0)
+        assert optimizer.threads == 10**6
+        most = len(os.sched_getaffinity(0)) - 1    # with numba twice: the thread that compiles has a pool, too
+        assert 0 <= started() - before <= most * (1 + (sys.argv[1] == "numba")), started() - before
+        """,
+        backend,
+        repr(asked),
+        FASTOPT_NUM_THREADS="1000000",
     )
 
 

@@ -2,10 +2,10 @@
 KERNEL(adagrad, (sum),
        (grad_scale, l2, shrink, step_size, eps))
 {
-    const real grad = grad_scale * g[i] + l2 * p[i];
+    const real grad = grad_scale * g[i] + TERM(l2, p[i]);
     const real total = sum[i] + grad * grad;
-    const real update = step_size * grad / (SQRT(total) + eps);
+    const real update = TERM(step_size, grad) / (SQRT(total) + eps);
     sum[i] = total;
-    p[i] = shrink * p[i] - update;
+    p[i] = TERM(shrink, p[i]) - update;
 }
 END_KERNEL

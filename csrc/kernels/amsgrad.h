@@ -2,15 +2,15 @@
 KERNEL(amsgrad, (exp_avg, exp_avg_sq, max_exp_avg_sq),
        (grad_scale, l2, shrink, step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, root, eps))
 {
-    const real grad = grad_scale * g[i] + l2 * p[i];
-    const real m = beta1 * exp_avg[i] + one_minus_beta1 * grad;
-    const real v = beta2 * exp_avg_sq[i] + one_minus_beta2 * (grad * grad);
+    const real grad = grad_scale * g[i] + TERM(l2, p[i]);
+    const real m = TERM(beta1, exp_avg[i]) + one_minus_beta1 * grad;
+    const real v = TERM(beta2, exp_avg_sq[i]) + one_minus_beta2 * (grad * grad);
     real largest = max_exp_avg_sq[i];
     largest = largest >= v ? largest : v;
-    const real update = step_size * m / (root * SQRT(largest) + eps);
+    const real update = TERM(step_size, m) / (root * SQRT(largest) + eps);
     exp_avg[i] = m;
     exp_avg_sq[i] = v;
     max_exp_avg_sq[i] = largest;
-    p[i] = shrink * p[i] - update;
+    p[i] = TERM(shrink, p[i]) - update;
 }
 END_KERNEL

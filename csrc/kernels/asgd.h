@@ -2,10 +2,11 @@
 KERNEL(asgd, (ax),
        (grad_scale, l2, shrink, step_size, keep, mu))
 {
-    const real grad = grad_scale * g[i] + l2 * p[i];
-    const real moved = shrink * p[i] - step_size * grad;
-    const real average = keep * ax[i];
-    ax[i] = average + mu * (moved - average);
+    const real grad = grad_scale * g[i] + TERM(l2, p[i]);
+    const real moved = TERM(shrink, p[i]) - TERM(step_size, grad);
+    const real average = ax[i];
+    /* Where they are equal, too: inf - inf is NaN. */
+    ax[i] = keep == 0 || average == moved ? moved : average + TERM(mu, moved - average);
     p[i] = moved;
 }
 END_KERNEL

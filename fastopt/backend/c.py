@@ -105,8 +105,16 @@ def isa() -> int:
     return names.index(name)
 
 
+def _check() -> None:
+    """BackendError if the library refuses every step: its compiler was told to compute something else."""
+    code = lib.fastopt_step(ffi.new("fastopt_call *", (ffi.NULL, 0, 1, 0)))
+    if code:
+        raise BackendError(f"backend 'c' is not available: {describe_error(code)}")
+
+
 def describe() -> tuple[str, str, dict[str, str]]:
     """Version, reason and details, for :func:`fastopt.backends`."""
+    _check()
     abi = lib.fastopt_abi()
     details = {
         "instruction set": isas()[isa()],
@@ -117,6 +125,8 @@ def describe() -> tuple[str, str, dict[str, str]]:
 
 
 def backend() -> CBackend:
-    """The C backend. ValueError if ``FASTOPT_ISA`` asks for an instruction set that is not there."""
+    """The C backend. ValueError if ``FASTOPT_ISA`` asks for an instruction set that is not there, BackendError if the
+    library cannot give the right bits."""
+    _check()
     isa()
     return CBackend()

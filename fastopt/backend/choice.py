@@ -2,6 +2,8 @@
 
 import os
 import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastopt.backend.process import process
@@ -13,6 +15,11 @@ CHOICES = ("auto", *NAMES)
 
 #: Spans from which on numba, which makes a call for each, takes more than twice as long as C, unless they are large.
 MANY_SPANS = 16
+
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_FAILURE = _PACKAGE / "_c_failure.txt"  # written by csrc/build_backend.py
+_INSTALL = "pip install --force-reinstall --no-cache-dir fastopt"
 
 
 class Available(NamedTuple):
@@ -43,15 +50,32 @@ def _get(name: str) -> Backend:
     try:
         return _load(name).backend()
     except ImportError as error:
-        raise BackendError(f"backend {name!r} is not available: {_why_not(name, error)}") from error
+        raise BackendError(f"backend {name!r} is not available: {why_not(name, error)}") from error
 
 
-def _why_not(name: str, error: Exception) -> str:
+def why_not(name: str, error: ImportError) -> str:
+    """What is known of why a backend cannot be imported, and the way out."""
     if name == "numba":
         return f"{error}. Install it with: pip install numba"
-    if isinstance(error, ModuleNotFoundError):
-        return f"{error}. There was no C compiler at installation; with one: pip install --force-reinstall fastopt"
-    return f"{error}. The compiled library does not load; try: pip install --force-reinstall fastopt"
+    if not isinstance(error, ModuleNotFoundError):
+        return f"{error}. The compiled library does not load; try: {_INSTALL}"
+    if error.name != "fastopt._c":
+        return f"{error}. Install it with: pip install cffi"
+    if hidden := _hidden():
+        return f"{error} in {_PACKAGE}, which hides {hidden}: start Python in another folder or with its option -P"
+    if _FAILURE.exists():
+        reason = _FAILURE.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        return f"{error}. Building it failed: {reason} ({_FAILURE} has more). With that mended: {_INSTALL}"
+    return f"{error}. It has not been built for {_PACKAGE}; with a C compiler: {_INSTALL}"
+
+
+def _hidden() -> Path | None:
+    """Where fastopt is installed with the C backend, if another folder of that name comes before it."""
+    for entry in sys.path:
+        folder = Path(entry).resolve() / "fastopt"
+        if folder != _PACKAGE and (folder / "__init__.py").exists() and PathFinder.find_spec("_c", [str(folder)]):
+            return folder
+    return None
 
 
 def backends() -> dict[str, Available]:
@@ -64,7 +88,7 @@ def backends() -> dict[str, Available]:
         try:
             found[name] = Available(True, *_load(name).describe())
         except (ImportError, BackendError, ValueError) as error:
-            reason = _why_not(name, error) if isinstance(error, ImportError) else str(error)
+            reason = why_not(name, error) if isinstance(error, ImportError) else str(error)
             found[name] = Available(False, None, reason, {})
     return found
 

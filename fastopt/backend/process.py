@@ -1,12 +1,21 @@
 """This process: its forks, its processors, and how many threads a step may use."""
 
 import os
+import sys
+from pathlib import Path
 
-import numpy as np
+from fastopt.declared import whole
+from fastopt.errors import quoted
+
+THREADS = "a whole number >= 1 or None"
 
 
 class _Process:
-    """What happened to this process: how often it was forked off since fastopt was imported."""
+    """What happened to this process.
+
+    ``forks``: how often it was forked off since fastopt was imported, and once more if that had happened before and a
+    pool of threads was in memory already: only the thread that forks lives on in a child, so the pool may be dead.
+    """
 
     forks = 0
 
@@ -18,27 +27,52 @@ def _count_fork() -> None:
     process.forks += 1
 
 
+def _is_fork() -> bool:
+    """Whether this process is a fork that has executed no program since; also if Linux does not say it."""
+    try:
+        _, _, fields = Path("/proc/self/stat").read_text(errors="replace").rpartition(")")
+        return bool(int(fields.split()[6]) & 0x40)  # PF_FORKNOEXEC
+    except (OSError, ValueError, IndexError):
+        return True
+
+
+def _has_pool() -> bool:
+    """Whether a pool of threads that fastopt's engines would use is in memory already, whoever has put it there."""
+    if any(f"numba.np.ufunc.{pool}" in sys.modules for pool in ("omppool", "tbbpool", "workqueue")):
+        return True
+    try:
+        return "/libgomp.so" in Path("/proc/self/maps").read_text(errors="replace")
+    except OSError:
+        return True
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_count_fork)
+    if sys.platform == "linux" and _is_fork() and _has_pool():
+        _count_fork()
 
 
 def resolve_threads(threads: int | None) -> int:
     """How many threads a step may use: the argument, else ``FASTOPT_NUM_THREADS``, else every processor.
 
-    Raises TypeError or ValueError if that is no whole number above zero.
+    The engines use no more than there are processors. Raises TypeError or ValueError if that is no whole number above
+    zero.
     """
     if threads is None:
         text = os.environ.get("FASTOPT_NUM_THREADS")
         if not text:
             return processors()
-        if not text.isdecimal() or int(text) < 1:
-            raise ValueError(f"FASTOPT_NUM_THREADS must be a whole number >= 1, not {text!r}")
-        return int(text)
-    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
-        raise TypeError(f"threads must be a whole number >= 1 or None, not {threads!r}")
-    if threads < 1:
-        raise ValueError(f"threads must be a whole number >= 1 or None, not {threads!r}")
-    return int(threads)
+        try:
+            given = int(text) if text.isdecimal() else 0
+        except ValueError:  # more digits than Python converts
+            given = 0
+        if given < 1:
+            raise ValueError(f"FASTOPT_NUM_THREADS must be a whole number >= 1, not {quoted(text)}")
+        return given
+    given = whole("threads", threads, THREADS)
+    if given < 1:
+        raise ValueError(f"threads must be {THREADS}, not {quoted(threads)}")
+    return given
 
 
 def processors() -> int:

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from fastopt.backend.choice import NAMES
 from fastopt.bench.report import caches, human_size, processor
 from fastopt.bench.session import Result
-from fastopt.train.style import COLOURS, FAINT, INK, new_figure, quiet
+from fastopt.train.style import COLOURS, FAINT, INK, logarithmic, picture, quiet
 
 GREY = "#77777f"
 MARKERS = "oDs^vPX"
@@ -28,8 +28,8 @@ def draw(path: Path, results: Sequence[Result]) -> None:
         for index, engine in enumerate(engines)
     }
     single = len({result.size for result in results}) == 1
-    figure = _bars(results, looks) if single else _panels(results, looks)
-    figure.savefig(path)
+    with picture(path) as figure:
+        (_bars if single else _panels)(figure, results, looks)
 
 
 def _groups(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -54,11 +54,11 @@ def _limit(results: Sequence[Result]) -> dict[int, float]:
     return found
 
 
-def _panels(results: Sequence[Result], looks: dict[str, dict]) -> Figure:
+def _panels(figure: Figure, results: Sequence[Result], looks: dict[str, dict]) -> None:
     groups = _groups(results)
     columns = min(3, len(groups))
     rows = math.ceil(len(groups) / columns)
-    figure = new_figure(max(4.4 * columns, 6.4), 3.1 * rows + 1.0)
+    figure.set_size_inches(max(4.4 * columns, 6.4), 3.1 * rows + 1.0)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for axes, (rule, members) in zip(grid.flat, groups.items(), strict=False):
         _panel(axes, rule, members, looks)
@@ -75,7 +75,6 @@ def _panels(results: Sequence[Result], looks: dict[str, dict]) -> Figure:
         row.set_ylabel("GB/s", color=INK, fontsize=9)
     _legend(figure, grid[0, 0])
     figure.suptitle(_title(results, "Throughput of a step"), x=0.01, ha="left", fontsize=12, color=INK)
-    return figure
 
 
 def _panel(axes: Axes, rule: str, results: list[Result], looks: dict[str, dict]) -> None:
@@ -90,8 +89,7 @@ def _panel(axes: Axes, rule: str, results: list[Result], looks: dict[str, dict])
         points = sorted((each.size, each.gigabytes_per_second) for each in results if each.engine == engine)
         if points:
             axes.plot(*zip(*points, strict=True), **look, **(OURS if engine in NAMES else THEIRS), label=engine)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    logarithmic(axes)
     axes.grid(visible=False, axis="x")
     axes.xaxis.set_major_locator(LogLocator(numticks=12))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -121,10 +119,10 @@ def _mark_caches(axes: Axes, results: list[Result]) -> None:
             )
 
 
-def _bars(results: Sequence[Result], looks: dict[str, dict]) -> Figure:
+def _bars(figure: Figure, results: Sequence[Result], looks: dict[str, dict]) -> None:
     groups = _groups(results)
     height = 0.8 / len(looks)
-    figure = new_figure(9.0, 1.3 + len(groups) * max(0.36, 0.17 * len(looks)))
+    figure.set_size_inches(9.0, 1.3 + len(groups) * max(0.36, 0.17 * len(looks)))
     axes = figure.subplots()
     quiet(axes, "")
     axes.grid(visible=False, axis="y")
@@ -155,7 +153,6 @@ def _bars(results: Sequence[Result], looks: dict[str, dict]) -> Figure:
     _legend(figure, axes)
     what = f"Throughput of a step of {human_size(results[0].size)} parameters"
     figure.suptitle(_title(results, what), x=0.01, ha="left", fontsize=12, color=INK)
-    return figure
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

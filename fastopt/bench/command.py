@@ -243,7 +243,7 @@ def _progress(total: int) -> Any:
 
     console = Console(stderr=True)
     progress = Progress(
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

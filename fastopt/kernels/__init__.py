@@ -7,6 +7,7 @@ rule's order: contiguous 1-D arrays of one dtype. Buffers must not overlap.
 
 import hashlib
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import numba
@@ -27,6 +28,7 @@ from fastopt.kernels.rmsprop_centered_momentum import rmsprop_centered_momentum
 from fastopt.kernels.rmsprop_momentum import rmsprop_momentum
 from fastopt.kernels.rprop import rprop
 from fastopt.kernels.sgd import sgd
+from fastopt.kernels.term import term as term
 
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise ImportError("fastopt.kernels needs numba's compiler, and NUMBA_DISABLE_JIT is set")
@@ -58,12 +60,12 @@ KERNELS = {
 def twin(kernel, variant: str, **options):
     """The dispatcher of a kernel's Python function compiled with other options.
 
-    numba's cache tells functions apart by qualified name and code alone: not by options, and before numba 0.68 not by
-    the source file's content. Hence all of them are in the twin's qualified name.
+    numba's cache tells functions apart by qualified name and code alone: not by options, not by the functions that they
+    call, and before numba 0.68 not by the source file's content. Hence all of them are in the twin's qualified name.
     """
     function = getattr(kernel, "py_func", kernel)
     options = {"error_model": "numpy"} | options
-    stamp = hashlib.sha256(_source(function) + repr(sorted(options.items())).encode())
+    stamp = hashlib.sha256(b"".join(_sources(function)) + repr(sorted(options.items())).encode())
     copy = types.FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
@@ -73,12 +75,20 @@ def twin(kernel, variant: str, **options):
     return numba.njit(**options)(copy)
 
 
-def _source(function) -> bytes:
-    """The file that a function comes from, or its byte code if there is none, as in an interactive session."""
-    try:
-        return Path(function.__code__.co_filename).read_bytes()
-    except OSError:
-        return function.__code__.co_code
+def _sources(function) -> Iterator[bytes]:
+    """The files that a function and the compiled functions that it calls come from.
+
+    Where there is no file, as in an interactive session, it is the byte code.
+    """
+    seen, found = {function}, [function]
+    for each in found:
+        try:
+            yield Path(each.__code__.co_filename).read_bytes()
+        except OSError:
+            yield each.__code__.co_code
+        called = (getattr(each.__globals__.get(name), "py_func", None) for name in each.__code__.co_names)
+        found += [callee for callee in called if callee is not None and callee not in seen]
+        seen.update(found)
 
 
 globals().update({name: twin(kernel, "serial", nogil=True) for name, kernel in KERNELS.items()})

@@ -6,6 +6,8 @@ import numba
 from numba import prange
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
+from fastopt.kernels.term import term
+
 
 @numba.njit(parallel=True, error_model="numpy")
 def adam(p, g, exp_avg, exp_avg_sq, k):
@@ -22,10 +24,10 @@ def adam(p, g, exp_avg, exp_avg_sq, k):
         eps,
     ) = to_fixed_tuple(k, 10)
     for i in prange(p.size):
-        grad = grad_scale * g[i] + l2 * p[i]
-        m = beta1 * exp_avg[i] + one_minus_beta1 * grad
-        v = beta2 * exp_avg_sq[i] + one_minus_beta2 * (grad * grad)
-        update = step_size * m / (root * sqrt(v) + eps)
+        grad = grad_scale * g[i] + term(l2, p[i])
+        m = term(beta1, exp_avg[i]) + one_minus_beta1 * grad
+        v = term(beta2, exp_avg_sq[i]) + one_minus_beta2 * (grad * grad)
+        update = term(step_size, m) / (term(root, sqrt(v)) + eps)
         exp_avg[i] = m
         exp_avg_sq[i] = v
-        p[i] = shrink * p[i] - update
+        p[i] = term(shrink, p[i]) - update

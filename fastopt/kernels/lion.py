@@ -4,6 +4,8 @@ import numba
 from numba import prange
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
+from fastopt.kernels.term import term
+
 
 @numba.njit(parallel=True, error_model="numpy")
 def lion(p, g, exp_avg, k):
@@ -19,8 +21,8 @@ def lion(p, g, exp_avg, k):
         zero,
     ) = to_fixed_tuple(k, 9)
     for i in prange(p.size):
-        grad = grad_scale * g[i] + l2 * p[i]
-        mixed = beta1 * exp_avg[i] + one_minus_beta1 * grad
+        grad = grad_scale * g[i] + term(l2, p[i])
+        mixed = term(beta1, exp_avg[i]) + one_minus_beta1 * grad
         update = step_size if mixed > zero else (-step_size if mixed < zero else mixed)
-        exp_avg[i] = beta2 * exp_avg[i] + one_minus_beta2 * grad
-        p[i] = shrink * p[i] - update
+        exp_avg[i] = term(beta2, exp_avg[i]) + one_minus_beta2 * grad
+        p[i] = term(shrink, p[i]) - update

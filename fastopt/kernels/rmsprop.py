@@ -6,13 +6,15 @@ import numba
 from numba import prange
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
+from fastopt.kernels.term import term
+
 
 @numba.njit(parallel=True, error_model="numpy")
 def rmsprop(p, g, square_avg, k):
     grad_scale, l2, shrink, step_size, alpha, one_minus_alpha, eps = to_fixed_tuple(k, 7)
     for i in prange(p.size):
-        grad = grad_scale * g[i] + l2 * p[i]
-        v = alpha * square_avg[i] + one_minus_alpha * (grad * grad)
-        update = step_size * grad / (sqrt(v) + eps)
+        grad = grad_scale * g[i] + term(l2, p[i])
+        v = term(alpha, square_avg[i]) + term(one_minus_alpha, grad * grad)
+        update = term(step_size, grad) / (sqrt(v) + eps)
         square_avg[i] = v
-        p[i] = shrink * p[i] - update
+        p[i] = term(shrink, p[i]) - update

@@ -45,6 +45,6 @@ class ASGD(Rule):
         lr = self.rate(step)
         p, g = self.decayed(lr, p, g)
         eta = lr / (1 + self.lambd * lr * (step - 1)) ** self.alpha
-        p = p - eta * (g + self.lambd * p)
+        p = (1 - self.lambd * eta) * p - eta * g
         mu = 1 / max(1, step - 1 - self.t0)
-        return p, {"ax": p if mu == 1 else ax + mu * (p - ax)}
+        return p, {"ax": p if mu == 1 else (1 - mu) * ax + mu * p}

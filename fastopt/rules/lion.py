@@ -45,7 +45,6 @@ class Lion(Rule):
     def reference(self, step, p, g, exp_avg):
         lr = self.rate(step)
         beta1, beta2 = self.betas
-        g = -g if self.maximize else g
+        p, g = self.decayed(lr, p, g)
         direction = np.sign(beta1 * exp_avg + (1 - beta1) * g)
-        p = p - lr * (direction + self.weight_decay * p)
-        return p, {"exp_avg": beta2 * exp_avg + (1 - beta2) * g}
+        return p - lr * direction, {"exp_avg": beta2 * exp_avg + (1 - beta2) * g}

@@ -4,11 +4,12 @@ from typing import Annotated
 
 import numpy as np
 
-from fastopt.declared import Interval, LearningRate, Positive
+from fastopt.declared import Interval, LearningRate, NonNegative
 from fastopt.rule import Rule
 
 Shrinking = Annotated[float, Interval(0.0, 1.0, "()")]
 Growing = Annotated[float, Interval(1.0, brackets="(]")]
+Largest = Annotated[float, Interval(0.0, brackets="(]", finite=False)]
 
 
 class Rprop(Rule):
@@ -20,12 +21,13 @@ class Rprop(Rule):
         g = 0          where g prev < 0
         p = p - sign(g) s;  prev = g
 
-    with the states ``prev`` and s ``step_size``, which starts as ``lr``; later values of ``lr`` have no effect.
+    with the states ``prev`` and s ``step_size``, which starts as ``lr``; later values of ``lr`` have no effect. A
+    gradient that is NaN has no sign: the parameter stays where it is.
     """
 
     lr: LearningRate = 1e-2
     etas: tuple[Shrinking, Growing] = (0.5, 1.2)
-    step_sizes: tuple[Positive, Positive] = (1e-6, 50.0)
+    step_sizes: tuple[NonNegative, Largest] = (1e-6, 50.0)
 
     ulp = 128
     kernel = "rprop"
@@ -54,4 +56,5 @@ class Rprop(Rule):
         factor = np.where(agreement > 0, self.etas[1], np.where(agreement < 0, self.etas[0], 1.0))
         step_size = np.clip(step_size * factor, *self.step_sizes)
         g = np.where(agreement < 0, 0.0, g)
-        return p - np.sign(g) * step_size, {"prev": g, "step_size": step_size}
+        move = np.where(g > 0, step_size, np.where(g < 0, -step_size, 0.0))
+        return p - move, {"prev": g, "step_size": step_size}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fastopt.errors import nearest
+from fastopt.errors import nearest, quoted
 from fastopt.train.errors import InputError
 
 VALIDATION_SHARE = 0.2
@@ -22,7 +25,8 @@ class Dataset:
     """Samples split for training and validation.
 
     ``x_train`` and ``x_val`` are C-contiguous (rows, features) float64 or float32; ``y_train`` and
-    ``y_val`` are (rows,) int64 class numbers, indices into ``classes``. Treat the arrays as read-only.
+    ``y_val`` are (rows,) int64 class numbers, indices into ``classes``. ``remark`` says in one line
+    how a file was understood, if that is not plain. Treat the arrays as read-only.
     """
 
     name: str
@@ -31,16 +35,25 @@ class Dataset:
     x_val: np.ndarray
     y_val: np.ndarray
     classes: tuple[str, ...]
+    remark: str = ""
 
     @property
     def features(self) -> int:
         return int(self.x_train.shape[1])
 
     def astype(self, dtype: str) -> Dataset:
-        """The same data with features of ``dtype``."""
-        x_train = np.ascontiguousarray(self.x_train, dtype=dtype)
-        x_val = np.ascontiguousarray(self.x_val, dtype=dtype)
-        return Dataset(self.name, x_train, self.y_train, x_val, self.y_val, self.classes)
+        """The same data with features of ``dtype``. Raises InputError for "data" if one is not finite in it."""
+        x_train, x_val = self._cast(self.x_train, dtype, "training"), self._cast(self.x_val, dtype, "validation")
+        return replace(self, x_train=x_train, x_val=x_val)
+
+    def _cast(self, x: np.ndarray, dtype: str, part: str) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            cast = np.ascontiguousarray(x, dtype=dtype)
+        if not np.isfinite(cast).all():
+            row, feature = np.argwhere(~np.isfinite(cast))[0]
+            where = f"{self.name}: feature {feature} of the {part} sample {row}, once scaled"
+            raise InputError("data", f"{where}, must be a finite number in {dtype}, not {x[row, feature]}")
+        return cast
 
     @cached_property
     def fingerprint(self) -> str:
@@ -52,36 +65,54 @@ class Dataset:
         return digest.hexdigest()
 
 
-def load_data(source: str, target: str | None = None) -> Dataset:
+def load_data(
+    source: str, target: str | None = None, *, decimal: str | None = None, drop: Sequence[str] = ()
+) -> Dataset:
     """Load a data set by its built-in name or from a path.
 
-    ``source`` is "digits", "breast-cancer", "binary", a CSV file (``target`` names the column to
-    predict), an ``.npz`` file, or a folder of MNIST's IDX files. Without validation samples of its
-    own, a set is split 80 to 20 by class, the same way in every run.
+    ``source`` is "digits", "breast-cancer", "binary", a CSV file, an ``.npz`` file, or a folder of
+    MNIST's IDX files. With a CSV file ``target`` names the column to predict, ``drop`` those to leave
+    out, and ``decimal`` is the decimal separator of its numbers, "." (None) or ",". Without validation
+    samples of its own, a set is split 80 to 20 by class, the same way in every run.
 
-    Raises InputError for "data" or "target", with the line and column where there is one.
+    Raises InputError for the argument that is wrong, with the line and column where there is one.
     """
+    if decimal not in (None, ".", ","):
+        raise InputError("decimal", f"got {quoted(decimal)}; allowed: a point or a comma")
     path = Path(source)
-    if source in BUILT_IN:
-        _no_target(source, target)
-        return BUILT_IN[source]()
-    if not path.exists():
-        raise InputError("data", f"no such data set or file: {source!r}; {nearest(source, BUILT_IN)}, {FILES}")
-    if path.is_dir():
-        from fastopt.train.idx_data import load_idx
-
-        _no_target(source, target)
-        return load_idx(path)
-    if path.suffix == ".npz":
-        from fastopt.train.npz_data import load_npz
-
-        _no_target(source, target)
-        return load_npz(path)
-    if path.suffix in (".csv", ".tsv"):
+    kind = "built-in" if source in BUILT_IN else _kind(path, source)
+    if kind == "file" and path.suffix.lower() in (".csv", ".tsv"):
         from fastopt.train.csv_data import load_csv
 
-        return load_csv(path, target)
-    raise InputError("data", f"{source!r} has the unknown ending {path.suffix!r}; allowed: {FILES}")
+        return load_csv(path, target, decimal or ".", drop)
+    for name, value in (("target", target), ("decimal", decimal), ("drop", drop)):
+        if value:
+            raise InputError(name, f"given with {quoted(source)}; allowed with a CSV file only")
+    if source in BUILT_IN:
+        return BUILT_IN[source]()
+    if kind == "folder":
+        from fastopt.train.idx_data import load_idx
+
+        return load_idx(path)
+    if path.suffix.lower() == ".npz":
+        from fastopt.train.npz_data import load_npz
+
+        return load_npz(path)
+    raise InputError("data", f"{quoted(source)} has the unknown ending {quoted(path.suffix)}; allowed: {FILES}")
+
+
+def _kind(path: Path, source: str) -> str:
+    try:
+        if path.is_dir():
+            return "folder"
+        if path.is_file():
+            return "file"
+        found = path.exists()
+    except OSError as error:
+        raise InputError("data", f"{quoted(source)} cannot be read: {error.strerror}") from None
+    if found:
+        raise InputError("data", f"{quoted(source)} is neither a file nor a folder; allowed: {FILES}")
+    raise InputError("data", f"no such data set or file: {quoted(source)}; {nearest(source, BUILT_IN)}, {FILES}")
 
 
 def digits() -> Dataset:
@@ -133,32 +164,61 @@ def split(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def standardise(x_train: np.ndarray, x_val: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Columns to mean 0 and deviation 1 by the training rows; a constant column becomes 0."""
-    mean, deviation = x_train.mean(axis=0), x_train.std(axis=0)
-    deviation = np.where(deviation > 1e-12 * np.maximum(np.abs(mean), 1), deviation, 1)
-    return (x_train - mean) / deviation, (x_val - mean) / deviation
+    """Columns of float64 to mean 0 and deviation 1 by the training rows; a constant column becomes 0.
+
+    Constant is what scikit-learn's StandardScaler takes for it: a variance within the error of computing
+    it. Columns are brought near one by a power of two first: that changes no bit, and the variance of
+    numbers near 1e-200 and 1e200 is a number, too.
+    """
+    rows, eps = len(x_train), np.finfo(np.float64).eps
+    _, exponent = np.frexp(np.abs(x_train).max(axis=0))
+    with np.errstate(over="ignore", under="ignore"):  # a validation row may be far beyond: the cast will name it
+        x_train, x_val = np.ldexp(x_train, -exponent), np.ldexp(x_val, -exponent)
+        mean, deviation = x_train.mean(axis=0), x_train.std(axis=0)
+        constant = deviation**2 <= rows * eps * deviation**2 + (rows * mean * eps) ** 2
+        scaled = [(x - mean) / np.where(constant, 1, deviation) for x in (x_train, x_val)]
+    for x in scaled:
+        x[:, constant] = 0
+    return scaled[0], scaled[1]
 
 
-def number_classes(labels: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels (rows,) of any sortable kind as class numbers (rows,) int64 and the class names.
+def number_classes(labels: Sequence[Any], where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels of one kind, integers, booleans or texts, as class numbers (rows,) int64 and the class names.
 
     Raises InputError for a single class, and for a class with a single sample: it could not be in
     both parts of a split.
     """
-    values, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    counts = Counter(labels)
+    values = sorted(counts)
     if len(values) < 2:
-        only = f"only {values[0].item()!r}" if len(values) else "none"
+        only = f"only {quoted(values[0])}" if values else "none"
         raise InputError("data", f"{where} has {only}; allowed: two classes or more")
-    if counts.min() < 2:
-        alone = values[counts.argmin()].item()
+    alone = min(values, key=counts.__getitem__)
+    if counts[alone] < 2:
         raise InputError(
             "data",
-            f"{where} has {len(values)} classes, and class {alone!r} has one sample; "
+            f"{where} has {len(values)} classes, and class {quoted(alone)} has one sample; "
             "allowed: two samples or more of every class",
         )
-    return numbers.astype(np.int64), tuple(str(value) for value in values)
+    return _numbers(labels, values), tuple(map(str, values))
 
 
-def _no_target(source: str, target: str | None) -> None:
-    if target is not None:
-        raise InputError("target", f"got {target!r}, but {source!r} has labels of its own; allowed with CSV only")
+def known_classes(labels: Sequence[Any], classes: tuple[str, ...], where: str, part: str) -> np.ndarray:
+    """Labels of the ``part`` for validation as numbers (rows,) int64 of the classes in training.
+
+    Raises InputError for a label that is none of them.
+    """
+    names = list(map(str, labels))
+    known = set(classes)
+    for row, name in enumerate(names):
+        if name not in known:
+            known_ones = nearest(name, classes)
+            raise InputError(
+                "data", f"{where}, label {row}: {part} label {quoted(name)[1:-1]} is not one of training; {known_ones}"
+            )
+    return _numbers(names, classes)
+
+
+def _numbers(labels: Sequence[Any], values: Sequence[Any]) -> np.ndarray:
+    numbers = {value: number for number, value in enumerate(values)}
+    return np.array([numbers[label] for label in labels], dtype=np.int64)

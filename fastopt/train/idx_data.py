@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from fastopt.train.data import Dataset, number_classes, split_arrays
+from fastopt.machine import shortage
+from fastopt.train.data import Dataset, known_classes, number_classes, split_arrays
 from fastopt.train.errors import InputError
 
 UNSIGNED_BYTE = 0x08
+CHUNK = 2**20
 
 
 def load_idx(folder: Path) -> Dataset:
@@ -28,7 +32,7 @@ def load_idx(folder: Path) -> Dataset:
             "data", f"{folder} has no train-images-idx3-ubyte[.gz]; allowed: a folder of MNIST's IDX files"
         )
     images, labels = train
-    y, classes = number_classes(labels, f"{folder}, the training labels")
+    y, classes = number_classes(labels.tolist(), f"{folder}, the training labels")
     test = _pair(folder, "t10k")
     if test is None:
         return split_arrays(folder.resolve().name, _pixels(images), y, classes, scale=False)
@@ -38,11 +42,7 @@ def load_idx(folder: Path) -> Dataset:
             "data",
             f"{folder}: test images are {test_images.shape[1:]}; allowed: {images.shape[1:]}, as trained",
         )
-    values = np.unique(labels)
-    unknown = np.setdiff1d(test_labels, values)
-    if len(unknown):
-        raise InputError("data", f"{folder}: test label {unknown[0]} is not among the training labels")
-    numbers = np.searchsorted(values, test_labels).astype(np.int64)
+    numbers = known_classes(test_labels.tolist(), classes, str(folder), "test")
     return Dataset(folder.resolve().name, _pixels(images), y, _pixels(test_images), numbers, classes)
 
 
@@ -79,25 +79,31 @@ def _find(folder: Path, name: str) -> Path | None:
 
 
 def _read(path: Path, dimensions: int) -> np.ndarray:
-    content = _content(path)
-    header = 4 + 4 * dimensions
-    magic = bytes((0, 0, UNSIGNED_BYTE, dimensions))
-    if content[:4] != magic:
-        raise InputError("data", f"{path} starts with {content[:4].hex() or 'nothing'}; allowed: {magic.hex()}")
-    if len(content) < header:
-        raise InputError("data", f"{path} has {len(content)} bytes; allowed: a header of {header} and more")
-    shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4))
-    expected = header + int(np.prod(shape, dtype=object))
-    if len(content) != expected:
-        raise InputError("data", f"{path} has {len(content)} bytes; allowed: {expected} for its shape {shape}")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
-
-
-def _content(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return _array(file, path, dimensions)  # type: ignore[arg-type]  # a GzipFile is one in all but name
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError("data", f"{path} is not a whole gzip file: {error}") from None
     except OSError as error:
         raise InputError("data", f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _array(file: BinaryIO, path: Path, dimensions: int) -> np.ndarray:
+    magic, header = bytes((0, 0, UNSIGNED_BYTE, dimensions)), 4 + 4 * dimensions
+    start = file.read(4)
+    if start != magic:
+        raise InputError("data", f"{path} starts with {start.hex() or 'nothing'}; allowed: {magic.hex()}")
+    sizes = file.read(4 * dimensions)
+    if len(sizes) < 4 * dimensions:
+        raise InputError("data", f"{path} has {4 + len(sizes)} bytes; allowed: a header of {header} and more")
+    shape = tuple(int.from_bytes(sizes[at : at + 4], "big") for at in range(0, len(sizes), 4))
+    expected = math.prod(shape)
+    if short := shortage(5 * expected):  # with the float32 that they become
+        raise InputError("data", f"{path} {short}")
+    content = bytearray()
+    while len(content) <= expected and (chunk := file.read(min(CHUNK, expected + 1 - len(content)))):
+        content += chunk  # as much as there is, and no more than one byte too many
+    if len(content) != expected:
+        found = f"{header + len(content)} bytes" if len(content) < expected else "more bytes"
+        raise InputError("data", f"{path} has {found}; allowed: {header + expected} for its shape {shape}")
+    return np.frombuffer(content, np.uint8).reshape(shape)

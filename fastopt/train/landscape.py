@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +19,7 @@ import fastopt
 from fastopt.train import specs
 from fastopt.train.errors import InputError
 from fastopt.train.loop import Backend
-from fastopt.train.style import INK, line_style, new_figure
+from fastopt.train.style import INK, folded, legend_columns, line_style, picture
 
 DEFAULT = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "lion")
 MAX_OPTIMIZERS = 8
@@ -196,18 +197,29 @@ def paths(optimizers: Sequence[str], backend: Backend = "auto") -> dict[str, lis
     """
     if len(optimizers) > MAX_OPTIMIZERS:
         raise InputError("optimizer", f"got {len(optimizers)}; allowed: up to {MAX_OPTIMIZERS}")
-    rules = {text: specs.rule(text) for text in optimizers}
+    rules: dict[str, fastopt.Rule] = {}
+    searched: set[tuple[fastopt.Rule, bool]] = set()
+    for text in optimizers:
+        rule = specs.rule(text)
+        if (rule, _gives_lr(text)) in searched:
+            raise InputError("optimizer", f"got {text!r} twice, be it in other words; allowed: each once")
+        rules[text] = rule
+        searched.add((rule, _gives_lr(text)))
     return {
         surface.name: [_trace(surface, text, rule, backend) for text, rule in rules.items()] for surface in SURFACES
     }
 
 
 def _trace(surface: Surface, text: str, rule: fastopt.Rule, backend: Backend) -> Trace:
-    if "lr" in specs.split(text, "optimizer")[1]:
+    if _gives_lr(text):
         lr, points = rule.rate(1), walk(surface, rule, surface.steps, backend)
     else:
         lr, points = search(surface, rule, backend)
     return Trace(text, lr, points, float(_heights(surface, points)[-1]))
+
+
+def _gives_lr(text: str) -> bool:
+    return "lr" in specs.split(text, "optimizer")[1]
 
 
 def _heights(surface: Surface, points: np.ndarray) -> np.ndarray:
@@ -216,7 +228,7 @@ def _heights(surface: Surface, points: np.ndarray) -> np.ndarray:
 
 def show(traces: dict[str, list[Trace]], console: Console | None = None) -> None:
     """Print rate, steps and last height above the minimum of every path as a table."""
-    console = console or Console()
+    console = console or Console(markup=False, emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, 140)
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -232,7 +244,15 @@ def show(traces: dict[str, list[Trace]], console: Console | None = None) -> None
 
 def draw(path: Path, traces: dict[str, list[Trace]]) -> None:
     """Draw every surface with its paths into the PNG ``path``. Raises InputError for "out"."""
-    figure = new_figure(13, 10.6)
+    try:
+        with picture(path) as figure:
+            _draw(figure, traces)
+    except OSError as error:
+        raise InputError("out", f"{path} cannot be written: {error.strerror}; allowed: a new file") from None
+
+
+def _draw(figure: Figure, traces: dict[str, list[Trace]]) -> None:
+    figure.set_size_inches(13, 10.6)
     for axes, surface in zip(figure.subplots(2, 2).flat, SURFACES, strict=True):
         _ground(axes, surface)
         found = traces[surface.name]
@@ -244,23 +264,13 @@ def draw(path: Path, traces: dict[str, list[Trace]]) -> None:
         handles.values(),
         handles.keys(),
         loc="outside lower center",
-        ncols=_columns(handles),
+        ncols=legend_columns(list(handles), 13, 11),
         frameon=False,
         fontsize=11,
         labelcolor=INK,
         handlelength=2.4,
         columnspacing=2.2,
     )
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise InputError("out", f"{path} cannot be written: {error.strerror}; allowed: a new file") from None
-
-
-def _columns(labels: Iterable[str]) -> int:
-    """All labels in one row if they are short, else four."""
-    labels = list(labels)
-    return len(labels) if sum(len(label) + 9 for label in labels) < 170 else 4
 
 
 def check_file(path: Path) -> None:
@@ -292,7 +302,7 @@ def _path(axes: Axes, trace: Trace, number: int, width: float) -> None:
     style = line_style(number)
     halo = [withStroke(linewidth=width + 0.4, foreground="white")]
     x, y = trace.points.T
-    axes.plot(x, y, linewidth=width, label=trace.optimizer, path_effects=halo, zorder=3, **style)
+    axes.plot(x, y, linewidth=width, label=folded(trace.optimizer), path_effects=halo, zorder=3, **style)
     axes.plot(x[-1], y[-1], "o", markersize=width + 3.5, color=style["color"], markeredgecolor="white", zorder=4)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, Protocol
@@ -14,10 +15,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 import fastopt
+from fastopt.machine import shortage
 from fastopt.train import specs
 from fastopt.train.data import Dataset
 from fastopt.train.errors import InputError
-from fastopt.train.network import Network
+from fastopt.train.network import EVALUATION_ROWS, Network
 from fastopt.train.scores import scores
 
 Backend = Literal["auto", "numba", "c"]
@@ -106,6 +108,7 @@ class Run:
         self.steps_per_epoch = math.ceil(self.rows / self.batch_size)
         self.phases = phases(settings, self.steps_per_epoch)
         sizes = (data.features, *settings.hidden, len(data.classes))
+        self.memory = self._check_memory(sizes)
         self.network = Network(sizes, settings.dtype, settings.seed)
         self._backend, self._threads = backend, threads
         self._warm = False
@@ -184,7 +187,7 @@ class Run:
     def save(self, path: Path) -> None:
         """Write parameters, optimizer, position and history to ``path``, all or nothing."""
         extra = {
-            "settings": asdict(self.settings),
+            "settings": asdict(self.settings) | {"hidden": list(self.settings.hidden)},
             "data": self._fingerprint,
             "position": {
                 "epoch": self.epoch,
@@ -199,15 +202,16 @@ class Run:
         self.optimizer.save(path, extra=extra)
 
     def load(self, path: Path, extra: dict[str, Any]) -> None:
-        """Go on from the checkpoint ``path``, whose extra content is ``extra``.
+        """Go on from the checkpoint ``path``, whose extra content is ``extra``, as ``read_extra`` gives it.
 
         Raises InputError naming the setting that differs from the checkpoint's, and
-        fastopt.CheckpointError if the file is not whole.
+        fastopt.CheckpointError if the file is not whole; then the run stays as it was.
         """
         self._check_fit(path, extra)
         position = extra["position"]
-        self._start_phase(position["phase"])
-        self.optimizer.load(path)
+        optimizer = self._optimizer(self.network.params, self.phases[position["phase"]].rule)
+        optimizer.load(path)
+        self.optimizer, self._phase = optimizer, position["phase"]
         self.epoch, self.batch, self.loss_sum = position["epoch"], position["batch"], position["loss_sum"]
         self.history, self.seconds, self.notes = extra["history"], extra["seconds"], extra["notes"]
 
@@ -217,18 +221,42 @@ class Run:
             raise InputError("batch_size", f"got {size}; allowed: 1 to {self.rows}, the training rows, or full")
         return size
 
+    def _check_memory(self, sizes: tuple[int, ...]) -> int:
+        """The bytes that a run takes. Raises InputError, before it takes them, if there are not so many."""
+        parameters = sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
+        states = max(len(phase.rule.states) for phase in self.phases)
+        rows = 2 * self.batch_size + EVALUATION_ROWS
+        # Parameters, gradients and states, once more while warming up; outputs and their gradients of a batch.
+        numbers = 2 * (2 + states) * parameters + rows * sum(sizes)
+        needed = numbers * np.dtype(self.settings.dtype).itemsize
+        if short := shortage(needed):
+            raise InputError("hidden", f"got {_text(self.settings.hidden)}, which {short}; allowed: smaller layers")
+        return needed
+
     def _check_fit(self, path: Path, extra: dict[str, Any]) -> None:
         theirs = Settings.from_json(extra["settings"])
         for field in fields(Settings):
             ours, other = getattr(self.settings, field.name), getattr(theirs, field.name)
-            if field.name != "epochs" and not _same(field.name, ours, other):
+            if field.name != "epochs" and not _same(field.name, ours, other, path):
                 raise InputError(field.name, f"got {_text(ours)}; allowed: {_text(other)}, as in {path}")
-        if phases(theirs, self.steps_per_epoch) != self.phases:
+        if phases(replace(self.settings, epochs=theirs.epochs), self.steps_per_epoch) != self.phases:
             raise InputError(
                 "epochs",
                 f"got {self.settings.epochs}; allowed: 1 to {theirs.epochs}, as its schedule spans",
             )
         check_data(path, extra, self._fingerprint)
+        self._check_position(path, extra["position"])
+
+    def _check_position(self, path: Path, position: dict[str, Any]) -> None:
+        """The phase of a saved run is that of its last batch, and its batch one of an epoch."""
+        epoch, batch, phase = position["epoch"], position["batch"], position["phase"]
+        last = epoch if batch else max(1, epoch - 1)
+        expected = sum(each.first_epoch <= last for each in self.phases) - 1
+        if batch >= self.steps_per_epoch or phase != expected:
+            raise fastopt.CheckpointError(
+                f"{path}: extra.position must be a batch below {self.steps_per_epoch} of phase {expected} "
+                f"in epoch {epoch}, not batch {batch} of phase {phase}"
+            )
 
     def _start_phase(self, number: int) -> None:
         self._phase = number
@@ -342,12 +370,16 @@ def _rule(field: str, settings: Settings, steps: int) -> fastopt.Rule:
     return rule.replace(lr=specs.schedule(settings.schedule, rule.rate(1), steps))
 
 
-def _same(field: str, ours: Any, theirs: Any) -> bool:
-    if None not in (ours, theirs) and field in ("optimizer", "switch_to"):
-        return specs.rule(ours, field) == specs.rule(theirs, field)
-    if None not in (ours, theirs) and field == "schedule":
-        return specs.split(ours, field) == specs.split(theirs, field)
-    return bool(ours == theirs)
+def _same(field: str, ours: Any, theirs: Any, path: Path) -> bool:
+    """Whether a setting is that of the checkpoint ``path``, be it in other words."""
+    if None in (ours, theirs) or field not in ("optimizer", "switch_to", "schedule"):
+        return bool(ours == theirs)
+    try:
+        if field == "schedule":
+            return specs.split(ours, field) == specs.split(theirs, field)
+        return specs.same_rule(ours, theirs, field)
+    except InputError as error:  # ours has been used already
+        raise fastopt.CheckpointError(f"{path}: extra.settings.{field}: {error.message}") from None
 
 
 def _text(value: Any) -> str:

@@ -28,7 +28,7 @@ class Bar:
 
     def __init__(self, console: Console, label: str, epochs: int) -> None:
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[scores]}"),

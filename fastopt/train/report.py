@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 import fastopt
+from fastopt.files import replacing
 from fastopt.train.loop import Run
-from fastopt.train.style import COLOURS, INK, line_style, new_figure, quiet
+from fastopt.train.style import COLOURS, INK, folded, legend_columns, line_style, logarithmic, picture, quiet
 
 PACKAGES = ("numpy", "numba", "cffi", "scikit-learn", "matplotlib", "safetensors")
 
@@ -69,7 +70,7 @@ def headline(results: Sequence[Result]) -> str:
 
 def show(results: Sequence[Result], console: Console | None = None) -> None:
     """Print final scores and speeds: a list for one run, a table for several, the best in bold."""
-    console = console or Console()
+    console = console or Console(markup=False, emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, 120)
     console.print(_list(results[0]) if len(results) == 1 else _table(results))
@@ -140,7 +141,8 @@ def write_metrics(path: Path, results: Sequence[Result], config: dict[str, Any])
         },
         "runs": [_metrics(result) for result in results],
     }
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with replacing(path) as file:
+        file.write(json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
 
 
 def versions() -> dict[str, str]:
@@ -175,14 +177,17 @@ def _metrics(result: Result) -> dict[str, Any]:
 
 def draw(path: Path, results: Sequence[Result]) -> None:
     """Draw the curves of one run, or those of several side by side, as a PNG."""
-    figure = _one(results[0]) if len(results) == 1 else _several(results)
-    figure.savefig(path)
+    with picture(path) as figure:
+        if len(results) == 1:
+            _one(figure, results[0])
+        else:
+            _several(figure, results)
 
 
-def _one(result: Result) -> Figure:
-    figure = new_figure(11, 4.4)
+def _one(figure: Figure, result: Result) -> None:
+    figure.set_size_inches(11, 4.4)
     loss, scores = figure.subplots(1, 2)
-    _title(figure, f"{result.run.data.name}: {result.label}")
+    _title(figure, f"{_name(result)}: {folded(result.label, 110)}")
     for number, (key, label) in enumerate((("train_loss", "training"), ("val_loss", "validation"))):
         _curve(loss, result, key, color=COLOURS[number], linestyle=("-", (0, (5, 2)))[number], label=label)
     for number, key in enumerate(("val_accuracy", "val_precision", "val_recall")):
@@ -192,24 +197,27 @@ def _one(result: Result) -> Figure:
     _score_axes(scores, "Validation scores", (result,))
     for axes in (loss, scores):
         _legend_below(axes)
-    return figure
 
 
-def _several(results: Sequence[Result]) -> Figure:
-    bars_height = 0.28 * len(results)
-    figure = new_figure(15, max(5.2, 3.2 + bars_height))
+def _several(figure: Figure, results: Sequence[Result]) -> None:
+    labels = [folded(result.label) for result in results]
+    columns = legend_columns(labels, 15, 9)
+    lines = sum(label.count("\n") + 1 for label in labels)
+    figure.set_size_inches(15, max(5.2, 3.2 + 0.1 * len(results) + 0.18 * lines * (1 + 1 / columns)))
     loss, accuracy, time = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
-    _title(figure, f"{results[0].run.data.name}: {len(results)} optimizers from the same start")
+    _title(figure, f"{_name(results[0])}: {len(results)} optimizers from the same start")
     for number, result in enumerate(results):
-        _curve(loss, result, "train_loss", label=result.label, **line_style(number))
+        _curve(loss, result, "train_loss", label=labels[number], **line_style(number))
         _curve(accuracy, result, "val_accuracy", **line_style(number))
     _loss_axes(loss, "Training loss", results)
     _score_axes(accuracy, "Validation accuracy", results)
-    _bars(time, results)
+    _bars(time, results, labels)
     handles, labels = loss.get_legend_handles_labels()
-    columns = min(len(results), 6)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
-    return figure
+
+
+def _name(result: Result) -> str:
+    return folded(result.run.data.name, 80)
 
 
 def _title(figure: Figure, text: str) -> None:
@@ -225,7 +233,7 @@ def _curve(axes: Axes, result: Result, key: str, **style: Any) -> None:
 
 def _loss_axes(axes: Axes, title: str, results: Sequence[Result]) -> None:
     _epoch_axes(axes, title, results)
-    axes.set_yscale("log")
+    logarithmic(axes)
 
 
 def _score_axes(axes: Axes, title: str, results: Sequence[Result]) -> None:
@@ -253,11 +261,11 @@ def _epoch_axes(axes: Axes, title: str, results: Sequence[Result]) -> None:
             "xycoords": axes.get_xaxis_transform(),
             "va": "top",
         }
-        text = f" {results[0].run.settings.switch_to} takes over"
+        text = f" {folded(results[0].run.settings.switch_to or '')} takes over"
         axes.annotate(text, fontsize=8, color=INK, **place)
 
 
-def _bars(axes: Axes, results: Sequence[Result]) -> None:
+def _bars(axes: Axes, results: Sequence[Result], labels: Sequence[str]) -> None:
     """Microseconds a step: the network's and the optimizer's part, one bar a run, in the table's order."""
     quiet(axes, "Time of a step (µs)")
     axes.grid(visible=False)
@@ -269,7 +277,7 @@ def _bars(axes: Axes, results: Sequence[Result]) -> None:
     for place, result in zip(places, results, strict=True):
         text = f" {result.optimizer_share:.0%}"
         axes.text(float(network[place] + optimizer[place]), float(place), text, va="center", fontsize=9, color=INK)
-    axes.set_yticks(places, [result.label for result in results])
+    axes.set_yticks(places, labels)
     axes.margins(x=0.14)
     axes.invert_yaxis()
     _legend_below(axes)

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fastopt.train import progress, report
-from fastopt.train.checkpoint import read_extra
+import fastopt
+from fastopt.errors import quoted
+from fastopt.machine import shortage
+from fastopt.train import progress, report, specs
+from fastopt.train.checkpoint import read_extra, read_notes
 from fastopt.train.data import BUILT_IN, Dataset, load_data
 from fastopt.train.errors import InputError
 from fastopt.train.interrupt import Interrupt
 from fastopt.train.loop import Backend, Run, Settings, check_data
 
 MANY_EPOCHS = 1000
+MAX_OPTIMIZERS = 64
+LONGEST_SLUG = 200  # of the 255 bytes of a file's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +35,8 @@ class Request:
 
     source: str
     target: str | None
+    decimal: str | None
+    drop: tuple[str, ...]
     optimizers: tuple[str, ...]
     settings: Settings
     epochs: int
@@ -38,11 +47,14 @@ class Request:
 
 
 class Interrupted(Exception):
-    """Ctrl-C ended a run; ``checkpoint`` has all of it, and ``label`` is the optimizer it was at."""
+    """Ctrl-C ended a run; ``checkpoint`` has all of it, ``label`` is the optimizer it was at.
 
-    def __init__(self, label: str, epoch: int, checkpoint: Path) -> None:
+    ``command`` is what to type in a shell to go on.
+    """
+
+    def __init__(self, label: str, epoch: int, checkpoint: Path, command: str) -> None:
         super().__init__(f"{label} interrupted in epoch {epoch}")
-        self.label, self.epoch, self.checkpoint = label, epoch, checkpoint
+        self.label, self.epoch, self.checkpoint, self.command = label, epoch, checkpoint, command
 
 
 def new_request(values: dict[str, Any]) -> tuple[Request, Dataset]:
@@ -51,7 +63,8 @@ def new_request(values: dict[str, Any]) -> tuple[Request, Dataset]:
     Raises InputError.
     """
     source, target = values.get("data", "digits"), values.get("target")
-    data = load_data(source, target)
+    decimal, drop = values.get("decimal"), tuple(values.get("drop", ()))
+    data = load_data(source, target, decimal=decimal, drop=drop)
     tolerance = values.get("until_converged")
     epochs = values.get("epochs", Settings.epochs if tolerance is None else MANY_EPOCHS)
     optimizers = _distinct(values.get("optimizer", (Settings.optimizer,)))
@@ -61,6 +74,8 @@ def new_request(values: dict[str, Any]) -> tuple[Request, Dataset]:
     request = Request(
         source=source if source in BUILT_IN else os.path.abspath(source),
         target=target,
+        decimal=decimal,
+        drop=drop,
         optimizers=optimizers,
         settings=settings,
         epochs=epochs,
@@ -78,8 +93,11 @@ def resumed_request(path: Path, values: dict[str, Any]) -> tuple[Request, Datase
     Raises InputError for values that do not fit it, and fastopt.CheckpointError.
     """
     extra = read_extra(path)
-    notes = extra["notes"]
+    notes = read_notes(path, extra)
     stored = Settings.from_json(extra["settings"])
+    for argument, texts in (("optimizer", notes["optimizers"]), ("switch_to", [stored.switch_to or "sgd"])):
+        if argument not in values:
+            _check_built_in(path, argument, texts)
     epochs = values.get("epochs", notes["epochs"])
     settings = _settings(values, max(stored.epochs, epochs), stored)
     optimizers = _distinct(values.get("optimizer", notes["optimizers"]))
@@ -88,11 +106,14 @@ def resumed_request(path: Path, values: dict[str, Any]) -> tuple[Request, Datase
             "optimizer", f"got {_listed(optimizers)}; allowed: {_listed(notes['optimizers'])}, as in {path}"
         )
     source, target = values.get("data", notes["source"]), values.get("target", notes["target"])
-    data = load_data(source, target)
+    decimal, drop = values.get("decimal", notes["decimal"]), tuple(values.get("drop", notes["drop"]))
+    data = load_data(source, target, decimal=decimal, drop=drop)
     check_data(path, extra, data.fingerprint)
     request = Request(
         source=source,
         target=target,
+        decimal=decimal,
+        drop=drop,
         optimizers=optimizers,
         settings=settings,
         epochs=epochs,
@@ -112,7 +133,7 @@ def train(request: Request, data: Dataset, resume: Path | None = None) -> list[r
     Interrupted after Ctrl-C.
     """
     names = _checkpoint_names(request.optimizers)
-    runs = [_run(request, data, optimizer) for optimizer in request.optimizers]
+    runs = _runs(request, data)
     if resume is not None:
         _go_on(runs, names, resume)
     for run in runs:
@@ -142,12 +163,33 @@ def _settings(values: dict[str, Any], epochs: int, stored: Settings | None = Non
     return settings
 
 
-def _distinct(optimizers: tuple[str, ...]) -> tuple[str, ...]:
-    labels = tuple(_label(text) for text in optimizers)
-    for place, label in enumerate(labels):
-        if label in labels[:place]:
-            raise InputError("optimizer", f"got {label!r} twice; allowed: each once")
-    return labels
+def _check_built_in(path: Path, argument: str, texts: Sequence[str]) -> None:
+    """Raises fastopt.CheckpointError unless the checkpoint ``path`` names rules of fastopt's: it chooses no import."""
+    for text in texts:
+        if not specs.names_built_in(text):
+            option = argument.replace("_", "-")
+            raise fastopt.CheckpointError(
+                f"{path} was trained with {quoted(text)}, which is not a rule of fastopt's: "
+                f"files import nothing, so name it with --{option}"
+            )
+        try:
+            specs.rule(text, argument)
+        except InputError as error:
+            raise fastopt.CheckpointError(f"{path}: {error}") from None
+
+
+def _distinct(optimizers: Sequence[str]) -> tuple[str, ...]:
+    """The labels of the optimizers. Raises InputError where two are the same, in whatever words."""
+    if len(optimizers) > MAX_OPTIMIZERS:
+        raise InputError("optimizer", f"got {len(optimizers)}; allowed: up to {MAX_OPTIMIZERS}")
+    found: dict[fastopt.Rule, str] = {}
+    for text in optimizers:
+        label, rule = _label(text), specs.rule(text)
+        if rule in found:
+            twice = f"got {label!r} twice" if found[rule] == label else f"got {found[rule]!r} and {label!r}, the same"
+            raise InputError("optimizer", f"{twice}; allowed: each once")
+        found[rule] = label
+    return tuple(found.values())
 
 
 def _label(text: str) -> str:
@@ -156,16 +198,26 @@ def _label(text: str) -> str:
     return (name if "." in name else name.lower()) + colon + rest
 
 
-def _run(request: Request, data: Dataset, optimizer: str) -> Run:
-    settings = replace(request.settings, optimizer=optimizer)
-    return Run(data, settings, backend=request.backend, threads=request.threads)
+def _runs(request: Request, data: Dataset) -> list[Run]:
+    runs: list[Run] = []
+    for optimizer in request.optimizers:
+        if runs and (short := shortage(len(request.optimizers) * runs[0].memory)):
+            raise InputError("optimizer", f"got {len(request.optimizers)}, which {short}; allowed: fewer at once")
+        settings = replace(request.settings, optimizer=optimizer)
+        runs.append(Run(data, settings, backend=request.backend, threads=request.threads))
+    return runs
 
 
 def _checkpoint_names(optimizers: tuple[str, ...]) -> list[str]:
+    """A file's name for each optimizer, of no more than its letters, digits and signs, and no two the same."""
     if len(optimizers) == 1:
         return ["checkpoint.safetensors"]
-    slugs = [re.sub(r"[^a-z0-9.=+-]+", "-", label.lower()) for label in optimizers]
-    return [f"checkpoint-{slug}.safetensors" for slug in slugs]
+    names: list[str] = []
+    for label in optimizers:
+        slug = re.sub(r"[^a-z0-9.=+-]+", "-", label.lower())[:LONGEST_SLUG]
+        spellings = (f"checkpoint-{slug}{more}.safetensors" for more in ("", *(f"-{n}" for n in range(2, 1000))))
+        names.append(next(name for name in spellings if name not in names))
+    return names
 
 
 def _go_on(runs: list[Run], names: list[str], resume: Path) -> None:
@@ -179,8 +231,9 @@ def _go_on(runs: list[Run], names: list[str], resume: Path) -> None:
 
 
 def _notes(request: Request) -> dict[str, Any]:
-    names = ("source", "target", "optimizers", "epochs", "tolerance", "backend", "threads")
-    return {name: getattr(request, name) for name in names}
+    names = ("source", "target", "decimal", "epochs", "tolerance", "backend", "threads")
+    lists = {name: list(getattr(request, name)) for name in ("drop", "optimizers")}
+    return lists | {name: getattr(request, name) for name in names}
 
 
 def _config(request: Request) -> dict[str, Any]:
@@ -206,8 +259,18 @@ def _train_one(request: Request, run: Run, name: str) -> report.Result:
     with Interrupt() as interrupt, progress.watch(label, request.epochs) as watcher:
         ended = run.train(request.epochs, tolerance=request.tolerance, checkpoint=path, stop=interrupt, watcher=watcher)
     if ended == "stopped":
-        raise Interrupted(label, min(run.epoch, request.epochs), path)
+        raise Interrupted(label, min(run.epoch, request.epochs), path, _command(request, path))
     return report.Result(label, run, ended, name)
+
+
+def _command(request: Request, checkpoint: Path) -> str:
+    """What goes on from a checkpoint: it names no rule of the user's own to import, so the command does."""
+    words = ["fastopt", "train", "--resume", str(checkpoint)]
+    if not all(map(specs.names_built_in, request.optimizers)):
+        words += [word for text in request.optimizers for word in ("--optimizer", text)]
+    if request.settings.switch_to is not None and not specs.names_built_in(request.settings.switch_to):
+        words += ["--switch-to", request.settings.switch_to]
+    return shlex.join(words)
 
 
 def _listed(optimizers: tuple[str, ...]) -> str:

@@ -17,13 +17,27 @@ def rule(text: str, argument: str = "optimizer") -> fastopt.Rule:
     """The rule that ``text`` describes, such as "sgd:lr=0.1" or "adam:betas=0.9/0.99,amsgrad=true".
 
     Names count in upper or lower case. A name with dots is that of a rule of the user's own: the
-    module and the class, as in "package.module.Signum:lr=0.1". Raises InputError naming ``argument``
+    module and the class, as in "package.module.Signum:lr=0.1". It is imported, so a text that comes
+    from a file must not get here unless it ``names_built_in``. Raises InputError naming ``argument``
     for an unknown name or key and for a value that the rule does not allow.
     """
     name, values = split(text, argument)
-    path = text.partition(":")[0].strip()
+    path = _path(text)
     kind = _imported(path, argument) if "." in path else _named(name, fastopt.RULES, argument, "optimizer")
     return _build(kind, text, values, argument)
+
+
+def names_built_in(text: str) -> bool:
+    """Whether a text names a rule of fastopt's, known or not, and not the module of one of the user's own."""
+    return "." not in _path(text)
+
+
+def same_rule(ours: str, theirs: str, argument: str = "optimizer") -> bool:
+    """Whether two texts describe the same rule. What ``theirs`` names is not imported."""
+    here = rule(ours, argument)
+    if names_built_in(theirs):
+        return here == rule(theirs, argument)
+    return _path(ours) == _path(theirs) and here == _build(type(here), theirs, split(theirs, argument)[1], argument)
 
 
 def schedule(text: str, lr: float, steps: int, argument: str = "schedule") -> Any:
@@ -53,6 +67,10 @@ def split(text: str, argument: str) -> tuple[str, dict[str, Any]]:
             raise InputError(argument, f"got {text!r}, which gives {key} twice; allowed: once")
         values[key] = _value(value)
     return name.strip().lower(), values
+
+
+def _path(text: str) -> str:
+    return text.partition(":")[0].strip()
 
 
 def _imported(path: str, argument: str) -> type[fastopt.Rule]:
@@ -86,7 +104,7 @@ def _value(text: str) -> Any:
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
-    for number in (int, float):
+    for number in (int, float) if "_" not in text else ():
         try:
             return number(text)
         except ValueError:

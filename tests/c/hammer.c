@@ -27,6 +27,15 @@ static void *allocate(int64_t length, int32_t dtype, unsigned seed)
     return buffer;
 }
 
+static uint64_t bits(const void *buffer, int64_t i, int32_t dtype)
+{
+    uint32_t narrow;
+    uint64_t wide;
+    if (dtype == FASTOPT_FLOAT32)
+        return memcpy(&narrow, (const float *)buffer + i, sizeof narrow), narrow;
+    return memcpy(&wide, (const double *)buffer + i, sizeof wide), wide;
+}
+
 /* A checksum of all buffers after some steps of a kernel, and of the norm of the gradients. */
 static uint64_t run(int32_t kernel, int32_t dtype, int32_t isa, int32_t threads)
 {
@@ -56,10 +65,8 @@ static uint64_t run(int32_t kernel, int32_t dtype, int32_t isa, int32_t threads)
     memcpy(&hash, &norm, sizeof norm);
     for (int s = 0; s < SPANS; s++)
         for (int b = 0; b < 2 + about->state_count; b++) {
-            const unsigned char *bytes = spans[s].buffers[b];
-            const size_t size = (size_t)lengths[s] * (dtype == FASTOPT_FLOAT32 ? sizeof(float) : sizeof(double));
-            for (size_t i = 0; i < size; i++)
-                hash = (hash ^ bytes[i]) * 1099511628211u;
+            for (int64_t i = 0; i < lengths[s]; i++)
+                hash = (hash ^ bits(spans[s].buffers[b], i, dtype)) * 1099511628211u;
             free(spans[s].buffers[b]);
         }
     free(partials);

@@ -13,6 +13,8 @@ struct worker {
 
 int omp_get_thread_num(void) { return number; }
 int omp_get_num_threads(void) { return count; }
+int omp_get_max_threads(void) { return MOST; }
+int omp_get_num_procs(void) { return MOST; }
 
 static void *work(void *argument)
 {

@@ -1,6 +1,6 @@
 """Proves on a throwaway clone that the quick set finds what it should find, and nothing else.
 
-    python asv_bench/prove_detection.py [--rounds 5]
+    python asv_bench/proofs/detection.py [--rounds 5]
 
 In every round ``asv continuous`` compares the last commit of this repository with three others:
 
@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 FACTOR = "1.15"
 
 #: The kernel and backend that a round changes, and the rules that use the kernel.

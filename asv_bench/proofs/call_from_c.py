@@ -1,6 +1,6 @@
 """Every kernel called from a C program, the same kernel called through Python, and a whole ``Optimizer.step``.
 
-    python asv_bench/call_from_c.py [--size 1000000] [--dtype float32] [--threads 2] [--cc gcc]
+    python asv_bench/proofs/call_from_c.py [--size 1000000] [--dtype float32] [--threads 2] [--cc gcc]
 
 All step the same memory, in turn. The C program is compiled on the spot: it calls ``fastopt_step`` in a loop and reads
 the clock. Ratios are over its time. The exit status is 0 if every kernel costs the same both ways, within 5 percent.

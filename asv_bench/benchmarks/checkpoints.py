@@ -6,7 +6,7 @@ import tempfile
 from . import yardstick
 
 
-class Storage:
+class Checkpoints:
     """Building a flat buffer, saving and loading a checkpoint of AdamW (three million elements)."""
 
     def setup(self):

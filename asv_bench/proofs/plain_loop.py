@@ -1,6 +1,6 @@
 """Every kernel in the cache next to the plain loop that a C programmer would write: ``cc -O3 -march=native``.
 
-    python asv_bench/plain_loop.py [--dtype float32] [--cc gcc] [--contract off]
+    python asv_bench/proofs/plain_loop.py [--dtype float32] [--cc gcc] [--contract off]
 
 The plain loop has the body of ``csrc/kernels`` and nothing else: one function, compiled for this processor alone, with
 the compiler's own choice of instructions. It may contract into fused multiply-adds, unless told otherwise, which
@@ -28,7 +28,7 @@ from fastopt.bench.report import caches
 from fastopt.buffers import aligned_empty
 from fastopt.rule import Rule
 
-CSRC = Path(__file__).resolve().parents[1] / "csrc"
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
 ROUNDS = 15
 TOLERANCE = 1.05
 
@@ -38,6 +38,7 @@ SOURCE = """
 #define real {real}
 #define SQRT {sqrt}
 #define ABS {abs}
+#define TERM(c, x) ((c) * (x))
 #define KERNEL(name, states, coefficients) \\
     void plain_##name({parameters}, const real *k, int64_t n) {{ {coefficients} for (int64_t i = 0; i < n; i++)
 #define END_KERNEL }}

@@ -1,0 +1,6 @@
+from typing import Any
+
+KERNELS: dict[str, Any]
+
+def twin(kernel: Any, variant: str, **options: Any) -> Any: ...
+def __getattr__(name: str) -> Any: ...  # every kernel, by its name
