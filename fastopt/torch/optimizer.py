@@ -88,7 +88,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self.check_group(defaults)
         torch.optim.Optimizer.__init__(self, params, defaults)
         self._follow_fused()
-        self.state = States(dict)
+        self.state = States(dict, self.state)
         if self.torch_class is torch.optim.Adagrad:  # the one class of torch.optim that has its states from the start
             for group in self.param_groups:
                 first = group["initial_accumulator_value"]
