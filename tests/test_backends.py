@@ -220,11 +220,17 @@ def test_a_clone_that_hides_the_installed_package_says_so(tmp_path):
 
 
 HIDDEN = """
-    import os, sys
+    import os, sys, tempfile
     sys.meta_path = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
-    sys.path = sys.argv[1:] + [path for path in sys.path if not os.path.exists(os.path.join(path, "fastopt"))]
-    import fastopt
-    print(fastopt.backends()["c"].reason)
+    with tempfile.TemporaryDirectory() as others:  # all that is installed beside fastopt
+        for number, path in enumerate(sys.path):
+            if os.path.exists(os.path.join(path, "fastopt")):
+                sys.path[number] = others
+                for name in set(os.listdir(path)) - {"fastopt"}:
+                    os.symlink(os.path.join(path, name), os.path.join(others, name))
+        sys.path = sys.argv[1:] + sys.path
+        import fastopt
+        print(fastopt.backends()["c"].reason)
 """
 
 
