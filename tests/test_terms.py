@@ -19,6 +19,7 @@ from fastopt.backend.program import Work, run
 from fastopt.rule import Rule
 
 PACKAGE = Path(fastopt.__file__).parent
+CSRC = Path(__file__).parents[1] / "csrc"
 KERNELS = by_kernel()
 
 #: A coefficient that multiplies also where it is zero: what is not finite in a gradient must reach the parameters.
@@ -77,7 +78,7 @@ def test_every_factor_that_can_be_zero_stands_in_a_term(rule):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_both_languages_have_the_same_terms(kernel):
-    source = (Path(__file__).parents[1] / "csrc" / "kernels" / f"{kernel}.h").read_text()
+    source = (CSRC / "kernels" / f"{kernel}.h").read_text()
     assert source.count("TERM(") == len(terms(kernel))
     assert all(f"TERM({name}, " in source for name in guarded(kernel))
 
