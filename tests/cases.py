@@ -69,7 +69,13 @@ def outside(domain: Any) -> Iterator[Any]:
         case Interval(low=low, high=high, brackets=brackets):
             yield from (None, "1", "", b"1", [0.5], (0.5,), 0.5j, {}, np.array([0.5]), np.array([0.5, 0.5]), object())
             yield from (True, False, np.True_, np.array(True), np.array("1"), np.array(0.5j), np.array(None))
-            yield from (np.timedelta64(1), np.array(1, "m8[ns]"), np.array(1, "M8[ns]"), np.ma.array(0.5), np.ma.masked)
+            yield from (
+                np.timedelta64(1, "s"),
+                np.array(1, "m8[ns]"),
+                np.array(1, "M8[ns]"),
+                np.ma.array(0.5),
+                np.ma.masked,
+            )
             yield from (math.nan, -math.inf, np.float32("nan"), np.array(math.nan))
             if domain.finite:
                 yield from (math.inf, np.float64("inf"))
@@ -83,7 +89,15 @@ def outside(domain: Any) -> Iterator[Any]:
                     yield from (high, int(high), np.float32(high))
         case Whole(low=low):
             yield from (None, "1", 1.0, 1.5, math.nan, math.inf, [1], np.array([1]), np.float64(1), np.array(1.0))
-            yield from (True, False, np.True_, np.array(True), np.timedelta64(1), np.array(1, "m8[ns]"), np.ma.array(1))
+            yield from (
+                True,
+                False,
+                np.True_,
+                np.array(True),
+                np.timedelta64(1, "s"),
+                np.array(1, "m8[ns]"),
+                np.ma.array(1),
+            )
             yield from (low - 1, np.int64(low - 1), -(10**400))
         case Flag():
             yield from (None, 0, 1, 1.0, "True", "", [], np.int64(1), math.nan)

@@ -199,7 +199,7 @@ def test_a_refusal_changes_nothing(cls, field):
 def test_a_real_number_is_what_float_takes_without_loss(value):
     assert real("x", value) == 2.0 and type(real("x", value)) is float
     assert math.isnan(real("x", np.array(math.nan))) and real("x", -math.inf) == -math.inf
-    for wrong in ("2", True, np.True_, np.timedelta64(2), np.array([2.0]), np.ma.array(2.0), 2j, None):
+    for wrong in ("2", True, np.True_, np.timedelta64(2, "s"), np.array([2.0]), np.ma.array(2.0), 2j, None):
         with pytest.raises(TypeError, match="x must be a number, not "):
             real("x", wrong)
     for large in (10**400, -(10**5000), Fraction(10**400, 3)):
