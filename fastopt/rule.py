@@ -1,7 +1,6 @@
 """What an update rule is: hyperparameters with their domains, states, coefficients and a reference."""
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -69,11 +68,16 @@ class Rule(Declared):
         ``grad_scale`` multiplies the gradient (and is negative to maximize), ``l2`` adds coupled weight decay to it,
         and ``shrink`` multiplies the parameters for decoupled weight decay.
         """
-        sign, coupled, decoupled = self._decays
+        try:
+            sign, coupled, decoupled = self._decays
+        except AttributeError:
+            sign, coupled, decoupled = self.__dict__["_decays"] = self._find_decays()
         return {"grad_scale": sign, "l2": coupled, "shrink": 1.0 - lr * decoupled}
 
-    @cached_property
-    def _decays(self) -> tuple[float, float, float]:
+    # Not a functools.cached_property: before Python 3.12 it has a lock, which an interrupt can leave locked.
+    _decays: ClassVar[tuple[float, float, float]]
+
+    def _find_decays(self) -> tuple[float, float, float]:
         """The sign of the gradient, coupled and decoupled weight decay: they are asked for in every step."""
         decay = getattr(self, "weight_decay", 0.0)
         sign = -1.0 if self.maximize else 1.0
