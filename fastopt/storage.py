@@ -54,3 +54,34 @@ class Storage(NamedTuple):
     def nbytes(self, size: int) -> int:
         """How many bytes so many elements take."""
         return sum(length * part.dtype.itemsize for length, part in zip(self.lengths(size), self.parts, strict=True))
+
+
+class Stream(NamedTuple):
+    """A run of numbers in a storage: parameters, a gradient or states, as they lie in memory.
+
+    Attributes
+    ----------
+    storage
+        How the numbers are stored.
+    parts
+        Its arrays: 1-D, contiguous, each with an item for every so many elements as :class:`Part` says.
+    size
+        How many numbers they hold.
+    stochastic
+        Whether numbers are written by stochastic rounding, or else to nearest.
+    """
+
+    storage: Storage
+    parts: tuple[np.ndarray, ...]
+    size: int
+    stochastic: bool = False
+
+    def between(self, start: int, stop: int) -> "Stream":
+        """The numbers from ``start``, which must be a multiple of the storage's block, to ``stop``."""
+        cut = zip(self.parts, self.storage.parts, strict=True)
+        parts = tuple(array[start // part.every : -(-stop // part.every)] for array, part in cut)
+        return self._replace(parts=parts, size=stop - start)
+
+    def decode(self) -> np.ndarray:
+        """The numbers, a new array of the storage's ``computes``."""
+        return self.storage.decode(*self.parts)

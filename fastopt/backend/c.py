@@ -23,7 +23,7 @@ class CBackend:
     def bind(self, works: Sequence[Work], threads: int) -> Program:
         spans = ffi.new("fastopt_span[]", len(works))
         for span, work in zip(spans, works, strict=True):
-            _fill(span, kernel_index(work.kernel), work.buffers, work.k)
+            _fill(span, kernel_index(work.kernel), work.streams, work.k)  # type: ignore[arg-type]
         call = ffi.new("fastopt_call *", (spans, len(works), _useful(threads), isa()))
         return Program([(lib.fastopt_step, call)], (spans, list(works)))
 

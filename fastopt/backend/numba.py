@@ -29,8 +29,8 @@ class NumbaBackend:
         calls: list[Call] = []
         parallel = False
         for work in works:
-            arguments = *map(writable, work.buffers), work.k
-            worth = worth_threads(work.buffers[0].size, threads)
+            arguments = *map(writable, work.streams), work.k  # type: ignore[arg-type]
+            worth = worth_threads(work.streams[0].size, threads)
             calls.append((compiled(work.kernel, work.k.dtype, len(arguments), worth), *arguments))
             parallel |= worth
         return Program(with_threads(threads, calls), (), region) if parallel else Program(calls, ())

@@ -9,17 +9,49 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastopt.errors import BackendError
+from fastopt.storage import Stream
 
 #: A function and its arguments.
 Call = tuple
 
 
+class Follower(NamedTuple):
+    """What is written from a kernel's new parameters, tile by tile, while they are in the cache.
+
+    With a row of coefficients ``k`` it is a moving average: ``stream = k[0] * stream + k[1] * p``. Without, a copy of
+    the parameters, rounded to nearest.
+    """
+
+    stream: np.ndarray | Stream
+    k: np.ndarray | None = None
+
+
 class Work(NamedTuple):
-    """A kernel with the buffers that it updates (parameters, gradient, states) and the coefficients that it reads."""
+    """A kernel, the streams of numbers that it works on, and the coefficients that it reads.
+
+    Attributes
+    ----------
+    kernel
+        The name of a kernel, or a function for numba.
+    streams
+        Parameters, gradient, then the states in the kernel's order, all of one size. An array holds the numbers in the
+        dtype in which the kernel computes, and the kernel works on it in place; a :class:`fastopt.storage.Stream` is
+        decoded and encoded tile by tile.
+    k
+        One row of coefficients, in the dtype in which the kernel computes.
+    followers
+        What is written from the new parameters.
+    keys
+        The keys of stochastic rounding, uint64, one for each two streams (see :mod:`fastopt.storages.noise`), which
+        the caller changes before every step; elements are counted from the start of the streams. None if nothing is
+        rounded stochastically.
+    """
 
     kernel: Any
-    buffers: tuple[np.ndarray, ...]
+    streams: tuple[np.ndarray | Stream, ...]
     k: np.ndarray
+    followers: tuple[Follower, ...] = ()
+    keys: np.ndarray | None = None
 
 
 class Program(NamedTuple):
