@@ -77,8 +77,9 @@ def using(engine: Engine) -> Iterator[None]:
 
 def coefficients(rule: Rule, step: int, dtype: str) -> np.ndarray:
     """The coefficients of a step, with a scale and both kinds of decay: a kernel has to be right for those, too."""
-    values = rule.coefficients(step) | {"grad_scale": 0.7, "l2": 0.05, "shrink": 0.97}
-    return np.array(list(values.values()), dtype)
+    k = rule.table(step, dtype)[-1].copy()
+    k[:3] = 0.7, 0.05, 0.97  # grad_scale, l2, shrink
+    return k
 
 
 def data(rng: np.random.Generator, rule: Rule, size: int, dtype: str) -> list[np.ndarray]:

@@ -36,10 +36,10 @@ def used(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield node.lineno, name
             case ast.ImportFrom(names=names):
                 yield from ((node.lineno, each.name) for each in names if private(each.name))
-            case (
-                ast.Call(args=strings) | ast.Dict(keys=strings)
-            ):  # setattr(x, "_name", y), vars(x).update({"_name": y})
-                for each in strings:
+            case ast.Call(func=ast.Name(id=function) | ast.Attribute(attr=function), args=strings) if "attr" in function:
+                yield from named(strings)
+            case ast.Dict(keys=strings):  # as in vars(x).update({"_name": y})
+                yield from named(strings)
 
 
 def named(strings: list) -> Iterator[tuple[int, str]]:
