@@ -9,7 +9,7 @@ from numba import prange
 
 from fastopt.backend.compile import region, specialize, with_threads
 from fastopt.backend.process import process
-from fastopt.backend.program import Call, Program, Work, run
+from fastopt.backend.program import Call, Program, Work, array_at, run
 from fastopt.backend.versions import Terms, look, places, terms
 from fastopt.errors import BackendError
 from fastopt.kernels import KERNELS
@@ -50,6 +50,9 @@ class NumbaBackend:
             calls.insert(0, (specialize(look, watched.dtype, (numba.typeof(watched),), False), watched))
         return Program(calls, (), region if parallel else None)
 
+    def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "NumbaTable":
+        return NumbaTable(self, works, then)
+
     def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
         bound = []
         parallel = False
@@ -73,6 +76,26 @@ class NumbaBackend:
             return total
 
         return total
+
+
+class NumbaTable:
+    """Works that are bound anew at every step."""
+
+    def __init__(self, backend: NumbaBackend, works: Sequence[Work], then: Sequence[Work]) -> None:
+        self._backend, self._works, self._then = backend, list(works), list(then)
+
+    def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
+        for row in np.arange(len(self._works))[rows]:
+            self._works[row] = self._works[row]._replace(k=k)
+
+    def bind(self, gradients: np.ndarray, threads: int) -> Program:
+        works = []
+        for work, address in zip(self._works, gradients.tolist(), strict=True):
+            p, g, *states = work.streams
+            if address and p.size:
+                g = array_at(address, g.size, g.dtype)  # type: ignore[union-attr]
+                works.append(work._replace(streams=(p, g, *states)))
+        return self._backend.bind([*works, *self._then], threads)
 
 
 @numba.njit(parallel=True, error_model="numpy")

@@ -29,14 +29,16 @@ def made(tree: ast.Module) -> set[str]:
 
 
 def used(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Private names that a module imports, asks of an object, or hands to a function as a string, with their lines."""
+    """Private names that a module imports, asks of an object, or hands to setattr and the like, with their lines."""
     for node in ast.walk(tree):
         match node:
             case ast.Attribute(attr=name) if private(name):
                 yield node.lineno, name
             case ast.ImportFrom(names=names):
                 yield from ((node.lineno, each.name) for each in names if private(each.name))
-            case ast.Call(func=ast.Name(id=function) | ast.Attribute(attr=function), args=strings) if "attr" in function:
+            case ast.Call(func=ast.Name(id=function) | ast.Attribute(attr=function), args=strings) if (
+                "attr" in function
+            ):
                 yield from named(strings)
             case ast.Dict(keys=strings):  # as in vars(x).update({"_name": y})
                 yield from named(strings)
