@@ -10,6 +10,7 @@ from torch import Tensor
 from fastopt.backend.choice import select
 from fastopt.backend.program import Work, run
 from fastopt.errors import BackendError
+from fastopt.sizes import GRAIN_AWAKE
 from fastopt.torch.memory import DTYPES, flat
 
 
@@ -56,10 +57,6 @@ def engine(
     return _NumbaProgram(runs, buffers, reads, writes)
 
 
-#: Elements that are worth a thread. They are fewer than elsewhere: backward has just used the pool, so it is awake, and
-#: what backward wrote lies in the caches of all its processors.
-GRAIN = 16384
-
 # SGD's kernel as an assignment, p = 0 p - (-1) g: grad_scale, l2, shrink, step_size.
 _ASSIGN = {dtype: np.array([1.0, 0.0, 0.0, -1.0], dtype) for dtype in DTYPES.values()}
 
@@ -102,7 +99,7 @@ class _OneCall:
         self._sizes = self._lengths.copy()
         self._whole = True  # whether every row had a gradient in the step before
         spans = ffi.from_buffer("fastopt_span[]", table)
-        self._call = ffi.new("fastopt_call *", (spans, len(table), 1, isa(), GRAIN))
+        self._call = ffi.new("fastopt_call *", (spans, len(table), 1, isa(), GRAIN_AWAKE))
         self._keeps = table, reads, writes
         self._step, self._describe_error = lib.fastopt_step, describe_error
         self._reads = CBackend().bind(_works(reads), 1) if reads else None
