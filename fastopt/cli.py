@@ -114,7 +114,7 @@ class Widths(click.ParamType):
 @contextmanager
 def _named_errors(context: click.Context) -> Iterator[None]:
     """Errors of the library as those of the option that caused them."""
-    from fastopt.train.errors import InputError
+    from fastopt.errors import InputError
 
     try:
         yield

@@ -9,7 +9,8 @@ import pytest
 from sklearn.metrics import accuracy_score, precision_score, recall_score
 
 import fastopt
-from fastopt.train import InputError, Network, Run, Settings, load_data, scores, specs
+from fastopt import specs
+from fastopt.train import InputError, Network, Run, Settings, load_data, scores
 from fastopt.train.checkpoint import read_extra
 from fastopt.train.loop import converged, phases
 

@@ -51,8 +51,8 @@ class RuleSpec(click.ParamType):
             return value
         if value.lower() == "all":
             return tuple(cases.cases().values())
-        from fastopt.train import specs
-        from fastopt.train.errors import InputError
+        from fastopt import specs
+        from fastopt.errors import InputError
 
         try:
             return (specs.rule(value, "rule"),)

@@ -9,8 +9,8 @@ The command line is ``fastopt train`` and ``fastopt landscape``; from Python::
     run.history[-1]["val_accuracy"]
 """
 
+from fastopt.errors import InputError
 from fastopt.train.data import Dataset, load_data
-from fastopt.train.errors import InputError
 from fastopt.train.loop import Run, Settings
 from fastopt.train.network import Network
 from fastopt.train.scores import Scores, scores

@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt.errors import nearest, quoted
+from fastopt.errors import InputError, nearest, quoted
 from fastopt.train.data import Dataset, number_classes, split, standardise
-from fastopt.train.errors import InputError
 
 MAX_CATEGORIES = 256
 NEARLY_ALL = 0.9  # of the rows: a column with more different texts than that is no category

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.errors import nearest, quoted
-from fastopt.train.errors import InputError
+from fastopt.errors import InputError, nearest, quoted
 
 VALIDATION_SHARE = 0.2
 SPLIT_SEED = 20_000

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 import fastopt
-from fastopt.train.report import versions
+from fastopt.machine import versions
 
 
 def lines() -> Iterator[str]:
     """The lines of `fastopt info`. Raises nothing when no backend can be used: the lines say so."""
     yield "versions"
-    for name, version in versions().items():
+    for name, version in ({"fastopt": fastopt.__version__} | versions()).items():
         yield f"  {name:<14}{version}"
     yield "backends"
     for name, backend in fastopt.backends().items():

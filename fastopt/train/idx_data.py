@@ -10,9 +10,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from fastopt.errors import InputError
 from fastopt.machine import shortage
 from fastopt.train.data import Dataset, known_classes, number_classes, split_arrays
-from fastopt.train.errors import InputError
 
 UNSIGNED_BYTE = 0x08
 CHUNK = 2**20

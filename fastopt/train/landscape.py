@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 import fastopt
-from fastopt.train import specs
-from fastopt.train.errors import InputError
+from fastopt import specs
+from fastopt.errors import InputError
+from fastopt.pictures import INK, folded, legend_columns, line_style, picture
 from fastopt.train.loop import Backend
-from fastopt.train.style import INK, folded, legend_columns, line_style, picture
 
 DEFAULT = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "lion")
 MAX_OPTIMIZERS = 8

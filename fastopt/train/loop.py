@@ -15,10 +15,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 import fastopt
+from fastopt import specs
+from fastopt.errors import InputError
 from fastopt.machine import shortage
-from fastopt.train import specs
 from fastopt.train.data import Dataset
-from fastopt.train.errors import InputError
 from fastopt.train.network import EVALUATION_ROWS, Network
 from fastopt.train.scores import scores
 

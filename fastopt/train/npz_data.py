@@ -12,10 +12,9 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from fastopt.errors import quoted
+from fastopt.errors import InputError, quoted
 from fastopt.machine import shortage
 from fastopt.train.data import Dataset, known_classes, number_classes, split_arrays, standardise
-from fastopt.train.errors import InputError
 
 ALLOWED = (
     "allowed: x and y, to be split, or x_train and y_train, optionally with x_test and y_test "

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +17,9 @@ from rich.table import Table
 
 import fastopt
 from fastopt.files import replacing
+from fastopt.machine import versions
+from fastopt.pictures import COLOURS, INK, folded, legend_columns, line_style, logarithmic, picture, quiet
 from fastopt.train.loop import Run
-from fastopt.train.style import COLOURS, INK, folded, legend_columns, line_style, logarithmic, picture, quiet
-
-PACKAGES = ("numpy", "numba", "cffi", "scikit-learn", "matplotlib", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,7 @@ def write_metrics(path: Path, results: Sequence[Result], config: dict[str, Any])
     data = results[0].run.data
     content = {
         "config": config,
-        "versions": versions(),
+        "versions": {"fastopt": fastopt.__version__} | versions(),
         "data": {
             "name": data.name,
             "features": data.features,
@@ -143,17 +139,6 @@ def write_metrics(path: Path, results: Sequence[Result], config: dict[str, Any])
     }
     with replacing(path) as file:
         file.write(json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
-
-
-def versions() -> dict[str, str]:
-    """Versions of fastopt, Python, the packages that take part, and the platform."""
-    found = {"fastopt": fastopt.__version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found | {"platform": f"{sys.platform} {platform.machine()}"}
 
 
 def _metrics(result: Result) -> dict[str, Any]:

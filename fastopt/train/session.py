@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import fastopt
-from fastopt.errors import quoted
+from fastopt import specs
+from fastopt.errors import InputError, quoted
 from fastopt.machine import shortage
-from fastopt.train import progress, report, specs
+from fastopt.train import progress, report
 from fastopt.train.checkpoint import read_extra, read_notes
 from fastopt.train.data import BUILT_IN, Dataset, load_data
-from fastopt.train.errors import InputError
 from fastopt.train.interrupt import Interrupt
 from fastopt.train.loop import Backend, Run, Settings, check_data
 
