@@ -1,13 +1,19 @@
-"""What `fastopt info` says: versions, backends, the choice between them, rules."""
-
-from __future__ import annotations
+"""``fastopt info``: versions, backends, the choice between them, rules. It needs click alone."""
 
 from collections.abc import Iterator
 
+import click
 import numpy as np
 
 import fastopt
 from fastopt.machine import versions
+
+
+@click.command("info")
+def command() -> None:
+    """Show versions, backends, the one that would run here and why, instruction set, threads and rules."""
+    for line in lines():
+        click.echo(line)
 
 
 def lines() -> Iterator[str]:
