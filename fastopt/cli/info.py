@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 import click
-import numpy as np
 
 import fastopt
+from fastopt.backend.choice import select
+from fastopt.backend.process import resolve_threads
 from fastopt.machine import versions
 
 
@@ -35,9 +36,10 @@ def lines() -> Iterator[str]:
 
 def _choice() -> Iterator[str]:
     try:
-        optimizer = fastopt.Optimizer(np.zeros(1), fastopt.SGD())
+        backend, reason = select()
+        threads = resolve_threads(None)
     except (fastopt.BackendError, ValueError) as error:
         yield f"  {'none':<14}{error}"
         return
-    yield f"  {optimizer.backend:<14}{optimizer.backend_reason}"
-    yield f"  {'threads':<14}{optimizer.threads}"
+    yield f"  {backend.name:<14}{reason}"
+    yield f"  {'threads':<14}{threads}"
