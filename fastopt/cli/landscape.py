@@ -36,11 +36,11 @@ def command(context: click.Context, optimizer: tuple[str, ...], backend: Any, ou
       fastopt landscape -o sgd -o adam -o lion --out paths.png
       fastopt landscape -o adam:lr=0.1 -o adam:lr=0.1,betas=0.5/0.9
     """
-    from fastopt.train import landscape as drawing
+    from fastopt.landscape import chart, paths
 
     with named_errors(context):
-        drawing.check_file(out)
-        traces = drawing.paths(optimizer or drawing.DEFAULT, backend or "auto")
-        drawing.draw(out, traces)
-    drawing.show(traces)
+        chart.check_file(out)
+        traces = paths.paths(optimizer or paths.DEFAULT, backend or "auto")
+        chart.draw(out, traces)
+    chart.show(traces)
     click.echo(str(out))

@@ -10,9 +10,11 @@ The command line is ``fastopt train`` and ``fastopt landscape``; from Python::
 """
 
 from fastopt.errors import InputError
-from fastopt.train.data import Dataset, load_data
-from fastopt.train.loop import Run, Settings
+from fastopt.train.data.dataset import Dataset
+from fastopt.train.data.load import load_data
+from fastopt.train.loop import Run
 from fastopt.train.network import Network
 from fastopt.train.scores import Scores, scores
+from fastopt.train.settings import Settings
 
 __all__ = ["Dataset", "InputError", "Network", "Run", "Scores", "Settings", "load_data", "scores"]
