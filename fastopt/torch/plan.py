@@ -14,6 +14,7 @@ from fastopt.backend.choice import select
 from fastopt.backend.program import Program, Work, array_at, run
 from fastopt.rule import Row as Coefficients
 from fastopt.rule import Rule
+from fastopt.sizes import GRAIN_AWAKE
 from fastopt.torch import memory
 from fastopt.torch.rows import Kind, Row, Survey
 from fastopt.torch.states import Watch
@@ -23,10 +24,6 @@ from fastopt.torch.states import Watch
 _gradient, _nbytes, _members = attrgetter("grad"), attrgetter("nbytes"), itemgetter("params")
 _stride, _address = Tensor.stride, Tensor.data_ptr
 
-
-#: Elements that are worth a thread. They are fewer than elsewhere: backward has just used the pool, so it is awake, and
-#: what backward wrote lies in the caches of all its processors.
-GRAIN = 16384
 
 #: Two arrays of one dtype and size: to the first from the second.
 Copy = tuple[np.ndarray, np.ndarray]
@@ -166,7 +163,7 @@ class Plan:
         # The numbers beside the states are written in the same program, so that no interrupt can come in between.
         writes = [Work("sgd", copy, _ASSIGN[column.dtype]) for column in columns for copy in column.writes]
         reads = [Work("sgd", copy, _ASSIGN[column.dtype]) for column in columns for copy in column.reads]
-        self._table = self.backend.table(works, writes, GRAIN)
+        self._table = self.backend.table(works, writes, GRAIN_AWAKE)
         self._reads = self.backend.bind(reads, 1) if reads else Program([], ())
         #: How many gradients of the last step lay in another order than their parameters, and were copied.
         self.copied = 0
