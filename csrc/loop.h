@@ -16,6 +16,7 @@ enum presence { ABSENT, PRESENT, UNKNOWN };
 
 #define LOOP static inline __attribute__((always_inline)) void
 #define IS(name, other) (__builtin_strcmp(#name, #other) == 0) /* known when compiled */
+#define OR_NO_DECAY(name) || (IS(name, l2) && name == 0)
 #define OR_IS_ZERO(name) || (name == 0 && !IS(name, l2) && !IS(name, keep) && !IS(name, zero))
 #if !defined(__clang__)
 /* No loop more than these three, and a coefficient that stands in two terms is no reason to branch. */
@@ -48,7 +49,7 @@ enum presence { ABSENT, PRESENT, UNKNOWN };
         FOR_EACH(COEFFICIENT, UNWRAP coefficients)                                                             \
         if (0 FOR_EACH(OR_IS_ZERO, UNWRAP coefficients))                                                       \
             STAMPED(name##_loop)(buffer, (const real *)k, start, stop, UNKNOWN, UNKNOWN);                      \
-        else if (l2 == 0)                                                                                      \
+        else if (0 FOR_EACH(OR_NO_DECAY, UNWRAP coefficients))                                                 \
             STAMPED(name##_loop)(buffer, (const real *)k, start, stop, ABSENT, PRESENT);                       \
         else                                                                                                   \
             STAMPED(name##_loop)(buffer, (const real *)k, start, stop, PRESENT, PRESENT);                      \

@@ -60,12 +60,12 @@ def engine(
 #: what backward wrote lies in the caches of all its processors.
 GRAIN = 16384
 
-# SGD's kernel as an assignment, p = 0 p - (-1) g: grad_scale, l2, shrink, step_size.
-_ASSIGN = {dtype: np.array([1.0, 0.0, 0.0, -1.0], dtype) for dtype in DTYPES.values()}
+# For the kernel "blend": nothing of what was there, and all of what is copied.
+_COPY = {dtype: np.array([0.0, 1.0], dtype) for dtype in DTYPES.values()}
 
 
 def _works(copies: Sequence[Copy]) -> list[Work]:
-    return [Work("sgd", copy, _ASSIGN[copy[0].dtype]) for copy in copies]
+    return [Work("blend", copy, _COPY[copy[0].dtype]) for copy in copies]
 
 
 class _OneCall:
@@ -94,8 +94,8 @@ class _OneCall:
             span["length"] = parts[0].numel()
             span["buffers"][: 2 + len(states)] = first, 0, *states
         for span, (to, source) in zip(copies, writes, strict=True):
-            span["kernel"], span["dtype"] = index("sgd"), NUMBERS[to.dtype]
-            span["length"], span["coefficients"] = to.size, _ASSIGN[to.dtype].ctypes.data
+            span["kernel"], span["dtype"] = index("blend"), NUMBERS[to.dtype]
+            span["length"], span["coefficients"] = to.size, _COPY[to.dtype].ctypes.data
             span["buffers"][:2] = to.ctypes.data, source.ctypes.data
 
         self._coefficients, self._lengths, self._gradients = rows["coefficients"], rows["length"], rows["buffers"][:, 1]
