@@ -17,6 +17,7 @@ enum presence { ABSENT, PRESENT, UNKNOWN };
 /* Which zeros take the loop with the question: l2 has a loop of its own, and keep and zero stand in comparisons alone. */
 #define IN_A_TERM(name) (!IS(name, l2) && !IS(name, keep) && !IS(name, zero))
 #define OR_IS_ZERO(name) || (name == 0 && IN_A_TERM(name))
+#define OR_NO_DECAY(name) || (IS(name, l2) && name == 0)
 #endif
 
 #if !defined(__clang__)
@@ -39,7 +40,7 @@ enum presence { ABSENT, PRESENT, UNKNOWN };
         FOR_EACH(COEFFICIENT, UNWRAP coefficients)                                                             \
         if (0 FOR_EACH(OR_IS_ZERO, UNWRAP coefficients))                                                       \
             STAMPED(name##_loop)(buffer, (const real *)k, start, stop, UNKNOWN, UNKNOWN);                      \
-        else if (l2 == 0)                                                                                      \
+        else if (0 FOR_EACH(OR_NO_DECAY, UNWRAP coefficients))                                                 \
             STAMPED(name##_loop)(buffer, (const real *)k, start, stop, ABSENT, PRESENT);                       \
         else                                                                                                   \
             STAMPED(name##_loop)(buffer, (const real *)k, start, stop, PRESENT, PRESENT);                      \

@@ -124,9 +124,10 @@ class Group:
 
         ValueError if there are coefficients that the dtype cannot hold.
         """
-        self._rule.fill(self._row, step, scale, self.scalars)
-        if self.scalars:
-            self._following.update(self._rule.advance(step, **self.scalars))
+        scalars = self.scalars
+        self._rule.fill(self._row, step, scale, scalars)
+        if scalars:
+            self._following.update(self._rule.advance(step, **scalars))
 
     def __repr__(self) -> str:
         frozen = ", frozen" if self.frozen else ""

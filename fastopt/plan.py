@@ -33,8 +33,8 @@ class Reading:
         self.add: Program | None = None
         self.add_up: Program | None = None
         self.sum_squares: Callable[[float], float] | None = None
-        #: By what the gradient is multiplied when it is added to others: SGD's coefficients, for a step of minus one.
-        self.scale = np.array([1.0, 0.0, 1.0, -1.0], gradient.state.dtype)
+        #: For the kernel ``blend``, when the gradient is added to others: by what these and it are multiplied.
+        self.scale = np.array([1.0, 1.0], gradient.state.dtype)
 
 
 class PlannedKernel(NamedTuple):
@@ -163,14 +163,14 @@ class StepPlan:
     def add(self, reading: Reading, scale: float) -> None:
         """Adds a gradient, times ``scale``, to the accumulated ones: a commit of its own."""
         add = reading.add or self._bind_add(reading)
-        reading.scale[0] = scale
+        reading.scale[1] = scale
         counts = self.state.counts
         run([*add.calls, (setitem, counts, MICRO_STEP, counts[MICRO_STEP] + 1)], add.lock)
 
     def add_up(self, reading: Reading, scale: float) -> Reading:
         """The sum of the accumulated gradients and this one, times ``scale``, in memory of the plan's own."""
         add = reading.add_up or self._bind_add_up(reading)
-        reading.scale[0] = scale
+        reading.scale[1] = scale
         run(add.calls, add.lock)
         return self._sum
 
@@ -212,12 +212,11 @@ class StepPlan:
         return self.backend.bind(works, self.threads)
 
     def _bind_average(self) -> Program:
-        """SGD's kernel, with the parameters as its gradient."""
         state = self.state
         if state.ema is None or state.ema_decay is None:
             return Program([], ())
-        k = np.array([state.ema_decay - 1.0, 0.0, state.ema_decay, 1.0], state.dtype)
-        return self._bind([Work("sgd", (state.ema.flat, state.flat), k)])
+        k = np.array([state.ema_decay, 1.0 - state.ema_decay], state.dtype)
+        return self._bind([Work("blend", (state.ema.flat, state.flat), k)])
 
     def _bind_add(self, reading: Reading) -> Program:
         assert self.state.accumulated is not None
@@ -232,9 +231,8 @@ class StepPlan:
         return reading.add_up
 
     def _adding(self, reading: Reading, array: np.ndarray) -> Program:
-        """SGD's kernel, for a step of minus one."""
         pieces = reading.gradient.whole
-        return self._bind([Work("sgd", (array[piece.place], piece.array), reading.scale) for piece in pieces])
+        return self._bind([Work("blend", (array[piece.place], piece.array), reading.scale) for piece in pieces])
 
     # Explain
 

@@ -110,6 +110,8 @@ class Rule(Declared):
     def rate(self, step: int) -> float:
         """The learning rate of a step (counted from 1). ValueError if a schedule gives no finite number >= 0."""
         lr = self.lr
+        if type(lr) is float:  # the usual case, first: every step asks
+            return lr
         if callable(lr):
             return _RATE.parse(f"{type(self).__name__}: lr: the schedule's value at step {step}", lr(step))
         return lr
@@ -142,7 +144,7 @@ class Rule(Declared):
         """
         values: dict[str, float] = {}
         try:
-            values = self.coefficients(step, **scalars)
+            values = self.coefficients(step, **scalars) if scalars else self.coefficients(step)  # faster so
             if scale != 1.0:
                 values["grad_scale"] *= scale
             row.pack(*values.values())

@@ -193,6 +193,21 @@ def by_kernel() -> dict[str, Rule]:
     return found
 
 
+class Blend(Rule):
+    """The kernel that is no rule's, as if it were one's."""
+
+    kernel = "blend"
+    states = {}
+
+    def coefficients(self, step):
+        return {"past": 0.97, "add": 0.7}
+
+
+def every_kernel() -> dict[str, Rule]:
+    """:func:`by_kernel`, and the kernels that no rule chooses."""
+    return by_kernel() | {"blend": Blend()}
+
+
 def easy(rng: np.random.Generator, size: int, dtype: str) -> np.ndarray:
     """Random numbers of the magnitudes that training has."""
     return rng.standard_normal(size).astype(dtype)

@@ -23,6 +23,9 @@ C_KERNELS = Path(__file__).parents[1] / "csrc" / "kernels"
 
 CHOSEN = sorted({form.kernel for rule in fastopt.RULES.values() for form in every_form(rule)})
 
+#: Those and the kernels that work on other buffers than parameters.
+EVERY = sorted([*CHOSEN, "blend"])
+
 
 def stems(folder: Path, pattern: str) -> list[str]:
     return sorted(path.stem for path in folder.glob(pattern) if path.stem not in ("__init__", "all", "term"))
@@ -47,19 +50,19 @@ def test_every_rule_is_public():
 
 
 def test_every_kernel_has_its_numba_file():
-    assert stems(PACKAGE / "kernels", "*.py") == CHOSEN
+    assert stems(PACKAGE / "kernels", "*.py") == EVERY
 
 
 def test_every_kernel_has_its_c_file():
-    assert stems(C_KERNELS, "*.h") == CHOSEN
+    assert stems(C_KERNELS, "*.h") == EVERY
 
 
 def test_every_kernel_is_in_the_numba_table():
     pytest.importorskip("numba", exc_type=ImportError)
     from fastopt import kernels
 
-    assert sorted(kernels.KERNELS) == CHOSEN
-    for name in CHOSEN:
+    assert sorted(kernels.KERNELS) == EVERY
+    for name in EVERY:
         assert kernels.KERNELS[name].py_func.__module__ == f"fastopt.kernels.{name}"
 
 
@@ -68,7 +71,7 @@ def test_every_kernel_is_in_the_c_table(backends):
         pytest.skip("the C backend is not installed")
     from fastopt.backend import c
 
-    assert sorted(c.kernels()) == CHOSEN
+    assert sorted(c.kernels()) == EVERY
 
 
 def numba_names(kernel: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

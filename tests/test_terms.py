@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import by_kernel, cases, every_form, short, within
+from cases import cases, every_form, every_kernel, short, within
 from test_bits import CORNERS, DTYPES, assert_same, coefficients, data, using
 
 import fastopt
@@ -20,7 +20,7 @@ from fastopt.rule import Rule
 
 PACKAGE = Path(fastopt.__file__).parent
 CSRC = Path(__file__).parents[1] / "csrc"
-KERNELS = by_kernel()
+KERNELS = every_kernel()
 
 #: A coefficient that multiplies also where it is zero: what is not finite in a gradient must reach the parameters.
 PLAIN = {"grad_scale"}

@@ -20,6 +20,7 @@ from fastopt.kernels.adam import adam
 from fastopt.kernels.adamax import adamax
 from fastopt.kernels.amsgrad import amsgrad
 from fastopt.kernels.asgd import asgd
+from fastopt.kernels.blend import blend
 from fastopt.kernels.lion import lion
 from fastopt.kernels.momentum import momentum
 from fastopt.kernels.nadam import nadam
@@ -45,6 +46,7 @@ KERNELS = {
         adamax,
         amsgrad,
         asgd,
+        blend,
         lion,
         momentum,
         nadam,

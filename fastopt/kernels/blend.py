@@ -1,4 +1,4 @@
-"""Moving averages, sums and assignments: what is no rule."""
+"""Averages, sums and copies: no rule's, but what other buffers than parameters are updated by."""
 
 import numba
 from numba import prange
@@ -9,6 +9,6 @@ from fastopt.kernels.term import term
 
 @numba.njit(parallel=True, error_model="numpy")
 def blend(p, g, k):
-    keep, add = to_fixed_tuple(k, 2)
+    past, add = to_fixed_tuple(k, 2)
     for i in prange(p.size):
-        p[i] = term(keep, p[i]) + term(add, g[i])
+        p[i] = term(past, p[i]) + add * g[i]

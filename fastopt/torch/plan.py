@@ -28,8 +28,8 @@ _stride, _address = Tensor.stride, Tensor.data_ptr
 #: Two arrays of one dtype and size: to the first from the second.
 Copy = tuple[np.ndarray, np.ndarray]
 
-# SGD's kernel as an assignment, p = 0 p - (-1) g: grad_scale, l2, shrink, step_size.
-_ASSIGN = {dtype: np.array([1.0, 0.0, 0.0, -1.0], dtype) for dtype in memory.DTYPES.values()}
+# For the kernel "blend": nothing of what was there, and all of what is copied.
+_COPY = {dtype: np.array([0.0, 1.0], dtype) for dtype in memory.DTYPES.values()}
 
 
 class Stale(Exception):
@@ -161,8 +161,8 @@ class Plan:
         #: What runs the kernels, and why.
         self.backend, self.backend_reason = select(own_kernel=any(not isinstance(work.kernel, str) for work in works))
         # The numbers beside the states are written in the same program, so that no interrupt can come in between.
-        writes = [Work("sgd", copy, _ASSIGN[column.dtype]) for column in columns for copy in column.writes]
-        reads = [Work("sgd", copy, _ASSIGN[column.dtype]) for column in columns for copy in column.reads]
+        writes = [Work("blend", copy, _COPY[column.dtype]) for column in columns for copy in column.writes]
+        reads = [Work("blend", copy, _COPY[column.dtype]) for column in columns for copy in column.reads]
         self._table = self.backend.table(works, writes, GRAIN_AWAKE)
         self._reads = self.backend.bind(reads, 1) if reads else Program([], ())
         #: How many gradients of the last step lay in another order than their parameters, and were copied.
