@@ -65,13 +65,23 @@ class Program(NamedTuple):
     lock: "Lock | None" = None  # a function before Python 3.13, hence in quotes
 
 
+class OtherTerms(Exception):
+    """A program does not suit its rows any more, which lack other terms than when it was bound; it has written nothing.
+
+    Bound again it does. A term is not there where its coefficient is zero.
+    """
+
+
 class Backend(Protocol):
     """What runs kernels. Both of them give the same bits."""
 
     name: str
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
-        """The program that does the work with what the buffers hold when it runs."""
+        """The program that does the work with what the buffers hold when it runs.
+
+        It may raise :class:`OtherTerms` if rows have got or lost zeros since: then it is to be bound again.
+        """
 
     def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
         """A function from a scale to the sum of ``(scale * g)**2`` over the gradients, in float64, fixed order."""

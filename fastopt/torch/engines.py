@@ -157,7 +157,7 @@ class _NumbaProgram:
         self._kernels = [part.kernel for part in runs for _ in range(part.start, part.stop)]
         self._arrays = [[flat(part) for part in parts] for parts in buffers]
         self._k: list[Any] = [None] * len(buffers)
-        self._reads, self._writes = self._backend.bind(_works(reads), 1), _works(writes)
+        self._reads, self._writes = (self._backend.bind(_works(copies), 1) for copies in (reads, writes))
 
     def read(self) -> None:
         run(self._reads.calls)
@@ -172,5 +172,5 @@ class _NumbaProgram:
             for kernel, (p, *states), gradient, k in zip(self._kernels, self._arrays, gradients, self._k, strict=True)
             if gradient is not None and p.size
         ]
-        program = self._backend.bind([*works, *self._writes], threads)
-        run(program.calls, program.lock)
+        program = self._backend.bind(works, threads)
+        run([*program.calls, *self._writes.calls], program.lock)
