@@ -1,7 +1,5 @@
 """The look of every picture: colours that colour-blind readers can tell apart, quiet axes, text as it is written."""
 
-from __future__ import annotations
-
 import os
 import re
 import warnings

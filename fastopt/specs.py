@@ -1,7 +1,5 @@
 """Optimizers and schedules as text: ``name:key=value,key=value``."""
 
-from __future__ import annotations
-
 import pkgutil
 from collections.abc import Mapping
 from typing import Any

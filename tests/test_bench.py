@@ -69,7 +69,7 @@ def test_traffic_is_what_the_design_counts(rule, bytes_moved):
 @pytest.mark.parametrize("parallel", [False, True])
 def test_the_limit_reads_and_writes_what_a_step_does(states, parallel):
     p, g, *others = (np.full(40_001, float(number)) for number in range(1, 3 + states))
-    limit._compiled(states, parallel)(p, g, *others)
+    limit.compiled(states, parallel)(p, g, *others)
     last = 2 + states if states else 1
     for buffer, value in zip([p, g, *others], [last + 2, 2, 1, *range(3, 2 + states)][: 2 + states], strict=True):
         assert (buffer == value).all()

@@ -464,6 +464,31 @@ def test_info():
         assert word in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("rooms", "missing"),
+    [
+        ("fastopt.cli.info", "rich sklearn matplotlib threadpoolctl fastopt.train fastopt.bench fastopt.landscape"),
+        ("fastopt.cli.bench fastopt.bench.chart fastopt.bench.report", "sklearn threadpoolctl fastopt.train"),
+        ("fastopt.landscape.chart fastopt.landscape.paths", "sklearn threadpoolctl fastopt.train fastopt.bench"),
+    ],
+)
+def test_a_command_does_without_what_is_another_s(rooms, missing):
+    code = """
+        import importlib, sys
+        import fastopt
+        rooms, missing = sys.argv[1:]
+        package = type(sys)("fastopt.cli")  # without its commands
+        package.__path__ = [fastopt.__path__[0] + "/cli"]
+        sys.modules |= dict.fromkeys(missing.split()) | {"fastopt.cli": package}
+        for room in rooms.split():
+            importlib.import_module(room)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), rooms, missing], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("train", "--help"), ("landscape", "-h"), ("info", "-h")])
 def test_help(arguments):
     assert "Usage: fastopt" in ok(*arguments).stdout

@@ -1,4 +1,4 @@
-"""Kernels in users' nopython code and users' own rules: the page that shows them, and what it promises."""
+"""Kernels in users' nopython code and users' own rules: the pages that show them, and what they promise."""
 
 import json
 import re
@@ -11,17 +11,18 @@ from click.testing import CliRunner
 from harness import python
 
 import fastopt
-from fastopt import kernels
+from fastopt import kernels, rules
 from fastopt.cli import cli
 from fastopt.kernels import KERNELS
 
-PAGE = Path(kernels.__file__).with_name("README.md")
+PAGES = [Path(module.__file__).with_name("README.md") for module in (kernels, rules)]
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """The names that the examples of the page define; they run as a file outside the package."""
-    examples = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL))
+    """The names that the examples of the pages define; they run as a file outside the package."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    examples = "\n".join(re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE))
     file = tmp_path_factory.mktemp("page") / "page.py"
     file.write_text(examples)
     lines = []
@@ -31,7 +32,7 @@ def page(tmp_path_factory):
     return names
 
 
-def test_the_page_prints_what_it_promises(page):
+def test_the_pages_print_what_they_promise(page):
     assert {"fit", "factorize", "Signum"} <= set(page)
 
 
@@ -154,9 +155,9 @@ def test_a_plain_python_function_can_be_a_kernel():
 @pytest.fixture
 def installed(page, tmp_path, monkeypatch):
     """The rule of the page as a module that Python finds, as that of an installed package."""
-    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", PAGES[1].read_text(), flags=re.DOTALL)
     rule = next(example for example in examples if "class Signum" in example)
-    (tmp_path / "signs.py").write_text(f"import numba\nimport fastopt\n\n{rule}")
+    (tmp_path / "signs.py").write_text(rule)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)

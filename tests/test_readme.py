@@ -1,4 +1,4 @@
-"""README.md against the declarations, and its examples."""
+"""README.md and its examples; the table of rules against the declarations."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 import fastopt
 
 README = Path(__file__).parents[1] / "README.md"
+RULES = Path(fastopt.rules.__file__).with_name("README.md")
 
 
 def table():
@@ -23,8 +24,8 @@ def table():
 
 
 def test_the_table_of_rules_is_that_of_the_declarations():
-    written = README.read_text().partition("<!-- rules -->\n")[2].partition("\n<!-- /rules -->")[0]
-    assert written == table(), f"README.md: put this between the marks:\n{table()}"
+    written = RULES.read_text().partition("<!-- rules -->\n")[2].partition("\n<!-- /rules -->")[0]
+    assert written == table(), f"{RULES}: put this between the marks:\n{table()}"
 
 
 def test_the_examples_run(tmp_path, monkeypatch, capsys):
@@ -43,3 +44,13 @@ def test_environment_variables_exist(line):
     name = re.search(r"FASTOPT_\w+", line)[0]
     sources = [*README.parent.glob("csrc/*.py"), *README.parent.glob("fastopt/**/*.py")]
     assert any(name in source.read_text() for source in sources)
+
+
+def test_the_sentence_names_every_rule():
+    assert not [name for name in fastopt.RULES if not re.search(rf"\b{name}\b", README.read_text())]
+
+
+def test_links_lead_somewhere():
+    for page in (README, README.with_name("CONTRIBUTING.md"), *README.parent.glob("[!.]*/**/README.md")):
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page}: {link}"

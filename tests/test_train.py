@@ -124,9 +124,9 @@ def test_every_row_once_in_an_order_of_seed_and_epoch(digits):
     for seed, epoch in ((0, 1), (0, 2), (1, 1)):
         run = Run(digits, Settings(seed=seed))
         run.epoch = epoch
-        orders[seed, epoch] = tuple(run._order())
+        orders[seed, epoch] = tuple(run.order())
         assert sorted(orders[seed, epoch]) == list(range(run.rows))
-        assert tuple(run._order()) == orders[seed, epoch]
+        assert tuple(run.order()) == orders[seed, epoch]
     assert len(set(orders.values())) == 3
 
 

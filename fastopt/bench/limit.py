@@ -68,7 +68,7 @@ def bind(size: int, dtype: Any, states: int, threads: int) -> Callable[[], None]
     buffers = [line_aligned(size, np.dtype(dtype)) for _ in range(2 + states)]
     for buffer in buffers:
         buffer.fill(1e-3)
-    call = partial(_compiled(states, useful > 1), *buffers)
+    call = partial(compiled(states, useful > 1), *buffers)
     call()
     if useful in (1, numba.config.NUMBA_NUM_THREADS):  # type: ignore[attr-defined]
         return call
@@ -83,7 +83,7 @@ def bind(size: int, dtype: Any, states: int, threads: int) -> Callable[[], None]
 
 
 @cache
-def _compiled(states: int, parallel: bool) -> Any:
+def compiled(states: int, parallel: bool) -> Any:
     """A loop as a numba function. numba's cache knows it by its qualified name, which hence tells apart what differs:
     the options, and the name by which the module was imported (asv's benchmarks have one of their own)."""
     loop = TRAFFIC[states]

@@ -121,7 +121,7 @@ def compare(build: Callable[[], Model], rule: str, rounds: int, steps: int, copi
         "torch fused": lambda params: torch_class(params, fused=True),
         "torch default": torch_class,
     }
-    _check_agreement(model, makers["fastopt"], makers["torch fused"], steps=2 * steps)
+    check_agreement(model, makers["fastopt"], makers["torch fused"], steps=2 * steps)
     names = list(makers)
     times: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
     for _ in range(copies):
@@ -144,7 +144,7 @@ def _copy(model: Model) -> Model:
     return model._replace(network=copy.deepcopy(model.network))
 
 
-def _check_agreement(model: Model, *makers: Callable[[Any], torch.optim.Optimizer], steps: int) -> None:
+def check_agreement(model: Model, *makers: Callable[[Any], torch.optim.Optimizer], steps: int) -> None:
     """AssertionError if optimizers train copies of a model to different weights."""
     trainees = [Trainee(_copy(model), make) for make in makers]
     for batch in [model.batch() for _ in range(steps)]:

@@ -16,12 +16,12 @@ from fastopt.bench import cases
 from fastopt.bench.peers import PEERS
 from fastopt.bench.session import TURNS
 from fastopt.errors import InputError, nearest
+from fastopt.machine import MEMORY_SHARE, memory, shortage
 from fastopt.rule import Rule
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9}
 LARGEST = 2**31
-MEMORY_SHARE = 0.7  # of the machine's memory that buffers may take
 
 
 class Words(click.ParamType):
@@ -214,16 +214,9 @@ def _backends(names: tuple[str, ...] | None) -> list[str]:
 
 
 def _check_memory(needed: int, size: int) -> None:
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return
-    if needed > MEMORY_SHARE * memory:
-        allowed = int(size * MEMORY_SHARE * memory / needed)
-        raise click.UsageError(
-            f"--size: {size} needs {needed / 2**30:.0f} GiB and this machine has {memory / 2**30:.0f}; "
-            f"the nearest that is allowed: {allowed}"
-        )
+    if short := shortage(needed):
+        allowed = int(size * MEMORY_SHARE * (memory() or 0) / needed)
+        raise click.UsageError(f"--size: {size} {short}; the nearest that is allowed: {allowed}")
 
 
 def _check_out(path: Path) -> None:

@@ -1,7 +1,5 @@
 """The part of a checkpoint that says what was trained, read before there is anything to load it into."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Ctrl-C as a question that the training loop asks between two batches."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from types import FrameType, TracebackType

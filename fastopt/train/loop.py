@@ -245,7 +245,7 @@ class Run:
         """Train the rest of this epoch; "" when it is complete, else why not."""
         if self._phase + 1 < len(self.phases) and self.epoch >= self.phases[self._phase + 1].first_epoch:
             self._start_phase(self._phase + 1)
-        order = self._order()
+        order = self.order()
         while self.batch < self.steps_per_epoch:
             if not self._one_batch(order):
                 return "diverged"
@@ -261,7 +261,7 @@ class Run:
         self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
         return "stopped" if stop() else ""
 
-    def _order(self) -> np.ndarray | None:
+    def order(self) -> np.ndarray | None:
         """The rows of this epoch in order, a function of seed and epoch alone; None for all at once."""
         if self.batch_size == self.rows:
             return None

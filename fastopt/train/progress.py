@@ -1,7 +1,5 @@
 """How far a run is: a bar on a terminal, else a plain line every few epochs; both on stderr."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import AbstractContextManager
 from time import perf_counter

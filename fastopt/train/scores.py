@@ -1,7 +1,5 @@
 """Accuracy, precision and recall from class numbers."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What `fastopt train` does: several runs from one start, their files, stopping and going on."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -35,7 +35,7 @@ def test_all_optimizers_train_the_parameters_of_one_copy(monkeypatch):
             places.append([p.data_ptr() for p in self.network.parameters()])
             return super().step(x, y)
 
-    monkeypatch.setattr(training_step, "_check_agreement", lambda *args, **kwargs: None)
+    monkeypatch.setattr(training_step, "check_agreement", lambda *args, **kwargs: None)
     monkeypatch.setattr(training_step, "Trainee", Trainee)
     training_step.compare(training_step.two_layer_net, "AdamW", rounds=2, steps=1, copies=2)
     assert len(places) == 2 * 3 * 3
