@@ -13,11 +13,13 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
+import numba
 import numpy as np
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastopt.backend.memory import number_at
 from fastopt.backend.program import OtherTerms
 from fastopt.kernels.term import term
 
@@ -53,9 +55,13 @@ def watched(kernel: Any) -> tuple[int, ...]:
     return tuple(place for place, name in enumerate(names) if place != L2 and name not in NO_TERMS)
 
 
-def replacements(kernel: Any, terms: Terms) -> dict[str, Any]:
-    """What a kernel's version for these terms calls instead of the functions of these names."""
-    return {"to_fixed_tuple": _loading(terms, watched(kernel)), "term": term if terms is Terms.SOME else _there}
+def replacements(kernel: Any, terms: Terms, *, refusing: bool = True) -> dict[str, Any]:
+    """What a kernel's version for these terms calls instead of the functions of these names.
+
+    One that is not ``refusing`` trusts that somebody else looks at its rows.
+    """
+    load = _loading(terms, watched(kernel) if refusing else None)
+    return {"to_fixed_tuple": load, "term": term if terms is Terms.SOME else _there}
 
 
 @intrinsic
@@ -71,7 +77,7 @@ def _there(typing_context, c, x):
     return x(c, x), generate
 
 
-def _loading(terms: Terms, watched: tuple[int, ...]) -> Any:
+def _loading(terms: Terms, watched: tuple[int, ...] | None) -> Any:
     """``to_fixed_tuple``, but it refuses rows with other terms, and gives ``l2`` as its bits for ``Terms.NO_L2``."""
 
     @intrinsic(prefer_literal=True)
@@ -84,17 +90,18 @@ def _loading(terms: Terms, watched: tuple[int, ...]) -> Any:
         def generate(context, builder, signature, values):
             data = context.make_array(k)(context, builder, values[0]).data
             numbers = [builder.load(cgutils.gep_inbounds(builder, data, place)) for place in range(len(loaded))]
-            zeros = [builder.fcmp_ordered("==", number, number.type(0)) for number in numbers]
-            missing = cgutils.false_bit
-            for place in watched:
-                missing = builder.or_(missing, zeros[place])
-            refused = {
-                Terms.NO_L2: builder.or_(missing, builder.not_(zeros[L2])),
-                Terms.ALL: builder.or_(missing, zeros[L2]),
-                Terms.SOME: builder.not_(missing),
-            }[terms]
-            with builder.if_then(refused, likely=False):
-                context.call_conv.return_user_exc(builder, OtherTerms, ())
+            if watched is not None:
+                zeros = [builder.fcmp_ordered("==", number, number.type(0)) for number in numbers]
+                missing = cgutils.false_bit
+                for place in watched:
+                    missing = builder.or_(missing, zeros[place])
+                refused = {
+                    Terms.NO_L2: builder.or_(missing, builder.not_(zeros[L2])),
+                    Terms.ALL: builder.or_(missing, zeros[L2]),
+                    Terms.SOME: builder.not_(missing),
+                }[terms]
+                with builder.if_then(refused, likely=False):
+                    context.call_conv.return_user_exc(builder, OtherTerms, ())
             if terms is Terms.NO_L2:
                 numbers[L2] = builder.bitcast(numbers[L2], context.get_value_type(loaded[L2]))
             return context.make_tuple(builder, row, numbers)
@@ -104,11 +111,12 @@ def _loading(terms: Terms, watched: tuple[int, ...]) -> Any:
     return load
 
 
+@numba.njit(_nrt=False)
 def look(coefficients):
     """Raises OtherTerms if one of the coefficients that :func:`places` lists has got to be, or not to be, zero."""
     for each in range(coefficients.shape[0]):
         address, itemsize, zero = coefficients[each]
-        c = _number_at(address, np.float64(0)) if itemsize == 8 else np.float64(_number_at(address, np.float32(0)))
+        c = number_at(address, np.float64(0)) if itemsize == 8 else np.float64(number_at(address, np.float32(0)))
         if (c == 0) != (zero != 0):
             raise OtherTerms
 
@@ -120,13 +128,3 @@ def places(rows: Iterable[tuple[Any, np.ndarray]]) -> np.ndarray:
         start, zeros = k.__array_interface__["data"][0], (k == 0).tolist()
         found += [(start + place * k.itemsize, k.itemsize, zeros[place]) for place in (L2, *watched(kernel))]
     return np.array(found, np.int64)
-
-
-@intrinsic
-def _number_at(typing_context, address, like):
-    """The number of the type of ``like`` that lies at an address."""
-
-    def generate(context, builder, signature, values):
-        return builder.load(builder.inttoptr(values[0], values[1].type.as_pointer()))
-
-    return like(address, like), generate
