@@ -10,12 +10,12 @@ import numpy as np
 from numba import get_num_threads, set_num_threads
 
 from fastopt.backend import drivers
-from fastopt.backend.drivers import blend
 from fastopt.backend.memory import Array, Constant, Number, arguments, function_address
 from fastopt.backend.program import Call
 from fastopt.backend.versions import Terms, replacements
 from fastopt.codecs import CODECS
 from fastopt.kernels import twin
+from fastopt.kernels.blend import blend
 from fastopt.storages import STORAGES
 
 _TABLE, _NUMBERS = numba.int64[:, ::1], numba.int64[::1]
@@ -47,7 +47,7 @@ def codec_address(name: str, loop: str, dtype: np.dtype) -> int:
 
 
 def blend_address(dtype: np.dtype) -> int:
-    """The address of the compiled :func:`fastopt.backend.drivers.blend` for a dtype."""
+    """The address of the compiled kernel ``blend`` for a dtype."""
     return once((blend, dtype), _blend_address, dtype)[0]
 
 
@@ -98,9 +98,8 @@ def _codec_address(name: str, loop: str, dtype: np.dtype) -> tuple[int, Any]:
 
 
 def _blend_address(dtype: np.dtype) -> tuple[int, Any]:
-    return _address(
-        "blend", dtype, blend, [Array(dtype, each) for each in (drivers.VALUES, drivers.PART, drivers.OTHER_PART)]
-    )
+    taken = [Array(dtype, each) for each in (drivers.VALUES, drivers.PART, drivers.OTHER_PART)]
+    return _address("blend", dtype, twin(blend, _variant(dtype, False, None), nogil=True), taken)
 
 
 def _address(name: str, dtype: np.dtype, function: Any, taken: list) -> tuple[int, Any]:

@@ -15,12 +15,10 @@ from typing import Any
 import numba
 import numpy as np
 from numba import prange
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from fastopt.backend.memory import address_of, array_at, call, number_at
 from fastopt.backend.versions import look
 from fastopt.codecs.noise import fill_noise
-from fastopt.kernels.term import term
 from fastopt.sizes import TILE
 
 _njit = numba.njit(error_model="numpy", _nrt=False)
@@ -38,7 +36,7 @@ ELEMENT, KEYS, STREAMS, ENTRIES = range(3, 7)
 
 # An entry: both parts of a stream, each with the bytes of a tile, and the addresses of codecs, zero where there is
 # nothing to decode or encode. SHIFT says which half of a word of noise rounds the numbers, or is negative. A follower
-# that is a moving average has its coefficients and the address of blend.
+# that is a moving average has its coefficients and the address of the kernel ``blend``.
 FIRST, FIRST_BYTES, SECOND, SECOND_BYTES, DECODE, ENCODE, SHIFT, COEFFICIENTS, BLEND, ENTRY = range(10)
 
 # The row that a codec's arguments come from.
@@ -139,14 +137,6 @@ def opened(piece, entry, tile, coding, scratch):
 
 
 def coded(row):
-    """Calls a loop of a codec, or :func:`blend`."""
+    """Calls a loop of a codec, or the kernel ``blend``."""
     codec(*arguments(row))
     return 0
-
-
-@_njit
-def blend(average, p, k):
-    """A moving average: ``k[0] * average + k[1] * p``."""
-    keep, add = to_fixed_tuple(k, 2)
-    for i in range(average.size):
-        average[i] = term(keep, average[i]) + term(add, p[i])
