@@ -6,9 +6,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastopt.backend.compile import region, specialize, with_threads
+from fastopt.backend.compile import driver, region, specialize, with_threads
 from fastopt.backend.process import process
 from fastopt.backend.program import Call, Program, Work, array_at, run
+from fastopt.backend.tables import array_of, is_tiled, size_of, span_table, tile_table
 from fastopt.backend.versions import Terms, look, places, terms
 from fastopt.errors import BackendError
 from fastopt.kernels import KERNELS
@@ -25,9 +26,8 @@ class NumbaBackend:
     name = "numba"
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
-        calls: list[Call] = []
         rows: dict[tuple[str, int], tuple[Any, np.ndarray, Terms]] = {}
-        parallel = False
+        batches: dict[tuple, list[Work]] = {}
         for work in works:
             kernel, left = declared(work.kernel), None
             if isinstance(work.kernel, str):  # a kernel of the user's own has no versions
@@ -35,18 +35,34 @@ class NumbaBackend:
                 if row not in rows:
                     rows[row] = kernel, work.k, terms(kernel, work.k)
                 *_, left = rows[row]
-            arguments = *map(writable, work.streams), work.k  # type: ignore[arg-type]
-            worth = worth_threads(work.streams[0].size, threads)
-            signature = (numba.from_dtype(work.k.dtype)[::1],) * len(arguments)
-            calls.append((specialize(kernel, work.k.dtype, signature, worth, left), *arguments))
-            parallel |= worth
-        if parallel:
-            calls = with_threads(threads, calls)
-        if rows and not (len(rows) == 1 and isinstance(works[0].kernel, str) and calls[0][-1] is works[0].k):
+            batches.setdefault((kernel, work.k.dtype, left, len(work.streams), is_tiled(work)), []).append(work)
+        watched = places((kernel, k) for kernel, k, _ in rows.values())
+        driven: list[Call] = []
+        single: list[Call] = []
+        parallel = False
+        for (kernel, dtype, left, streams, tiled), batch in batches.items():
+            if tiled or (left and len(batch) > 1):
+                shares = useful_threads(sum(map(size_of, batch)), threads)
+                loop = driver(kernel, dtype, streams, shares > 1, left, tiled=tiled)
+                table = tile_table(batch, shares) if tiled else span_table(batch, shares)
+                driven.append((loop, table.rows, table.bounds, watched[: 0 if driven else None], *table.scratch))
+                parallel |= shares > 1
+                continue
+            for work in batch:
+                buffers = *map(writable, map(array_of, work.streams)), work.k
+                worth = worth_threads(size_of(work), threads)
+                signature = (numba.from_dtype(dtype)[::1],) * len(buffers)
+                single.append((specialize(kernel, dtype, signature, worth, left), *buffers))
+                parallel |= worth
+        if any(worth_threads(call[1].size, threads) for call in single):
+            single = with_threads(threads, single)
+        looked = (
+            driven or not rows or (len(rows) == 1 and isinstance(works[0].kernel, str) and single[0][-1] is works[0].k)
+        )
+        if not looked:
             # More rows than that of the first kernel, which refuses its row before anything is written.
-            watched = places((kernel, k) for kernel, k, _ in rows.values())
-            calls.insert(0, (specialize(look, watched.dtype, (numba.typeof(watched),), False), watched))
-        return Program(calls, (), region if parallel else None)
+            single.insert(0, (specialize(look, watched.dtype, (numba.typeof(watched),), False), watched))
+        return Program([*driven, *single], (list(works),), region if parallel else None)
 
     def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "NumbaTable":
         return NumbaTable(self, works, then)
@@ -99,6 +115,11 @@ class NumbaTable:
 def worth_threads(size: int, threads: int) -> bool:
     """Whether to use the parallel kernel. numba's thread pools do not survive a fork."""
     return size >= PARALLEL_SIZE and threads > 1 and not process.forks
+
+
+def useful_threads(size: int, threads: int) -> int:
+    """How many threads are worth it for so many elements in all."""
+    return min(threads, numba.config.NUMBA_NUM_THREADS) if worth_threads(size, threads) else 1
 
 
 def writable(array: np.ndarray) -> np.ndarray:
