@@ -24,8 +24,8 @@ import fastopt
 from fastopt.backend.choice import select
 from fastopt.backend.program import Work, run
 from fastopt.bench import cases, measure
-from fastopt.bench.report import caches
 from fastopt.buffers import aligned_empty
+from fastopt.machine import caches
 from fastopt.rule import Rule
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
