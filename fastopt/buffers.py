@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastopt.errors import nearest, quoted
+from fastopt.sizes import LINE
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+ALIGNMENT = LINE  # bytes: a cache line, and the widest vector register
 
 _KINDS_BY_NAME = "float32 or float64"
 

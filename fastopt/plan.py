@@ -111,6 +111,7 @@ class StepPlan:
         self.counts = state.counts.copy()
         #: What follows an update, besides the moving average.
         self._finish: list[Call] = [(setitem, state.counts, _ALL, self.counts)]
+        self._finish += [call for group in self.groups for call in group.finish]
         self._average = self._bind_average()
         #: Where the last of the gradients that are accumulated is added to the others, to be that of an update.
         self._total = np.empty(0, state.dtype)

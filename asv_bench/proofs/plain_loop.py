@@ -83,7 +83,7 @@ def buffers(rule: Rule, size: int, dtype: np.dtype) -> list[np.ndarray]:
 
 def ratio(rule: Rule, backend: str, plain, dtype: np.dtype, cache: int) -> float:
     """The kernel's time over the plain loop's."""
-    k = np.array(list(rule.coefficients(100).values()), dtype)
+    k = rule.table(100, dtype)[-1]
     size = int(0.5 * cache / (2 + len(rule.states)) / dtype.itemsize) // 1000 * 1000 + 1
     ratios = []
     for _ in range(ROUNDS):

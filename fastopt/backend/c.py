@@ -21,11 +21,12 @@ class CBackend:
     name = "c"
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
-        spans = ffi.new("fastopt_span[]", len(works))
-        for span, work in zip(spans, works, strict=True):
-            _fill(span, kernel_index(work.kernel), work.streams, work.k)  # type: ignore[arg-type]
+        spans = _spans(works)
         call = ffi.new("fastopt_call *", (spans, len(works), _useful(threads), isa()))
         return Program([(lib.fastopt_step, call)], (spans, list(works)))
+
+    def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "CTable":
+        return CTable(works, then, grain)
 
     def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
         k = np.zeros(1)
@@ -44,6 +45,47 @@ class CBackend:
             return total[0]
 
         return sum_squares
+
+
+class CTable:
+    """A table of spans, of which a step changes in place what differs from the step before."""
+
+    def __init__(self, works: Sequence[Work], then: Sequence[Work], grain: int) -> None:
+        count = len(works)
+        spans = _spans([*works, *then])
+        self._lengths = _column(spans, "length")[:count]
+        self._coefficients = _column(spans, "coefficients")[:count]
+        self._gradients = _column(spans, "buffers", 1)[:count]
+        self._sizes = self._lengths.copy()
+        self._whole = True  # whether every work had a gradient in the step before
+        self._call = ffi.new("fastopt_call *", (spans, count + len(then), 1, isa(), grain))
+        self._program = Program([(lib.fastopt_step, self._call)], (spans, list(works), list(then)))
+
+    def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
+        self._coefficients[rows] = k.ctypes.data
+
+    def bind(self, gradients: np.ndarray, threads: int) -> Program:
+        self._gradients[:] = gradients
+        whole = bool(gradients.all())
+        if not (whole and self._whole):
+            np.multiply(self._sizes, gradients != 0, out=self._lengths)
+        self._whole = whole
+        self._call.threads = _useful(threads)
+        return self._program
+
+
+def _spans(works: Sequence[Work]) -> Any:
+    """The table of the works: the one place where spans are filled, but for what a :class:`CTable` changes."""
+    spans = ffi.new("fastopt_span[]", max(len(works), 1))
+    for span, work in zip(spans, works, strict=False):
+        _fill(span, kernel_index(work.kernel), work.streams, work.k)  # type: ignore[arg-type]
+    return spans
+
+
+def _column(spans: Any, *field: str | int) -> np.ndarray:
+    """A field of 8 bytes of every span, as an array."""
+    offset, stride = ffi.offsetof("fastopt_span", *field), ffi.sizeof("fastopt_span")
+    return np.ndarray(len(spans), np.int64, ffi.buffer(spans), offset, (stride,))
 
 
 def _fill(span: Any, kernel: int, buffers: Sequence[np.ndarray], k: np.ndarray) -> None:
@@ -70,11 +112,11 @@ def _text(chars: Any) -> str:
 
 
 @cache
-def kernel_index(name: str, instead: str = "use backend='numba'") -> int:
-    """A kernel's number in the library. BackendError, which says what to do ``instead``, if it has no such kernel."""
+def kernel_index(name: Any) -> int:
+    """A kernel's number in the library. BackendError, which says what to do instead, if it has no such kernel."""
     index = lib.fastopt_find(name.encode()) if isinstance(name, str) else -1
     if index < 0:
-        raise BackendError(f"the C backend has no kernel {name!r}: {instead}")
+        raise BackendError(f"the C backend has no kernel {name!r}: use backend='numba', or set FASTOPT_BACKEND=numba")
     return index
 
 

@@ -5,20 +5,18 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import prange
 
 from fastopt.backend.compile import region, specialize, with_threads
 from fastopt.backend.process import process
-from fastopt.backend.program import Call, Program, Work, run
+from fastopt.backend.program import Call, Program, Work, array_at, run
 from fastopt.backend.versions import Terms, look, places, terms
 from fastopt.errors import BackendError
 from fastopt.kernels import KERNELS
+from fastopt.sizes import BLOCK, GRAIN
+from fastopt.sums.sum_squares import sum_squares
 
-#: Elements from which on a parallel region is worth its cost, as in ``csrc/fastopt.c``.
-PARALLEL_SIZE = 131072
-
-BLOCK = 16384  # elements of a block of the norm
-LANES = 32  # sums that run side by side in a block
+#: Elements from which on a parallel region is worth its cost: two threads.
+PARALLEL_SIZE = 2 * GRAIN
 
 
 class NumbaBackend:
@@ -50,6 +48,9 @@ class NumbaBackend:
             calls.insert(0, (specialize(look, watched.dtype, (numba.typeof(watched),), False), watched))
         return Program(calls, (), region if parallel else None)
 
+    def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "NumbaTable":
+        return NumbaTable(self, works, then)
+
     def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
         bound = []
         parallel = False
@@ -75,29 +76,24 @@ class NumbaBackend:
         return total
 
 
-@numba.njit(parallel=True, error_model="numpy")
-def sum_squares(g, scale, partials):
-    """The sum of ``(scale * g)**2`` over each block, in the order of ``sum_squares`` in ``csrc/loop.h``."""
-    lanes = np.uint64(LANES)
-    for block in prange(partials.size):
-        start = np.uint64(block) * np.uint64(BLOCK)
-        count = min(np.uint64(BLOCK), np.uint64(g.size) - start)
-        rows = count // lanes
-        sums = np.zeros(LANES)
-        for _ in range(rows):
-            for lane in range(lanes):
-                x = scale * np.float64(g[start + lane])
-                sums[lane] += x * x
-            start += lanes
-        for lane in range(count - rows * lanes):
-            x = scale * np.float64(g[start + lane])
-            sums[lane] += x * x
-        half = LANES // 2
-        while half > 0:
-            for lane in range(half):
-                sums[lane] += sums[lane + half]
-            half //= 2
-        partials[block] = sums[0]
+class NumbaTable:
+    """Works that are bound anew at every step."""
+
+    def __init__(self, backend: NumbaBackend, works: Sequence[Work], then: Sequence[Work]) -> None:
+        self._backend, self._works, self._then = backend, list(works), list(then)
+
+    def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
+        for row in np.arange(len(self._works))[rows]:
+            self._works[row] = self._works[row]._replace(k=k)
+
+    def bind(self, gradients: np.ndarray, threads: int) -> Program:
+        works = []
+        for work, address in zip(self._works, gradients.tolist(), strict=True):
+            p, g, *states = work.streams
+            if address and p.size:
+                g = array_at(address, g.size, g.dtype)  # type: ignore[union-attr]
+                works.append(work._replace(streams=(p, g, *states)))
+        return self._backend.bind([*works, *self._then], threads)
 
 
 def worth_threads(size: int, threads: int) -> bool:

@@ -1,5 +1,6 @@
 """Works and programs: what goes into an engine, what comes out of it, and how that is run."""
 
+import ctypes
 from collections.abc import Callable, Sequence
 from itertools import starmap
 from operator import call
@@ -72,6 +73,19 @@ class OtherTerms(Exception):
     """
 
 
+class Table(Protocol):
+    """Works whose gradients lie elsewhere at every step, made ready for gradients by their addresses."""
+
+    def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
+        """Has the works of these numbers read their coefficients from ``k``, which the caller keeps alive."""
+
+    def bind(self, gradients: np.ndarray, threads: int) -> Program:
+        """The program for gradients at these addresses: int64, one for each work; one at 0 is left out.
+
+        It lasts until the table is bound or changed again.
+        """
+
+
 class Backend(Protocol):
     """What runs kernels. Both of them give the same bits."""
 
@@ -83,8 +97,23 @@ class Backend(Protocol):
         It may raise :class:`OtherTerms` if rows have got or lost zeros since: then it is to be bound again.
         """
 
+    def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> Table:
+        """A table of works, and of those that ``then`` follow in the same program, with the gradients that they have.
+
+        In ``works`` the gradient of each is replaced at every step, and whatever stands there gives its dtype and size.
+        ``grain`` is from how many elements on a thread is worth its cost, if the caller knows better than the backend.
+        The caller keeps the memory of all streams alive.
+        """
+
     def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
         """A function from a scale to the sum of ``(scale * g)**2`` over the gradients, in float64, fixed order."""
+
+
+def array_at(address: int, size: int, dtype: np.dtype) -> np.ndarray:
+    """The memory at an address as a 1-D array. Whoever asks keeps that memory alive."""
+    if not size:
+        return np.empty(0, dtype)
+    return np.frombuffer((ctypes.c_char * (size * dtype.itemsize)).from_address(address), dtype)
 
 
 def run(calls: Sequence[Call], lock: "Lock | None" = None) -> None:

@@ -4,6 +4,7 @@ A state dict is ``{"step", "micro_step", "groups", "state", "ema", "accumulated"
 under the keys ``params/NAME``, ``state/KIND/NAME``, ``ema/NAME`` and ``accumulated/NAME``, the rest as a description.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from operator import setitem
 from typing import Any, NamedTuple, Protocol
@@ -12,6 +13,7 @@ import numpy as np
 
 from fastopt.backend.program import Call
 from fastopt.buffers import as_array
+from fastopt.declared import real
 from fastopt.errors import CheckpointError, nearest, quoted
 from fastopt.rule import Rule
 from fastopt.schedules import SCHEDULES, Schedule
@@ -65,6 +67,8 @@ class SavedGroup(NamedTuple):
     step: int
     frozen: bool
     parameters: list[str]
+    #: The rule's running numbers; None where there are none, or who saved it had none of them.
+    scalars: dict[str, float] | None = None
 
 
 class Saved(NamedTuple):
@@ -164,7 +168,7 @@ def _progress(given: dict[str, Any]) -> tuple[int, int, dict[str, SavedGroup]]:
 def _group(pattern: str, value: Any) -> SavedGroup:
     where = f"groups[{quoted(pattern)}]: "
     given = _members(f"{where}it", value)
-    _check_keys(where, given, _GROUP)
+    _check_keys(where, given, _GROUP if "scalars" not in given else (*_GROUP, "scalars"))
     if not isinstance(given["rule"], str):
         raise CheckpointError(f"{where}rule must be text, not {quoted(given['rule'])}")
     if not isinstance(given["frozen"], bool):
@@ -179,7 +183,21 @@ def _group(pattern: str, value: Any) -> SavedGroup:
         _count(f"{where}step", given["step"]),
         given["frozen"],
         list(names),
+        _scalars(f"{where}scalars", given["scalars"]) if "scalars" in given else None,
     )
+
+
+def _scalars(where: str, value: Any) -> dict[str, float]:
+    """Running numbers by name."""
+    numbers = {}
+    for name, given in _members(where, value).items():
+        try:
+            numbers[name] = real(f"{where}[{quoted(name)}]", given, "a finite number")
+        except TypeError as error:
+            raise CheckpointError(str(error)) from None
+        if not math.isfinite(numbers[name]):
+            raise CheckpointError(f"{where}[{quoted(name)}] must be a finite number, not {quoted(given)}")
+    return numbers
 
 
 def _revive(where: str, name: str, value: Any) -> Any:

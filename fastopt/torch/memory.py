@@ -1,6 +1,5 @@
 """What a tensor's memory looks like: whether kernels can work on it as it is, and if not, why."""
 
-import ctypes
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +9,8 @@ from weakref import WeakSet
 import numpy as np
 import torch
 from torch import Tensor
+
+from fastopt.backend.program import array_at
 
 #: The dtypes that kernels have.
 DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
@@ -112,13 +113,8 @@ def state_like(param: Tensor, first: float, place: int, places: int) -> Tensor:
 
 
 def flat(tensor: Tensor) -> np.ndarray:
-    """A dense tensor's memory as a 1-D array, in the order in which it lies there."""
-    return tensor.detach().as_strided((tensor.numel(),), (1,)).numpy()
-
-
-def array_at(address: int, size: int, dtype: np.dtype) -> np.ndarray:
-    """The memory at an address as a 1-D array. Whoever asks keeps that memory alive."""
-    return np.frombuffer((ctypes.c_char * (size * dtype.itemsize)).from_address(address), dtype)
+    """A dense tensor's memory as a 1-D array, in the order in which it lies there. It does not keep it alive."""
+    return array_at(tensor.data_ptr(), tensor.numel(), DTYPES[tensor.dtype])
 
 
 def is_number(value: Any) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from operator import is_
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,9 +17,43 @@ from fastopt.declared import Flag, NumberOrCallable, Tuple, real
 from fastopt.rule import Rule
 from fastopt.torch import memory, recording
 from fastopt.torch.fallback import Fallback
-from fastopt.torch.plan import Plan, Stale
+from fastopt.torch.plan import Plan, PlannedKernel, Stale
 from fastopt.torch.rows import Kind, kind, survey
 from fastopt.torch.states import States
+
+
+class Explanation(NamedTuple):
+    """What the last step ran, where and why; as text, a line for each kernel and for each parameter beside them.
+
+    Before the first step there is nothing of it but zeros.
+
+    Attributes
+    ----------
+    backend, reason
+        What ran ``kernels``, and why it was taken; empty if there were none.
+    kernels
+        For which group and dtype, over how many parameters and elements.
+    torch
+        The parameters that torch's own optimizer stepped, in words, each with the reason.
+    plans
+        How often it was worked out anew which parameters kernels step and where they lie.
+    looks
+        How many steps of this plan have looked whether anybody had changed the states.
+    copied
+        How many gradients lay in another order than their parameters, and were copied.
+    """
+
+    backend: str = ""
+    reason: str = ""
+    kernels: tuple[PlannedKernel, ...] = ()
+    torch: tuple[tuple[str, str], ...] = ()
+    plans: int = 0
+    looks: int = 0
+    copied: int = 0
+
+    def __str__(self) -> str:
+        ours = [f"{self.backend}: {self.reason}", *map(str, self.kernels)] if self.kernels else ["no kernel"]
+        return "\n".join(ours + [f"torch: {param} {reason}" for param, reason in self.torch])
 
 
 def _observed(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,6 +109,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     state: defaultdict[Tensor, Any]
 
     _plan: Plan | None = None
+    _plans = 0  # how often it was made
     _others: Fallback | None = None  # steps what the plan leaves
     _known: Any = ()  # for each group, what its rule was made of, the rule, and its kind
 
@@ -189,7 +224,21 @@ class RuleOptimizer(torch.optim.Optimizer):
             found = survey(self.param_groups, self.state, rules, kinds, self.describe)
             self._others = self._fallback(found.others, fuse=True) if found.others else None
             self._plan = Plan(self.param_groups, self.state, rules, kinds, found)
+            self._plans += 1
         return self._plan
+
+    def explain(self) -> Explanation:
+        """What the last step ran, where and why: kernels, torch's own optimizer, and how often they were chosen anew.
+
+        Where torch's own optimizer stepped all parameters, to be recorded, it is the last step before that.
+        """
+        plan = self._plan
+        if plan is None:
+            return Explanation(plans=self._plans)
+        kernels = plan.kernels()
+        backend, reason = (plan.backend.name, plan.backend_reason) if kernels else ("", "")
+        others = [(self.describe(p), reason) for members in plan.others.values() for p, reason in members]
+        return Explanation(backend, reason, kernels, tuple(others), self._plans, plan.looks, plan.copied)
 
     # Hyperparameters
 

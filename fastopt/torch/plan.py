@@ -1,6 +1,5 @@
 """What a step reads and writes: worked out once, and used again for as long as it holds."""
 
-import struct
 from collections.abc import Mapping, MutableMapping, Sequence
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
@@ -11,18 +10,26 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from fastopt.groups import too_large
+from fastopt.backend.choice import select
+from fastopt.backend.program import Program, Work, array_at, run
+from fastopt.rule import Row as Coefficients
 from fastopt.rule import Rule
+from fastopt.sizes import GRAIN_AWAKE
 from fastopt.torch import memory
-from fastopt.torch.engines import Copy, Run, engine
 from fastopt.torch.rows import Kind, Row, Survey
-from fastopt.torch.scalars import advance, saves_step
 from fastopt.torch.states import Watch
 
 # All parameters are looked at in every step, since anybody may replace them, their gradients and their states. These
 # functions of C are mapped over lists: a loop in Python would cost several times as much.
 _gradient, _nbytes, _members = attrgetter("grad"), attrgetter("nbytes"), itemgetter("params")
 _stride, _address = Tensor.stride, Tensor.data_ptr
+
+
+#: Two arrays of one dtype and size: to the first from the second.
+Copy = tuple[np.ndarray, np.ndarray]
+
+# SGD's kernel as an assignment, p = 0 p - (-1) g: grad_scale, l2, shrink, step_size.
+_ASSIGN = {dtype: np.array([1.0, 0.0, 0.0, -1.0], dtype) for dtype in memory.DTYPES.values()}
 
 
 class Stale(Exception):
@@ -38,6 +45,20 @@ class Gradients(NamedTuple):
 
 
 _NO_GRADIENTS = Gradients((), np.empty(0, np.int64), None)
+
+
+class PlannedKernel(NamedTuple):
+    """A kernel that steps run: for parameters of which group and dtype, how many of them, with how many elements."""
+
+    group: int
+    kernel: str
+    dtype: str
+    parameters: int
+    elements: int
+
+    def __str__(self) -> str:
+        counts = f"{self.parameters} parameters, {self.elements} elements of {self.dtype}"
+        return f"param_groups[{self.group}]: {self.kernel} ({counts})"
 
 
 class _Column:
@@ -70,7 +91,7 @@ def _pieces(numbers: Sequence[Tensor], dtype: np.dtype) -> list[np.ndarray]:
     starts = [place for place, address in enumerate(addresses) if address != addresses[place - 1] + dtype.itemsize]
     starts = sorted({0, *starts})
     return [
-        memory.array_at(addresses[start], stop - start, dtype)
+        array_at(addresses[start], stop - start, dtype)
         for start, stop in zip(starts, [*starts[1:], len(addresses)], strict=True)
     ]
 
@@ -85,7 +106,7 @@ class _Batch:
         for name, dtype in zip(rows[0].scalars, map(memory.DTYPES.get, rows[0].dtypes), strict=True):
             assert dtype is not None
             numbers = [row.scalars[name] for row in rows]
-            if not saves_step(rule):
+            if not rule.torch_step:
                 self.columns.append(_Column([np.array(numbers, dtype)]))
                 continue
             tensors = _tensors(numbers, dtype)
@@ -97,6 +118,7 @@ class _Batch:
         self.scalar_dtypes = [column.dtype for column in self.columns]
         #: The coefficients of the step: one set of them where all rows make the same step.
         self.k = np.empty((1, len(rule.coefficients(1))), self.dtype)
+        self.first = Coefficients(self.k[0])
         #: Whether the step before had the same scalars in all rows, and so left them the same.
         self.even = False
 
@@ -130,15 +152,23 @@ class Plan:
             start = self._batches[-1].stop if self._batches else 0
             self._batches.append(_Batch(part, rules[part[0].group], start))
         columns = [column for batch in self._batches for column in batch.columns]
-        self._engine = engine(
-            [Run(rules[batch.group].kernel, batch.dtype, batch.start, batch.stop) for batch in self._batches],
-            [row.buffers for row in rows],
-            [copy for column in columns for copy in column.reads],
-            [copy for column in columns for copy in column.writes],
-        )
+        works = []
         for batch in self._batches:
-            self._engine.use(slice(batch.start, batch.stop), batch.k)
+            kernel = rules[batch.group].kernel
+            for row in rows[batch.start : batch.stop]:
+                p, *states = map(memory.flat, row.buffers)
+                works.append(Work(kernel, (p, p, *states), batch.k))
+        #: What runs the kernels, and why.
+        self.backend, self.backend_reason = select(own_kernel=any(not isinstance(work.kernel, str) for work in works))
+        # The numbers beside the states are written in the same program, so that no interrupt can come in between.
+        writes = [Work("sgd", copy, _ASSIGN[column.dtype]) for column in columns for copy in column.writes]
+        reads = [Work("sgd", copy, _ASSIGN[column.dtype]) for column in columns for copy in column.reads]
+        self._table = self.backend.table(works, writes, GRAIN_AWAKE)
+        self._reads = self.backend.bind(reads, 1) if reads else Program([], ())
+        #: How many gradients of the last step lay in another order than their parameters, and were copied.
+        self.copied = 0
 
+        self._kernels = [work.kernel for work in works]
         self._params = [row.param for row in rows]
         self._versioned = [p for p in self._params if not p.is_inference()]
         self._distributed = any(map(memory.is_distributed, self._params))
@@ -150,10 +180,10 @@ class Plan:
         kept = [row for row in rows if row.entry]
         for row in kept:
             state[row.param] = row.entry
-        names = [[*row.states, *(row.scalars if saves_step(rules[row.group]) else ())] for row in kept]
+        names = [[*row.states, *(row.scalars if rules[row.group].torch_step else ())] for row in kept]
         written = [row.entry[name] for row, own in zip(kept, names, strict=True) for name in own]
         entries = [row.entry for row in kept]
-        self._watch = Watch(state, entries, written, self._locals, self._engine.aliases)
+        self._watch = Watch(state, entries, written, self._locals)
 
     def _locals(self, tensors: list[Tensor]) -> list[Tensor]:
         return list(map(memory.local, tensors)) if self._distributed else tensors
@@ -172,7 +202,8 @@ class Plan:
 
     def prepare(self, rules: Sequence[Rule], gradients: Gradients) -> None:
         """Works out the coefficients of the step. ValueError if a dtype cannot hold one of them."""
-        self._engine.read()
+        if self._reads.calls:
+            run(self._reads.calls, self._reads.lock)
         present = gradients.present
         for batch in self._batches:
             part = None if present is None else present[batch.start : batch.stop]
@@ -187,7 +218,8 @@ class Plan:
             pairs = zip(self._params, gradients.tensors, strict=True)
             stepped = [p for p, gradient in pairs if gradient is not None and not p.is_inference()]
         increment_version(stepped)
-        self._engine.step(gradients.tensors, gradients.addresses, threads)
+        program = self._table.bind(gradients.addresses, threads)
+        run(program.calls, program.lock)
 
     def gradients(self) -> Gradients:
         """The gradients of the rows. Raises :class:`Stale` if kernels cannot read one of them.
@@ -196,6 +228,7 @@ class Plan:
         """
         if not self._params:
             return _NO_GRADIENTS
+        self.copied = 0
         gradients: list[Any] = list(map(_gradient, self._params))
         if not self._distributed and memory.PLAIN.issuperset(map(type, gradients)):
             try:
@@ -218,6 +251,7 @@ class Plan:
         if not unchanged or memory.gradient_obstacle(gradient, param):
             raise Stale
         if not memory.same_layout(gradient, param):
+            self.copied += 1
             return memory.like(param, gradient)
         self._strides[row] = gradient.stride()  # dimensions of size 1 may have any stride
         return gradient
@@ -226,7 +260,7 @@ class Plan:
         """Works out the coefficients of a batch, and its scalars after the step."""
         columns = batch.columns
         if present is None and batch.goes_on():
-            after = _fill(batch.k[0], rule, [column.values.item(0) for column in columns], batch.scalar_dtypes)
+            after = _fill(batch.first, rule, [column.values.item(0) for column in columns], batch.scalar_dtypes)
             for column, value in zip(columns, after, strict=True):
                 column.update[:] = value
             return
@@ -239,24 +273,52 @@ class Plan:
         scalars = np.stack([column.values[rows] for column in columns], axis=1, dtype=np.float64)
         distinct, which = np.unique(scalars, axis=0, return_inverse=True)
         batch.k = np.empty((len(distinct), batch.k.shape[1]), batch.dtype)
+        batch.first = Coefficients(batch.k[0])
         for number, before in enumerate(distinct):
             chosen = rows[which.reshape(-1) == number]
-            after = _fill(batch.k[number], rule, before.tolist(), batch.scalar_dtypes)
+            after = _fill(Coefficients(batch.k[number]), rule, before.tolist(), batch.scalar_dtypes)
             for column, value in zip(columns, after, strict=True):
                 column.update[chosen] = value
-            self._engine.use(batch.start + chosen, batch.k[number])
+            self._table.use(batch.start + chosen, batch.k[number])
             batch.even = len(chosen) == batch.stop - batch.start
+
+    @property
+    def looks(self) -> int:
+        """How many steps have looked whether anybody had changed the states."""
+        return self._watch.looks
+
+    def kernels(self) -> tuple[PlannedKernel, ...]:
+        """The kernels that steps run, in order."""
+        found = []
+        for batch in self._batches:
+            kernel, params = self._kernels[batch.start], self._locals(self._params[batch.start : batch.stop])
+            name = kernel if isinstance(kernel, str) else f"{kernel.__module__}.{kernel.__qualname__}"
+            elements = sum(map(Tensor.numel, params))
+            found.append(PlannedKernel(batch.group, name, batch.dtype.name, len(params), elements))
+        return tuple(found)
 
 
 def _same(before: Sequence[Any], now: Sequence[Any]) -> bool:
     return len(before) == len(now) and all(map(is_, before, now))
 
 
-def _fill(k: np.ndarray, rule: Rule, scalars: list[float], dtypes: list[np.dtype]) -> list[float]:
-    """Fills in the coefficients of the step that follows these scalars, and returns the scalars after it."""
-    values, after = advance(rule, scalars, dtypes, memory.default_dtype)
-    try:
-        struct.pack_into(f"={k.size}{k.dtype.char}", k.data, 0, *values.values())
-    except OverflowError:
-        raise too_large(rule, k.dtype, values) from None
-    return after
+def _fill(row: Coefficients, rule: Rule, scalars: list[float], dtypes: list[np.dtype]) -> list[float]:
+    """Fills in the coefficients of the step that follows these scalars, and returns the scalars after it.
+
+    They are rounded as torch rounds them. It computes with 0-d tensors in their own dtypes, as NumPy does with its
+    scalars, and what a rule makes anew, a Python number, becomes a tensor of torch's default dtype first.
+    """
+    step = int(scalars[0]) + 1
+    if len(scalars) == 1:
+        rule.fill(row, step)
+        return [step]
+    with np.errstate(all="ignore"):
+        pairs = zip(rule.torch_scalars, dtypes[1:], scalars[1:], strict=True)
+        before = {name: dtype.type(number) for name, dtype, number in pairs}
+        rule.fill(row, step, 1.0, before)
+        default = memory.default_dtype().type
+        after = [
+            number if isinstance(number, np.floating) else dtype.type(default(number))
+            for number, dtype in zip(rule.advance(step, **before).values(), dtypes[1:], strict=True)
+        ]
+    return [step, *after]

@@ -53,17 +53,15 @@ class Watch:
     #: After so many steps in which nobody has read the states it is worth asking who holds them.
     PATIENCE = 8
 
-    def __init__(
-        self, state: Any, entries: list[dict], tensors: list[Tensor], locals: Callable[..., Any], aliases: int
-    ) -> None:
-        """``tensors`` are those of ``entries`` that a step writes to, ``locals`` gives the memory of DTensors here, and
-        ``aliases`` says how many tensors besides have each one's storage.
-        """
+    def __init__(self, state: Any, entries: list[dict], tensors: list[Tensor], locals: Callable[..., Any]) -> None:
+        """``tensors`` are those of ``entries`` that a step writes to, ``locals`` gives the memory of DTensors here."""
         self._state, self._members, self._entries = state, list(state.values()), entries
         self._values = [*_values(entries)]
-        self._tensors, self._locals, self._aliases = tensors, locals, aliases
+        self._tensors, self._locals = tensors, locals
         self._addresses = list(map(Tensor.data_ptr, locals(tensors)))
         self._looks, self._quiet, self._patience = True, 0, self.PATIENCE
+        #: How many steps have looked.
+        self.looks = 0
         if type(state) is States:
             state.seen = False
 
@@ -75,6 +73,7 @@ class Watch:
         looked = not watched or state.seen
         if not (looked or self._looks):
             return True
+        self.looks += 1
         if self._differs():
             return False
         if looked:
@@ -110,7 +109,7 @@ class Watch:
             return True
         known = memory.aliases()
         tensor, storage, handles = _uses(torch.empty(1), known)
-        return not {_uses(each, known) for each in self._tensors} <= {(tensor, storage + self._aliases, handles)}
+        return not {_uses(each, known) for each in self._tensors} <= {(tensor, storage, handles)}
 
 
 _END = object()

@@ -73,7 +73,7 @@ def fsdp(module, name, arguments):
     states = [value for entry in optimizer.state.values() for value in entry.values() if value.dim()]
     assert all(isinstance(value, DTensor) for value in states)
     if module is fastopt.torch:
-        assert not optimizer._plan.others
+        assert optimizer.explain().kernels and not optimizer.explain().torch
     saved = get_optimizer_state_dict(model, optimizer)
     again = getattr(module, name)(model.parameters(), **arguments)
     set_optimizer_state_dict(model, again, saved)

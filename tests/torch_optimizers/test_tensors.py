@@ -36,7 +36,8 @@ def step_alike(ours, theirs, both):
 
 
 def uses_kernels(optimizer):
-    return optimizer._plan is not None and not optimizer._plan.others
+    explained = optimizer.explain()
+    return bool(explained.kernels) and not explained.torch
 
 
 @pytest.mark.parametrize(("name", "arguments"), IN_TORCH, ids=ids(IN_TORCH))
@@ -71,9 +72,8 @@ def test_dimensions_of_size_one_may_have_any_stride():
     for _ in range(2):
         p.grad = torch.ones(4, 3, 1, 1).as_strided((4, 3, 1, 1), (3, 1, 3, 3))
         q.grad = torch.ones(4, 3, 1, 1)
-        address = p.grad.data_ptr()
         ours.step()
-        assert ours._plan.gradients().addresses.tolist() == [address, q.grad.data_ptr()]  # it is read where it is
+        assert ours.explain().copied == 0  # it is read where it is
     assert torch.equal(p, before - 1 - 1)
 
 
@@ -118,7 +118,7 @@ def test_torchs_own_optimizer_steps_what_kernels_cannot(name, arguments, reason,
         theirs = getattr(torch.optim, name)([q for _, q in both], **arguments, fused=True)
     for _ in range(4):
         step_alike(ours, theirs, both)
-    assert [message.startswith(reason) for _, message in ours._plan.others[0]] == [True]
+    assert [why.startswith(reason) for _, why in ours.explain().torch] == [True]
     p, q = both[1]
     assert torch.equal(p, q)
     assert {key: value.tolist() for key, value in ours.state[p].items()} == {
@@ -269,7 +269,7 @@ def test_sparse_gradients_as_torch_handles_them(name):
         ours.step()
         theirs.step()
     assert_near(ours, theirs)
-    assert "sparse" in ours._plan.others[0][0][1]
+    assert [(param.endswith("['params'][0]"), "sparse" in why) for param, why in ours.explain().torch] == [(True, True)]
 
 
 def test_sparse_gradients_that_torch_refuses_are_refused_and_change_nothing():
@@ -403,7 +403,7 @@ def test_numba_gives_the_same_bits(monkeypatch):
             p.grad = torch.randn_like(p)
             q.grad = torch.randn_like(q) if step % 2 else None
             optimizer.step()
-        assert type(optimizer._plan._engine).__name__ == {"c": "_OneCall", "numba": "_NumbaProgram"}[backend]
+        assert optimizer.explain().backend == backend
         results[backend] = [p, q, *optimizer.state[p].values(), *optimizer.state[q].values()]
     assert all(torch.equal(x, y) for x, y in zip(results["c"], results["numba"], strict=True))
 
@@ -447,3 +447,32 @@ def test_version_counters_see_the_step():
     fastopt.torch.SGD([p]).step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_what_steps_run_is_explained():
+    p, q, r = parameter(4, 6), parameter(5, dtype=torch.bfloat16), parameter(3)
+    optimizer = fastopt.torch.NAdam([p, q])
+    assert optimizer.explain() == ("", "", (), (), 0, 0, 0)
+    p.grad, q.grad = torch.randn(6, 4).t(), torch.randn_like(q)
+    optimizer.step()
+    explained = optimizer.explain()
+    assert explained.kernels == ((0, "nadam", "float32", 1, 24),)
+    ((param, reason),) = explained.torch
+    assert param == "NAdam: param_groups[0]['params'][1]"
+    assert reason == "has the dtype torch.bfloat16"
+    assert (explained.plans, explained.copied) == (1, 1)
+    assert str(explained).splitlines()[1:] == [
+        "param_groups[0]: nadam (1 parameters, 24 elements of float32)",
+        f"torch: {param} {reason}",
+    ]
+    optimizer.step()  # torch has made a state for its parameter
+    p.grad = torch.randn(4, 6)
+    optimizer.step()
+    explained = optimizer.explain()
+    assert (explained.plans, explained.copied) == (2, 0)
+    optimizer.add_param_group({"params": [r]})
+    r.grad = torch.ones(3)
+    optimizer.step()
+    explained = optimizer.explain()
+    assert explained.plans == 3
+    assert [(kernel.group, kernel.elements) for kernel in explained.kernels] == [(0, 24), (1, 3)]
