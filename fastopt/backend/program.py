@@ -83,7 +83,7 @@ class Backend(Protocol):
         It may raise :class:`OtherTerms` if rows have got or lost zeros since: then it is to be bound again.
         """
 
-    def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
+    def bind_sum_squares(self, gradients: Sequence[np.ndarray | Stream], threads: int) -> Callable[[float], float]:
         """A function from a scale to the sum of ``(scale * g)**2`` over the gradients, in float64, fixed order."""
 
 

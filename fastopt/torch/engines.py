@@ -81,7 +81,7 @@ class _OneCall:
         from fastopt.backend.c import CBackend, describe_error, ffi, isa, kernel_index, lib
 
         index = partial(kernel_index, instead="set FASTOPT_BACKEND=numba")
-        table = np.zeros(len(buffers) + len(writes), _layout(ffi))
+        table = np.zeros(len(buffers) + len(writes), _layout(ffi.typeof("fastopt_span")))
         rows, copies = table[: len(buffers)], table[len(buffers) :]
         for part in runs:
             spans = rows[part.start : part.stop]
@@ -89,13 +89,16 @@ class _OneCall:
         for span, parts in zip(rows, buffers, strict=True):
             first, *states = (part.data_ptr() for part in parts)
             span["length"] = parts[0].numel()
-            span["buffers"][: 2 + len(states)] = first, 0, *states
+            streams = span["streams"][: 2 + len(states)]
+            streams["storage"], streams["parts"][:, 0] = span["dtype"], (first, 0, *states)
         for span, (to, source) in zip(copies, writes, strict=True):
             span["kernel"], span["dtype"] = index("sgd"), NUMBERS[to.dtype]
             span["length"], span["coefficients"] = to.size, _ASSIGN[to.dtype].ctypes.data
-            span["buffers"][:2] = to.ctypes.data, source.ctypes.data
+            streams = span["streams"][:2]
+            streams["storage"], streams["parts"][:, 0] = span["dtype"], (to.ctypes.data, source.ctypes.data)
 
-        self._coefficients, self._lengths, self._gradients = rows["coefficients"], rows["length"], rows["buffers"][:, 1]
+        self._coefficients, self._lengths = rows["coefficients"], rows["length"]
+        self._gradients = rows["streams"]["parts"][:, 1, 0]
         self._sizes = self._lengths.copy()
         self._whole = True  # whether every row had a gradient in the step before
         spans = ffi.from_buffer("fastopt_span[]", table)
@@ -123,17 +126,18 @@ class _OneCall:
             raise BackendError(f"the step was refused: {self._describe_error(code)}")
 
 
-def _layout(ffi: Any) -> np.dtype:
-    """The C struct ``fastopt_span`` as a NumPy dtype."""
-    fields = dict(ffi.typeof("fastopt_span").fields)
-    formats: dict[str, Any] = {"length": "i8", "coefficients": "i8", "kernel": "i4", "dtype": "i4"}
-    formats["buffers"] = ("i8", fields["buffers"].type.length)
+def _layout(kind: Any) -> np.dtype:
+    """A type of C as a NumPy dtype; pointers as int64."""
+    if kind.kind == "array":
+        return np.dtype((_layout(kind.item), kind.length))
+    if kind.kind != "struct":
+        return np.dtype("i4" if kind.cname == "int32_t" else "i8")
+    fields = dict(kind.fields)
     return np.dtype(
         {
             "names": list(fields),
-            "formats": [formats[name] for name in fields],
+            "formats": [_layout(field.type) for field in fields.values()],
             "offsets": [field.offset for field in fields.values()],
-            "itemsize": ffi.sizeof("fastopt_span"),
         }
     )
 
