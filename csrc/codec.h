@@ -48,7 +48,7 @@ TARGET static void STAMPED(fill_noise)(noise_key key, uint32_t first, int32_t co
 
 /* By the storage's number; encode by whether to round stochastically. */
 static const struct codec STAMPED(codecs)[] = {
-#define ENTRY(name, nearest, stochastic) \
+#define ENTRY(name, parts, nearest, stochastic) \
     {STAMPED(decode_##name), {STAMPED(encode_##nearest), STAMPED(encode_##stochastic)}},
     CODECS(ENTRY)
 #undef ENTRY

@@ -10,6 +10,7 @@
 #include "float_mode.h"
 #include "parallel.h"
 #include "sizes.h"
+#include "span.h"
 #include "tables.h"
 
 static int32_t best_isa; /* of this processor, its operating system and this build */
@@ -72,14 +73,26 @@ const char *fastopt_error(int32_t code)
     case FASTOPT_NO_KERNEL: return "a span names a kernel that does not exist";
     case FASTOPT_NO_DTYPE: return "a span names a dtype that does not exist";
     case FASTOPT_NO_ISA: return "the call names an instruction set that this processor or build lacks";
-    case FASTOPT_NO_BUFFER: return "a length is negative, or a buffer or the row of coefficients is NULL";
+    case FASTOPT_NO_BUFFER: return "a length or count is negative, or an array or the row of coefficients is NULL";
     case FASTOPT_NO_THREADS: return "the call asks for fewer than one thread";
     case FASTOPT_NO_MEMORY: return "there is not enough memory";
     case FASTOPT_NOT_EXACT:
         return "the library was compiled with options that change results, such as -ffp-contract=fast or a part of "
                "-ffast-math";
+    case FASTOPT_NO_STORAGE: return "a stream names a storage that does not exist";
+    case FASTOPT_NO_KEYS: return "a stream is rounded stochastically, and the span has no keys for it";
     default: return "unknown error code";
     }
+}
+
+static int32_t check_stream(const fastopt_span *span, const fastopt_stream *stream)
+{
+    if (stream->storage < 0 || stream->storage >= storage_count)
+        return FASTOPT_NO_STORAGE;
+    for (int part = 0; part < storage_parts[stream->storage]; part++)
+        if (!stream->parts[part] && span->length > 0)
+            return FASTOPT_NO_BUFFER;
+    return FASTOPT_OK;
 }
 
 static int32_t check_span(const fastopt_span *span)
@@ -88,12 +101,17 @@ static int32_t check_span(const fastopt_span *span)
         return FASTOPT_NO_KERNEL;
     if (span->dtype != FASTOPT_FLOAT32 && span->dtype != FASTOPT_FLOAT64)
         return FASTOPT_NO_DTYPE;
-    if (span->length < 0 || !span->coefficients)
+    if (span->length < 0 || !span->coefficients || span->follower_count < 0 || (span->follower_count && !span->followers))
         return FASTOPT_NO_BUFFER;
-    for (int32_t buffer = 0; buffer < 2 + kernels[span->kernel]->state_count; buffer++)
-        if (!span->buffers[buffer] && span->length > 0)
-            return FASTOPT_NO_BUFFER;
-    return FASTOPT_OK;
+    int32_t code = FASTOPT_OK;
+    for (int stream = 0; stream < 2 + kernels[span->kernel]->state_count && code == FASTOPT_OK; stream++) {
+        code = check_stream(span, &span->streams[stream]);
+        if (code == FASTOPT_OK && span->streams[stream].stochastic && !span->keys)
+            code = FASTOPT_NO_KEYS;
+    }
+    for (int64_t index = 0; index < span->follower_count && code == FASTOPT_OK; index++)
+        code = check_stream(span, &span->followers[index].stream);
+    return code;
 }
 
 static int32_t check_call(const fastopt_call *call)
@@ -137,6 +155,16 @@ static int64_t share(int64_t total, int worker, int workers)
     return (lines / workers * worker + lines % workers * worker / workers) * LINE;
 }
 
+/* Where a share that begins or ends `offset` elements after the span's start cuts it: tiles stay whole. */
+static int64_t cut(const fastopt_span *span, int64_t offset)
+{
+    if (offset <= 0)
+        return 0;
+    if (offset >= span->length)
+        return span->length;
+    return is_tiled(span) ? offset / TILE * TILE : offset;
+}
+
 struct step {
     const fastopt_call *call;
     int64_t total;
@@ -152,10 +180,9 @@ static void step_share(void *context, int worker, int workers)
     int64_t offset = 0;
     for (int64_t index = 0; index < call->count && offset < last; index++) {
         const fastopt_span *span = &call->spans[index];
-        const int64_t start = first > offset ? first - offset : 0;
-        const int64_t stop = last - offset < span->length ? last - offset : span->length;
+        const int64_t start = cut(span, first - offset), stop = cut(span, last - offset);
         if (start < stop)
-            isas[call->isa].loops[span->dtype]->kernels[span->kernel](span->buffers, span->coefficients, start, stop);
+            step_run(&isas[call->isa], span, start, stop);
         offset += span->length;
     }
 }
@@ -185,19 +212,6 @@ struct sum {
     double *partials;
 };
 
-/* The sum over one block: lanes side by side, folded in halves. */
-static double sum_block(const struct sum *sum, const fastopt_span *span, int64_t start, int32_t count)
-{
-    const size_t size = span->dtype == FASTOPT_FLOAT32 ? sizeof(float) : sizeof(double);
-    double lanes[LANES] = {0};
-    isas[sum->call->isa].loops[span->dtype]->sum_squares((const char *)span->buffers[1] + (size_t)start * size, count,
-                                                          sum->scale, lanes);
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int lane = 0; lane < half; lane++)
-            lanes[lane] += lanes[lane + half];
-    return lanes[0];
-}
-
 /* Sums one worker's share of the blocks. */
 static void sum_share(void *context, int worker, int workers)
 {
@@ -211,8 +225,8 @@ static void sum_share(void *context, int worker, int workers)
         const int64_t blocks = (span->length + BLOCK - 1) / BLOCK;
         for (; block < last && block - offset < blocks; block++) {
             const int64_t start = (block - offset) * BLOCK;
-            const int64_t rest = span->length - start;
-            sum->partials[block] = sum_block(sum, span, start, (int32_t)(rest < BLOCK ? rest : BLOCK));
+            const int64_t stop = start + BLOCK < span->length ? start + BLOCK : span->length;
+            sum->partials[block] = sum_run(&isas[call->isa], span, sum->scale, start, stop);
         }
         offset += blocks;
     }

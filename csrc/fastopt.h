@@ -1,8 +1,10 @@
 /* fastopt: neural-network optimizer kernels over flat buffers. The public C interface.
  *
  * A step is one call: fastopt_step() applies to each span its kernel with its row of coefficients, all spans in one
- * parallel region. Buffers and coefficients belong to the caller. fastopt_create() is for callers that want the states
- * kept for them. The result has the same bits for every instruction set, number of threads and split into spans.
+ * parallel region. Parameters, gradient and states may each lie in memory in a storage of its own: they are decoded and
+ * encoded in the cache, so that a step is one pass over memory. Memory belongs to the caller; fastopt_create() is for
+ * callers that want the states kept for them. The result has the same bits for every instruction set, number of threads
+ * and split into spans.
  *
  * The library keeps nothing between calls but what fastopt_create() returns: two users in one process cannot disturb
  * each other. Every function may be called from any thread; an optimizer or buffer belongs to one call at a time.
@@ -18,11 +20,14 @@ extern "C" {
 #endif
 
 /* The version of this interface: the first number changes when a program must be recompiled. */
-#define FASTOPT_ABI_MAJOR 1
-#define FASTOPT_ABI_MINOR 1
+#define FASTOPT_ABI_MAJOR 2
+#define FASTOPT_ABI_MINOR 0
 
-/* The most buffers that a span can have: parameters, gradient and states. */
-#define FASTOPT_MAX_BUFFERS 8
+/* The most streams that a span can have: parameters, gradient and states. */
+#define FASTOPT_MAX_STREAMS 8
+
+/* The most arrays that a stream can consist of. */
+#define FASTOPT_MAX_PARTS 2
 
 /* What the functions return: zero, or what was wrong with the call. Nothing has been written then. */
 enum {
@@ -30,14 +35,26 @@ enum {
     FASTOPT_NO_KERNEL = 1,  /* a span names a kernel that does not exist */
     FASTOPT_NO_DTYPE = 2,   /* a span names a dtype that does not exist */
     FASTOPT_NO_ISA = 3,     /* the call names an instruction set that this processor or build lacks */
-    FASTOPT_NO_BUFFER = 4,  /* a length is negative, or a buffer or the row of coefficients is NULL */
+    FASTOPT_NO_BUFFER = 4,  /* a length or count is negative, or an array or the row of coefficients is NULL */
     FASTOPT_NO_THREADS = 5, /* fewer than one thread */
     FASTOPT_NO_MEMORY = 6,
-    FASTOPT_NOT_EXACT = 7   /* the library was compiled with options that change results; every step is refused */
+    FASTOPT_NOT_EXACT = 7,  /* the library was compiled with options that change results; every step is refused */
+    FASTOPT_NO_STORAGE = 8, /* a stream names a storage that does not exist */
+    FASTOPT_NO_KEYS = 9     /* a stream is rounded stochastically, and the span has no keys for it */
 };
 
-/* The dtype of a span: of its buffers and its row of coefficients. */
-enum { FASTOPT_FLOAT32 = 0, FASTOPT_FLOAT64 = 1 };
+/* Storages: how numbers lie in memory. The first two are also the dtypes that kernels compute in. Parts are arrays of
+ * float or double, of uint16_t (16 bits; split: the upper half, which is bfloat16, then the lower one), or of uint8_t and
+ * a float for each 256 elements (float8). fastopt/storages/README.md has them byte for byte. */
+enum {
+    FASTOPT_FLOAT32 = 0,
+    FASTOPT_FLOAT64 = 1,
+    FASTOPT_BFLOAT16 = 2,
+    FASTOPT_FLOAT16 = 3,
+    FASTOPT_SPLIT = 4,
+    FASTOPT_FLOAT8_SIGNED = 5,
+    FASTOPT_FLOAT8_UNSIGNED = 6
+};
 
 /* Instruction sets, each above the one before it. The baseline is SSE2 on x86-64 and NEON on AArch64. */
 enum { FASTOPT_BASELINE = 0, FASTOPT_AVX2 = 1, FASTOPT_AVX512 = 2 };
@@ -51,13 +68,31 @@ typedef struct fastopt_kernel {
     int32_t coefficient_count;
 } fastopt_kernel;
 
+/* As many numbers as its span is long, as they lie in memory. Nothing that is written may overlap anything else. */
+typedef struct fastopt_stream {
+    void *parts[FASTOPT_MAX_PARTS];
+    int32_t storage;
+    int32_t stochastic; /* whether numbers are rounded up or down at random when they are written, or else to nearest */
+} fastopt_stream;
+
+/* What is written from the new parameters while they are in the cache: with a row of two coefficients a moving average,
+ * stream = k[0] stream + k[1] p, without one (NULL) a copy. Rounded to nearest. */
+typedef struct fastopt_follower {
+    fastopt_stream stream;
+    const void *coefficients;
+} fastopt_follower;
+
 /* A run of parameters that one kernel updates with one row of coefficients. */
 typedef struct fastopt_span {
-    int64_t length;                      /* elements in each buffer */
-    const void *coefficients;            /* in the order of the kernel's names */
-    void *buffers[FASTOPT_MAX_BUFFERS];  /* p, g, then the states; none may overlap another that is written */
-    int32_t kernel;                      /* from fastopt_find() */
-    int32_t dtype;
+    int64_t length;                              /* elements in each stream */
+    const void *coefficients;                    /* in the order of the kernel's names */
+    fastopt_stream streams[FASTOPT_MAX_STREAMS]; /* p, g, then the states; g is only read */
+    int32_t kernel;                              /* from fastopt_find() */
+    int32_t dtype;                               /* that the kernel computes in: FASTOPT_FLOAT32 or FASTOPT_FLOAT64 */
+    int64_t follower_count;
+    const fastopt_follower *followers;
+    const uint64_t *keys; /* of stochastic rounding in this step: one for p and g, one for each two states; or NULL */
+    int64_t first;        /* the number of the span's first element, from which stochastic rounding counts */
 } fastopt_span;
 
 /* A step: every span is updated once. */
@@ -94,7 +129,7 @@ int32_t fastopt_step(const fastopt_call *call);
 int64_t fastopt_blocks(const fastopt_call *call);
 
 /* The sum of (scale * g[i])^2 over the gradients of all spans, in double: fixed blocks, added in order, hence the same
- * bits for every number of threads. `partials` has room for fastopt_blocks() numbers. */
+ * bits for every number of threads. It is infinite or NaN where a gradient is. `partials` has room for fastopt_blocks() numbers. */
 int32_t fastopt_sum_squares(const fastopt_call *call, double scale, double *partials, double *sum);
 
 /* Where the threads come from: "libgomp", or "none" when every call is serial. */

@@ -45,7 +45,7 @@ fastopt_optimizer *fastopt_create(const char *kernel, int32_t dtype, int64_t len
         void *buffer = aligned_alloc(LINE, bytes);
         if (!buffer)
             return failed(optimizer, FASTOPT_NO_MEMORY, error);
-        optimizer->span.buffers[2 + state] = memset(buffer, 0, bytes);
+        optimizer->span.streams[2 + state] = (fastopt_stream){{memset(buffer, 0, bytes)}, dtype, 0};
     }
     if (error)
         *error = FASTOPT_OK;
@@ -54,16 +54,17 @@ fastopt_optimizer *fastopt_create(const char *kernel, int32_t dtype, int64_t len
 
 void *fastopt_state(fastopt_optimizer *optimizer, int32_t index)
 {
-    return index >= 0 && index < optimizer->states ? optimizer->span.buffers[2 + index] : NULL;
+    return index >= 0 && index < optimizer->states ? optimizer->span.streams[2 + index].parts[0] : NULL;
 }
 
 int32_t fastopt_update(fastopt_optimizer *optimizer, void *p, const void *g, const void *coefficients, int32_t threads,
                        int32_t isa)
 {
-    optimizer->span.buffers[0] = p;
-    optimizer->span.buffers[1] = (void *)g; /* kernels only read it */
-    optimizer->span.coefficients = coefficients;
-    const fastopt_call call = {&optimizer->span, 1, threads, isa, 0};
+    fastopt_span *span = &optimizer->span;
+    span->streams[0] = (fastopt_stream){{p}, span->dtype, 0};
+    span->streams[1] = (fastopt_stream){{(void *)g}, span->dtype, 0}; /* it is only read */
+    span->coefficients = coefficients;
+    const fastopt_call call = {span, 1, threads, isa, 0};
     return fastopt_step(&call);
 }
 
@@ -71,6 +72,6 @@ void fastopt_destroy(fastopt_optimizer *optimizer)
 {
     if (optimizer)
         for (int32_t state = 0; state < optimizer->states; state++)
-            free(optimizer->span.buffers[2 + state]);
+            free(optimizer->span.streams[2 + state].parts[0]);
     free(optimizer);
 }

@@ -16,9 +16,10 @@
 #include "kernel.h"
 #include "codec.h"
 #include "sum.h"
+#include "blend.h"
 
 static const struct loops STAMPED(loops) = {
-    STAMPED(kernels), STAMPED(codecs), STAMPED(fill_noise), STAMPED(sum_squares), STAMPED(is_exact),
+    STAMPED(kernels), STAMPED(codecs), STAMPED(fill_noise), STAMPED(blend), STAMPED(sum_squares), STAMPED(is_exact),
 };
 
 #undef STAMPED

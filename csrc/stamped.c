@@ -102,6 +102,13 @@ const fastopt_kernel *const kernels[] = {
 };
 const int32_t kernel_count = sizeof kernels / sizeof *kernels;
 
+const int32_t storage_parts[] = {
+#define ENTRY(name, parts, nearest, stochastic) parts,
+    CODECS(ENTRY)
+#undef ENTRY
+};
+const int32_t storage_count = sizeof storage_parts / sizeof *storage_parts;
+
 const struct isa isas[] = {
 #define LEVEL(isa) {#isa, {&loops_32_##isa, &loops_64_##isa}},
     LEVEL(baseline)

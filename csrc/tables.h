@@ -26,6 +26,7 @@ struct loops {
     kernel_loop *const *kernels; /* by fastopt_find() */
     const struct codec *codecs;  /* by the storage's number */
     void (*fill_noise)(noise_key key, uint32_t first, int32_t count, uint32_t *noise);
+    void (*blend)(void *average, const void *parameters, const void *k, int32_t count);
     sum_loop *sum_squares;
     int (*is_exact)(void);
 };
@@ -38,6 +39,8 @@ struct isa {
 #pragma GCC visibility push(hidden)
 extern const fastopt_kernel *const kernels[];
 extern const int32_t kernel_count;
+extern const int32_t storage_parts[]; /* how many arrays a stream consists of */
+extern const int32_t storage_count;
 extern const struct isa isas[];
 extern const int32_t isa_count;
 #pragma GCC visibility pop

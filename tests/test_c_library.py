@@ -19,7 +19,7 @@ from fastopt import capi
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
 HERE = Path(__file__).parent / "c"
-SOURCES = [str(CSRC / name) for name in ("fastopt.c", "stamped.c", "optimizer.c", "parallel.c")]
+SOURCES = [str(CSRC / name) for name in ("fastopt.c", "span.c", "stamped.c", "optimizer.c", "parallel.c")]
 FLAGS = ["-std=gnu11", "-g", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
 CC = os.environ.get("CC", "cc")
 COMPILERS = [CC, *(["clang"] if shutil.which("clang") else [])]
@@ -85,7 +85,7 @@ def test_cmake_finds_an_installed_library(tmp_path):
     user = tmp_path / "user"
     user.mkdir()
     (user / "CMakeLists.txt").write_text(
-        "cmake_minimum_required(VERSION 3.18)\nproject(user C)\nfind_package(fastopt 1 REQUIRED)\n"
+        "cmake_minimum_required(VERSION 3.18)\nproject(user C)\nfind_package(fastopt 2 REQUIRED)\n"
         f"add_executable(user {CSRC / 'example.c'})\ntarget_link_libraries(user PRIVATE fastopt::fastopt m)\n"
     )
     shell("cmake", "-S", user, "-B", user / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
@@ -210,8 +210,8 @@ def test_a_call_uses_a_thread_for_each_grain(grain, threads):
         from fastopt._c import ffi, lib
 
         p, g, k = np.ones(50_000, np.float32), np.ones(50_000, np.float32), np.ones(4, np.float32)
-        buffers = [ffi.cast("void *", array.ctypes.data) for array in (p, g)]
-        span = ffi.new("fastopt_span *", (p.size, ffi.cast("void *", k.ctypes.data), buffers))
+        streams = [{"parts": [ffi.cast("void *", array.ctypes.data)]} for array in (p, g)]
+        span = ffi.new("fastopt_span *", (p.size, ffi.cast("void *", k.ctypes.data), streams))
         span.kernel = lib.fastopt_find(b"sgd")
         before = len(os.listdir("/proc/self/task"))
         assert lib.fastopt_step(ffi.new("fastopt_call *", (span, 1, 4, 0, int(sys.argv[1])))) == 0
@@ -237,8 +237,8 @@ def test_a_million_threads_are_as_many_as_there_are_processors(setting):
         if os.environ.get("OMP_NUM_THREADS") != "1":
             os.environ.pop("OMP_NUM_THREADS", None)
         p, g, k = np.ones(50_000, np.float32), np.ones(50_000, np.float32), np.ones(4, np.float32)
-        buffers = [ffi.cast("void *", array.ctypes.data) for array in (p, g)]
-        span = ffi.new("fastopt_span *", (p.size, ffi.cast("void *", k.ctypes.data), buffers))
+        streams = [{"parts": [ffi.cast("void *", array.ctypes.data)]} for array in (p, g)]
+        span = ffi.new("fastopt_span *", (p.size, ffi.cast("void *", k.ctypes.data), streams))
         before = len(os.listdir("/proc/self/task"))
         assert lib.fastopt_step(ffi.new("fastopt_call *", (span, 1, 10**6, 0, 1))) == 0
         made = len(os.listdir("/proc/self/task")) - before

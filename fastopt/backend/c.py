@@ -11,7 +11,10 @@ from fastopt._c import ffi, lib
 from fastopt.backend.process import process
 from fastopt.backend.program import Program, Work
 from fastopt.errors import BackendError, nearest
+from fastopt.storage import Stream
+from fastopt.storages import NUMBERS
 
+#: The number of a dtype, which is also that of the storage of its arrays.
 DTYPES = {np.dtype(np.float32): lib.FASTOPT_FLOAT32, np.dtype(np.float64): lib.FASTOPT_FLOAT64}
 
 
@@ -21,22 +24,20 @@ class CBackend:
     name = "c"
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
-        spans = _spans(works)
+        spans, kept = _spans(works)
         call = ffi.new("fastopt_call *", (spans, len(works), _useful(threads), isa()))
-        return Program([(lib.fastopt_step, call)], (spans, list(works)))
+        return Program([(lib.fastopt_step, call)], (spans, *kept))
 
     def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "CTable":
         return CTable(works, then, grain)
 
-    def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
+    def bind_sum_squares(self, gradients: Sequence[np.ndarray | Stream], threads: int) -> Callable[[float], float]:
         k = np.zeros(1)
-        spans = ffi.new("fastopt_span[]", len(gradients))
-        for span, gradient in zip(spans, gradients, strict=True):
-            _fill(span, 0, (gradient, gradient), k)
+        spans, kept = _spans([Work("sgd", (gradient, gradient), k) for gradient in gradients])
         call = ffi.new("fastopt_call *", (spans, len(gradients), _useful(threads), isa()))
         partials = ffi.new("double[]", lib.fastopt_blocks(call))
         total = ffi.new("double *")
-        keeps = spans, k, gradients
+        keeps = spans, kept
 
         def sum_squares(scale: float, keeps: Any = keeps) -> float:
             code = lib.fastopt_sum_squares(call, scale, partials, total)
@@ -52,14 +53,14 @@ class CTable:
 
     def __init__(self, works: Sequence[Work], then: Sequence[Work], grain: int) -> None:
         count = len(works)
-        spans = _spans([*works, *then])
+        spans, kept = _spans([*works, *then])
         self._lengths = _column(spans, "length")[:count]
         self._coefficients = _column(spans, "coefficients")[:count]
-        self._gradients = _column(spans, "buffers", 1)[:count]
+        self._gradients = _column(spans, "streams", 1, "parts", 0)[:count]
         self._sizes = self._lengths.copy()
         self._whole = True  # whether every work had a gradient in the step before
         self._call = ffi.new("fastopt_call *", (spans, count + len(then), 1, isa(), grain))
-        self._program = Program([(lib.fastopt_step, self._call)], (spans, list(works), list(then)))
+        self._program = Program([(lib.fastopt_step, self._call)], (spans, *kept))
 
     def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
         self._coefficients[rows] = k.ctypes.data
@@ -74,12 +75,27 @@ class CTable:
         return self._program
 
 
-def _spans(works: Sequence[Work]) -> Any:
-    """The table of the works: the one place where spans are filled, but for what a :class:`CTable` changes."""
+def _spans(works: Sequence[Work]) -> tuple[Any, list]:
+    """The table of spans of the works, and what must be kept alive with it."""
     spans = ffi.new("fastopt_span[]", max(len(works), 1))
+    kept: list = [list(works)]
     for span, work in zip(spans, works, strict=False):
-        _fill(span, kernel_index(work.kernel), work.streams, work.k)  # type: ignore[arg-type]
-    return spans
+        span.kernel = kernel_index(work.kernel)
+        span.dtype = DTYPES[work.k.dtype]
+        span.length = work.streams[0].size
+        span.coefficients = _address(work.k)
+        for stream, numbers in zip(span.streams, work.streams, strict=False):
+            _fill(stream, numbers)
+        if work.followers:
+            followers = ffi.new("fastopt_follower[]", len(work.followers))
+            for follower, (numbers, k) in zip(followers, work.followers, strict=True):
+                _fill(follower.stream, numbers)
+                follower.coefficients = ffi.NULL if k is None else _address(k)
+            span.followers, span.follower_count = followers, len(work.followers)
+            kept.append(followers)
+        if work.keys is not None:
+            span.keys = ffi.cast("uint64_t *", work.keys.ctypes.data)
+    return spans, kept
 
 
 def _column(spans: Any, *field: str | int) -> np.ndarray:
@@ -88,13 +104,18 @@ def _column(spans: Any, *field: str | int) -> np.ndarray:
     return np.ndarray(len(spans), np.int64, ffi.buffer(spans), offset, (stride,))
 
 
-def _fill(span: Any, kernel: int, buffers: Sequence[np.ndarray], k: np.ndarray) -> None:
-    span.kernel = kernel
-    span.dtype = DTYPES[buffers[0].dtype]
-    span.length = buffers[0].size
-    span.coefficients = ffi.cast("void *", k.ctypes.data)
-    for index, buffer in enumerate(buffers):
-        span.buffers[index] = ffi.cast("void *", buffer.ctypes.data)
+def _fill(stream: Any, numbers: np.ndarray | Stream) -> None:
+    if isinstance(numbers, Stream):
+        stream.storage, stream.stochastic = NUMBERS[numbers.storage.name], numbers.stochastic
+        parts: tuple[np.ndarray, ...] = numbers.parts
+    else:
+        stream.storage, parts = DTYPES[numbers.dtype], (numbers,)
+    for index, part in enumerate(parts):
+        stream.parts[index] = _address(part)
+
+
+def _address(array: np.ndarray) -> Any:
+    return ffi.cast("void *", array.ctypes.data)
 
 
 def _useful(threads: int) -> int:

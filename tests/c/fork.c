@@ -20,7 +20,8 @@ int main(void)
     if (child == 0) {
         alarm(20);
         const float k[] = {1, 0, 1, 1};
-        const fastopt_span span = {LENGTH, k, {p, g}, fastopt_find("sgd"), FASTOPT_FLOAT32};
+        const fastopt_span span = {.length = LENGTH, .coefficients = k, .streams = {{.parts = {p}}, {.parts = {g}}},
+                                   .kernel = fastopt_find("sgd")};
         const fastopt_call call = {&span, 1, 4, FASTOPT_BASELINE, 1};
         _exit(fastopt_step(&call));
     }

@@ -31,7 +31,8 @@ static int step(const char *path)
     *(void **)&run = function(library, "fastopt_step");
     *(void **)&pool = function(library, "fastopt_pool");
     const float k[] = {1, 0, 1, 1};
-    const fastopt_span span = {LENGTH, k, {p, g}, find("sgd"), FASTOPT_FLOAT32};
+    const fastopt_span span = {.length = LENGTH, .coefficients = k, .streams = {{.parts = {p}}, {.parts = {g}}},
+                               .kernel = find("sgd")};
     const fastopt_call call = {&span, 1, 4, FASTOPT_BASELINE, 1};
     const int32_t code = run(&call);
     printf("%s\n", pool());

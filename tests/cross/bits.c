@@ -119,9 +119,9 @@ static uint64_t run(int32_t kernel, int dtype, int set, int row, int64_t length,
     }
     fastopt_span span = {.length = length, .coefficients = k, .kernel = kernel, .dtype = dtype};
     for (int b = 0; b < 2 + about->state_count; b++) {
-        span.buffers[b] = allocate((size_t)length * size);
+        span.streams[b] = (fastopt_stream){.parts = {allocate((size_t)length * size)}, .storage = dtype};
         for (int64_t i = 0; i < length; i++)
-            put(span.buffers[b], i, dtype, number(set, dtype, b >= 2, &random));
+            put(span.streams[b].parts[0], i, dtype, number(set, dtype, b >= 2, &random));
     }
     const fastopt_call call = {&span, 1, threads, isa, 1};
     double *partials = allocate((size_t)fastopt_blocks(&call) * sizeof *partials);
@@ -133,10 +133,10 @@ static uint64_t run(int32_t kernel, int dtype, int set, int row, int64_t length,
     }
     for (int b = 0; b < 2 + about->state_count; b++) {
         for (int64_t i = 0; i < length; i++) {
-            hash = (hash ^ get(span.buffers[b], i, dtype)) * 1099511628211u;
+            hash = (hash ^ get(span.streams[b].parts[0], i, dtype)) * 1099511628211u;
             hash ^= hash >> 32;
         }
-        free(span.buffers[b]);
+        free(span.streams[b].parts[0]);
     }
     free(partials);
     free(k);

@@ -6,7 +6,7 @@
 
 EXPORT int find_codec(const char *name)
 {
-#define ENTRY(name, nearest, stochastic) #name,
+#define ENTRY(name, parts, nearest, stochastic) #name,
     static const char *const names[] = {CODECS(ENTRY)};
 #undef ENTRY
     for (int number = 0; number < (int)(sizeof names / sizeof *names); number++)

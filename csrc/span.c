@@ -1,0 +1,127 @@
+/* From a span to the loops: over memory where a kernel can work on it in place, else through the first-level cache. */
+#include "span.h"
+
+#include <stddef.h>
+
+#include "sizes.h"
+
+enum { ROW = TILE * sizeof(double) + 3 * LINE }; /* no multiple of a page: rows would share lines of the cache */
+
+/* Memory for a tile: decoded numbers of each stream, and random words. */
+struct scratch {
+    _Alignas(LINE) char rows[FASTOPT_MAX_STREAMS][ROW];
+    _Alignas(LINE) uint32_t noise[TILE];
+};
+
+static int stream_count(const fastopt_span *span) { return 2 + kernels[span->kernel]->state_count; }
+
+int is_tiled(const fastopt_span *span)
+{
+    int tiled = span->follower_count > 0;
+    for (int stream = 0; stream < stream_count(span); stream++)
+        tiled |= span->streams[stream].storage != span->dtype;
+    return tiled;
+}
+
+static void *element(const fastopt_stream *stream, int64_t number)
+{
+    const size_t size = stream->storage == FASTOPT_FLOAT32 ? sizeof(float) : sizeof(double);
+    return (char *)stream->parts[0] + (size_t)number * size;
+}
+
+/* A stream's numbers in a dtype that loops compute in: where they lie, or decoded into the row. */
+static void *fetch(const struct loops *loops, int32_t dtype, const fastopt_stream *stream, int64_t start, int32_t count,
+                  void *row)
+{
+    if (stream->storage == dtype)
+        return element(stream, start);
+    loops->codecs[stream->storage].decode(stream->parts, start, count, row);
+    return row;
+}
+
+static int is_random(const struct codec *codec, const fastopt_stream *stream)
+{
+    return stream->stochastic && codec->encode[0] != codec->encode[1];
+}
+
+/* Encodes what a kernel wrote. Two streams share their random words. */
+static void store(const struct loops *loops, const fastopt_span *span, int64_t start, int32_t count, void *const *numbers,
+                  uint32_t *noise)
+{
+    int pair = -1; /* whose words `noise` holds */
+    for (int index = 0; index < stream_count(span); index++) {
+        const fastopt_stream *stream = &span->streams[index];
+        const struct codec *codec = &loops->codecs[stream->storage];
+        const int random = is_random(codec, stream);
+        if (index == 1 || stream->storage == span->dtype)
+            continue;
+        if (random && pair != index / 2) {
+            pair = index / 2;
+            const noise_key key = {(uint32_t)span->keys[pair], (uint32_t)(span->keys[pair] >> 32)};
+            loops->fill_noise(key, (uint32_t)(span->first + start), count, noise);
+        }
+        codec->encode[random](numbers[index], count, stream->parts, start, noise, index % 2 * 16);
+    }
+}
+
+static void follow(const struct loops *loops, int32_t dtype, const fastopt_follower *follower, int64_t start,
+                   int32_t count, const void *p, void *row)
+{
+    const fastopt_stream *stream = &follower->stream;
+    const struct codec *codec = &loops->codecs[stream->storage];
+    if (!follower->coefficients) {
+        codec->encode[0](p, count, stream->parts, start, NULL, 0);
+        return;
+    }
+    void *const mean = fetch(loops, dtype, stream, start, count, row);
+    loops->blend(mean, p, follower->coefficients, count);
+    if (mean == row)
+        codec->encode[0](mean, count, stream->parts, start, NULL, 0);
+}
+
+static void step_tile(const struct loops *loops, const fastopt_span *span, int64_t start, int32_t count,
+                      struct scratch *scratch)
+{
+    void *numbers[FASTOPT_MAX_STREAMS];
+    for (int stream = 0; stream < stream_count(span); stream++)
+        numbers[stream] = fetch(loops, span->dtype, &span->streams[stream], start, count, scratch->rows[stream]);
+    loops->kernels[span->kernel](numbers, span->coefficients, 0, count);
+    store(loops, span, start, count, numbers, scratch->noise);
+    for (int64_t index = 0; index < span->follower_count; index++) /* in the row of the gradient, which is done with */
+        follow(loops, span->dtype, &span->followers[index], start, count, numbers[0], scratch->rows[1]);
+}
+
+void step_run(const struct isa *isa, const fastopt_span *span, int64_t start, int64_t stop)
+{
+    const struct loops *loops = isa->loops[span->dtype];
+    if (is_tiled(span)) {
+        struct scratch scratch;
+        for (; start < stop; start += TILE)
+            step_tile(loops, span, start, (int32_t)(stop - start < TILE ? stop - start : TILE), &scratch);
+        return;
+    }
+    void *buffers[FASTOPT_MAX_STREAMS];
+    for (int stream = 0; stream < stream_count(span); stream++)
+        buffers[stream] = span->streams[stream].parts[0];
+    loops->kernels[span->kernel](buffers, span->coefficients, start, stop);
+}
+
+double sum_run(const struct isa *isa, const fastopt_span *span, double scale, int64_t start, int64_t stop)
+{
+    const fastopt_stream *g = &span->streams[1];
+    const int32_t dtype = g->storage == FASTOPT_FLOAT64 ? FASTOPT_FLOAT64 : FASTOPT_FLOAT32;
+    const struct loops *loops = isa->loops[dtype];
+    double lanes[LANES] = {0};
+    if (g->storage == dtype)
+        loops->sum_squares(element(g, start), (int32_t)(stop - start), scale, lanes);
+    else
+        for (; start < stop; start += TILE) {
+            float row[TILE];
+            const int32_t count = (int32_t)(stop - start < TILE ? stop - start : TILE);
+            loops->sum_squares(fetch(loops, dtype, g, start, count, row), count, scale, lanes);
+        }
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; lane++)
+            lanes[lane] += lanes[lane + half];
+    return lanes[0];
+}
