@@ -6,7 +6,7 @@ from threading import Lock
 import numpy as np
 
 from fastopt.declared import LearningRate, NonNegative, UnitInterval
-from fastopt.rule import Rule
+from fastopt.rule import Rule, State
 
 _NO_MORE = 2.0**-64  # one minus less than this is one
 _MOST_PRODUCTS = 256
@@ -38,7 +38,7 @@ class NAdam(Rule):
 
     @property
     def states(self):
-        return {"exp_avg": 0.0, "exp_avg_sq": 0.0}
+        return {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
 
     def coefficients(self, step):
         return self.coefficients_with(step, _momentum_product(self.betas[0], self.momentum_decay, step))
