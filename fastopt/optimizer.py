@@ -11,7 +11,7 @@ import numpy as np
 
 from fastopt.backend.choice import select
 from fastopt.backend.process import process, resolve_threads
-from fastopt.backend.program import Call, run
+from fastopt.backend.program import Call, OtherTerms, run
 from fastopt.buffers import FlatBuffer, Layout
 from fastopt.checkpoint import file
 from fastopt.checkpoint.saved import PARTS, Saved, parse
@@ -334,7 +334,11 @@ class Optimizer:
                 scale *= measured.clip(max_norm)
         step = plan.fill(scale)
         commit = reading.update or plan.bind_update(reading)
-        run(commit.calls, commit.lock)
+        try:
+            run(commit.calls, commit.lock)
+        except OtherTerms:
+            commit = plan.bind_update(reading)
+            run(commit.calls, commit.lock)
         return _report(StepReport, (step, norm, False))
 
     def _refuse(self, norm: float, nonfinite: str) -> StepReport:

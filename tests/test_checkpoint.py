@@ -760,6 +760,7 @@ BIAS = ("groups", "*", "hyperparameters")
         (("groups", "*", "frozen"), "no", "groups['*']: frozen must be True or False, not 'no'"),
         (("groups", "*", "frozen"), 1, "groups['*']: frozen must be True or False, not 1"),
         (("groups", "*", "parameters"), 3, "groups['*']: parameters must be a list of names, not 3"),
+        (("groups", "*", "parameters"), [1], "groups['*']: parameters must be a list of names, not [1]"),
         (("groups", "*", "parameters"), "scale", "groups['*']: parameters must be a list of names, not 'scale'"),
         (("groups", "*", "step"), 10**72, "groups['*']: step must be less than 2**53, not 1000000000"),
         (("groups", "*", "step"), -1, "groups['*']: step must be a whole number >= 0, not -1"),

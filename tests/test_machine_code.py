@@ -40,6 +40,7 @@ class Dialect(NamedTuple):
     calls: str
     jumps: str
     fused: str
+    compares: str  # numbers
     scalar: str  # arithmetic on one element
     packed: dict[str, str]  # by dtype: arithmetic on a register full of elements, with the operation as its group
     widths: dict[str, str]  # a register's kind and its operand, the widest last
@@ -50,6 +51,7 @@ DIALECTS = {
         calls=r"callq?",
         jumps=r"j[a-z]+",
         fused=r"vfn?m(add|sub).*",
+        compares=r"v?u?comis[sd]|v?cmp.*[ps][sd]",
         scalar=r"v?(add|sub|mul|div|sqrt)s[sd]",
         packed={"float32": r"v?(add|sub|mul|div|sqrt)ps", "float64": r"v?(add|sub|mul|div|sqrt)pd"},
         widths={"xmm": r"%xmm\d+", "ymm": r"%ymm\d+", "zmm": r"%zmm\d+"},
@@ -58,6 +60,7 @@ DIALECTS = {
         calls=r"blr?",
         jumps=r"b|b\.?(eq|ne|cs|hs|cc|lo|mi|pl|vs|vc|hi|ls|ge|lt|gt|le|any|none)|cbn?z|tbn?z",
         fused=r"fn?m(add|sub)|fml[as].*|fnml[as]",
+        compares=r"fcmp.*|fcm[a-z]{2}|fac[a-z]{2}",
         scalar=r"f(add|sub|mul|div|sqrt) [sd]\d+",
         packed={
             "float32": r"f(add|sub|mul|div|sqrt) (?:v\d+\.4s|z\d+\.s)",
@@ -87,6 +90,12 @@ def operations(kernel: str) -> Counter:
     for statement in loop.body:
         visit(statement)
     return found
+
+
+def chooses_nothing(kernel: str) -> bool:
+    """Whether a kernel has no selection of its own."""
+    source = (Path(fastopt.__file__).parent / "kernels" / f"{kernel}.py").read_text()
+    return not any(isinstance(node, ast.IfExp) for node in ast.walk(ast.parse(source)))
 
 
 def parse(assembly: str) -> dict[str, tuple[list[Instruction], dict[str, int]]]:
@@ -131,9 +140,11 @@ def arithmetic(dialect: Dialect, loop: list[Instruction], dtype: str, width: str
     return found
 
 
-def problem(dialect: Dialect, functions: dict, kernel: str, dtype: str, widths: tuple[str, ...]) -> str:
+def problem(
+    dialect: Dialect, functions: dict, kernel: str, dtype: str, widths: tuple[str, ...], *, without_l2: bool = False
+) -> str:
     """What is wrong with a kernel's machine code, or nothing."""
-    needed = operations(kernel)
+    needed = operations(kernel) - Counter(mul=without_l2)
     best: Counter = Counter()
     for code, labels in functions.values():
         fused = [instruction for instruction in code if re.fullmatch(dialect.fused, instruction.name)]
@@ -165,12 +176,14 @@ def numba_widths() -> tuple[str, ...]:
     return ("ymm",) if features.get("avx") else ("xmm",)
 
 
-def numba_code(kernel: str, dtype: str, **options) -> dict:
+def numba_code(kernel: str, dtype: str, terms: str, **options) -> dict:
     """What numba makes of a kernel now, past every cache: those say nothing about machine code."""
     numba = pytest.importorskip("numba", exc_type=ImportError)
+    from fastopt.backend.versions import Terms, replacements
     from fastopt.kernels import KERNELS, twin
 
-    dispatcher = twin(KERNELS[kernel], f"machine_code.{dtype}", **options)
+    version = replacements(KERNELS[kernel], Terms[terms])
+    dispatcher = twin(KERNELS[kernel], f"machine_code.{dtype}", version, _nrt=False, **options)
     array = getattr(numba, dtype)[::1]
     dispatcher.compile((array,) * KERNELS[kernel].py_func.__code__.co_argcount)
     (assembly,) = dispatcher.inspect_asm().values()
@@ -178,19 +191,23 @@ def numba_code(kernel: str, dtype: str, **options) -> dict:
 
 
 @pytest.mark.parametrize("options", [{"parallel": True}, {"nogil": True}], ids=["parallel", "serial"])
+@pytest.mark.parametrize("terms", ["NO_L2", "ALL", "SOME"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel", by_kernel())
-def test_numba(kernel, dtype, options):
-    functions = numba_code(kernel, dtype, **options)
+def test_numba(kernel, dtype, terms, options):
+    functions = numba_code(kernel, dtype, terms, **options)
     if options.get("parallel"):
         functions = {name: code for name, code in functions.items() if "parfor_gufunc" in name}
-    assert problem(DIALECT, functions, kernel, dtype, numba_widths()) == ""
+        if chooses_nothing(kernel):  # so what is compared are the coefficients, with zero
+            compares = any(re.fullmatch(DIALECT.compares, each.name) for code, _ in functions.values() for each in code)
+            assert compares == (terms == "SOME")
+    assert problem(DIALECT, functions, kernel, dtype, numba_widths(), without_l2=terms == "NO_L2") == ""
 
 
 def test_numba_without_vectorization_is_noticed(monkeypatch):
     numba = pytest.importorskip("numba", exc_type=ImportError)
     monkeypatch.setattr(numba.config, "LOOP_VECTORIZE", 0)
-    functions = numba_code("adam", "float32", nogil=True)
+    functions = numba_code("adam", "float32", "ALL", nogil=True)
     assert "needs a loop" in problem(DIALECT, functions, "adam", "float32", numba_widths())
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numba import get_num_threads, set_num_threads
 
 from fastopt.backend.program import Call
+from fastopt.backend.versions import Terms, replacements
 from fastopt.kernels import twin
 
 #: Held in parallel regions: of two at once, numba's threading layer "workqueue" ends the process.
@@ -19,9 +20,12 @@ _lock = threading.Lock()
 dispatchers: dict[Any, Any] = {}
 
 
-def specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool) -> Any:
-    """A dispatcher with one signature: so no two processes write different machine code to one cache entry."""
-    return once((kernel, dtype, parallel), _compile, kernel, dtype, signature, parallel)
+def specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool, terms: Terms | None = None) -> Any:
+    """A dispatcher with one signature: so no two processes write different machine code to one cache entry.
+
+    With ``terms``, that of the kernel's version for rows that leave these terms.
+    """
+    return once((kernel, dtype, parallel, terms), _compile, kernel, dtype, signature, parallel, terms)
 
 
 def once(key: Any, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -43,14 +47,20 @@ def _keep(key: Any, function: Callable[..., Any], arguments: tuple) -> None:
             dispatchers[key] = function(*arguments)
 
 
-def _compile(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool) -> Any:
+def _compile(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool, terms: Terms | None) -> Any:
     variant, options = ("parallel", {"parallel": True}) if parallel else ("serial", {"nogil": True})
-    dispatcher = twin(kernel, f"{variant}.{dtype.name}", **options)
+    variant, replaced = f"{variant}.{dtype.name}", {}
+    if terms:
+        variant, replaced = f"{variant}.{terms.value}", replacements(kernel, terms)
+        # Such kernels allocate nothing. So numba need not count references to arrays, which takes a third of a call,
+        # and which an exception would leave behind.
+        options["_nrt"] = False
+    dispatcher = twin(kernel, variant, replaced, **options)
     try:
         dispatcher.enable_caching()
         dispatcher.compile(signature)
     except Exception:  # no writable cache directory, a damaged cache, a full disk: compile without it
-        dispatcher = twin(kernel, f"{variant}.{dtype.name}", **options)
+        dispatcher = twin(kernel, variant, replaced, **options)
         dispatcher.compile(signature)
     dispatcher.disable_compile()
     return dispatcher

@@ -10,6 +10,7 @@ from numba import prange
 from fastopt.backend.compile import region, specialize, with_threads
 from fastopt.backend.process import process
 from fastopt.backend.program import Call, Program, Work, array_at, run
+from fastopt.backend.versions import Terms, look, places, terms
 from fastopt.errors import BackendError
 from fastopt.kernels import KERNELS
 
@@ -27,13 +28,27 @@ class NumbaBackend:
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
         calls: list[Call] = []
+        rows: dict[tuple[str, int], tuple[Any, np.ndarray, Terms]] = {}
         parallel = False
         for work in works:
+            kernel, left = declared(work.kernel), None
+            if isinstance(work.kernel, str):  # a kernel of the user's own has no versions
+                row = work.kernel, id(work.k)
+                if row not in rows:
+                    rows[row] = kernel, work.k, terms(kernel, work.k)
+                *_, left = rows[row]
             arguments = *map(writable, work.streams), work.k  # type: ignore[arg-type]
             worth = worth_threads(work.streams[0].size, threads)
-            calls.append((compiled(work.kernel, work.k.dtype, len(arguments), worth), *arguments))
+            signature = (numba.from_dtype(work.k.dtype)[::1],) * len(arguments)
+            calls.append((specialize(kernel, work.k.dtype, signature, worth, left), *arguments))
             parallel |= worth
-        return Program(with_threads(threads, calls), (), region) if parallel else Program(calls, ())
+        if parallel:
+            calls = with_threads(threads, calls)
+        if rows and not (len(rows) == 1 and isinstance(works[0].kernel, str) and calls[0][-1] is works[0].k):
+            # More rows than that of the first kernel, which refuses its row before anything is written.
+            watched = places((kernel, k) for kernel, k, _ in rows.values())
+            calls.insert(0, (specialize(look, watched.dtype, (numba.typeof(watched),), False), watched))
+        return Program(calls, (), region if parallel else None)
 
     def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "NumbaTable":
         return NumbaTable(self, works, then)
@@ -67,7 +82,8 @@ class NumbaTable:
     """Works that are bound anew at every step."""
 
     def __init__(self, backend: NumbaBackend, works: Sequence[Work], then: Sequence[Work]) -> None:
-        self._backend, self._works, self._then = backend, list(works), list(then)
+        self._backend, self._works = backend, list(works)
+        self._then = backend.bind(then, 1)
 
     def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
         for row in np.arange(len(self._works))[rows]:
@@ -80,7 +96,8 @@ class NumbaTable:
             if address and p.size:
                 g = array_at(address, g.size, g.dtype)  # type: ignore[union-attr]
                 works.append(work._replace(streams=(p, g, *states)))
-        return self._backend.bind([*works, *self._then], threads)
+        program = self._backend.bind(works, threads)
+        return Program([*program.calls, *self._then.calls], (program, self._then), program.lock)
 
 
 @numba.njit(parallel=True, error_model="numpy")
@@ -127,13 +144,12 @@ class _Alias:
         self.array = array  # numpy keeps this object, hence the memory, alive
 
 
-def compiled(kernel: Any, dtype: np.dtype, arguments: int, parallel: bool) -> Any:
-    """The machine code of a kernel, given by name or as a numba function, for one dtype."""
-    declared = KERNELS.get(kernel) if isinstance(kernel, str) else kernel
-    if not callable(declared):
+def declared(kernel: Any) -> Any:
+    """A kernel, given by name or as a function for numba, as that function."""
+    function = KERNELS.get(kernel) if isinstance(kernel, str) else kernel
+    if not callable(function):
         raise BackendError(f"the numba backend has no kernel {kernel!r}")
-    signature = (numba.from_dtype(dtype)[::1],) * arguments
-    return specialize(declared, dtype, signature, parallel)
+    return function
 
 
 def describe() -> tuple[str, str, dict[str, str]]:

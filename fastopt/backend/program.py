@@ -79,13 +79,23 @@ class Table(Protocol):
         """
 
 
+class OtherTerms(Exception):
+    """A program does not suit its rows any more, which lack other terms than when it was bound; it has written nothing.
+
+    Bound again it does. A term is not there where its coefficient is zero.
+    """
+
+
 class Backend(Protocol):
     """What runs kernels. Both of them give the same bits."""
 
     name: str
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
-        """The program that does the work with what the buffers hold when it runs."""
+        """The program that does the work with what the buffers hold when it runs.
+
+        It may raise :class:`OtherTerms` if rows have got or lost zeros since: then it is to be bound again.
+        """
 
     def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> Table:
         """A table of works, and of those that ``then`` follow in the same program, with the gradients that they have.

@@ -169,15 +169,16 @@ def _group(pattern: str, value: Any) -> SavedGroup:
         raise CheckpointError(f"{where}rule must be text, not {quoted(given['rule'])}")
     if not isinstance(given["frozen"], bool):
         raise CheckpointError(f"{where}frozen must be True or False, not {quoted(given['frozen'])}")
-    if not isinstance(given["parameters"], (list, tuple)):
-        raise CheckpointError(f"{where}parameters must be a list of names, not {quoted(given['parameters'])}")
+    names = given["parameters"]
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{where}parameters must be a list of names, not {quoted(names)}")
     values = _members(f"{where}hyperparameters", given["hyperparameters"])
     return SavedGroup(
         given["rule"],
         {name: _revive(where, name, value) for name, value in values.items()},
         _count(f"{where}step", given["step"]),
         given["frozen"],
-        list(given["parameters"]),
+        list(names),
     )
 
 

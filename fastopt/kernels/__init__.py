@@ -7,8 +7,10 @@ rule's order: contiguous 1-D arrays of one dtype. Buffers must not overlap.
 
 import hashlib
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numba
 
@@ -57,18 +59,17 @@ KERNELS = {
 }
 
 
-def twin(kernel, variant: str, **options):
-    """The dispatcher of a kernel's Python function compiled with other options.
+def twin(kernel, variant: str, names: Mapping[str, Any] = MappingProxyType({}), **options):
+    """The dispatcher of a kernel's Python function compiled with other options, and with other global ``names``.
 
     numba's cache tells functions apart by qualified name and code alone: not by options, not by the functions that they
     call, and before numba 0.68 not by the source file's content. Hence all of them are in the twin's qualified name.
     """
     function = getattr(kernel, "py_func", kernel)
     options = {"error_model": "numpy"} | options
-    stamp = hashlib.sha256(b"".join(_sources(function)) + repr(sorted(options.items())).encode())
-    copy = types.FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
-    )
+    known = function.__globals__ | names if names else function.__globals__
+    copy = types.FunctionType(function.__code__, known, function.__name__, function.__defaults__, function.__closure__)
+    stamp = hashlib.sha256(b"".join(_sources(copy)) + repr(sorted(options.items())).encode())
     copy.__module__ = function.__module__
     copy.__doc__ = function.__doc__
     copy.__qualname__ = f"{function.__qualname__}.{variant}.{stamp.hexdigest()[:12]}"
@@ -86,9 +87,14 @@ def _sources(function) -> Iterator[bytes]:
             yield Path(each.__code__.co_filename).read_bytes()
         except OSError:
             yield each.__code__.co_code
-        called = (getattr(each.__globals__.get(name), "py_func", None) for name in each.__code__.co_names)
+        called = (_python(each.__globals__.get(name)) for name in each.__code__.co_names)
         found += [callee for callee in called if callee is not None and callee not in seen]
         seen.update(found)
+
+
+def _python(called):
+    """The Python function of what numba compiles, or generates code for."""
+    return getattr(called, "py_func", getattr(called, "_defn", None))
 
 
 globals().update({name: twin(kernel, "serial", nogil=True) for name, kernel in KERNELS.items()})
