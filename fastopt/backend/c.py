@@ -19,6 +19,7 @@ class CBackend:
     """Runs the kernels of ``csrc/`` through cffi, with the best instruction set or the one of ``FASTOPT_ISA``."""
 
     name = "c"
+    streams = False
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
         spans = _spans(works)

@@ -25,6 +25,7 @@ class NumbaBackend:
     """Runs the kernels of ``fastopt/kernels/``, in parallel or, for small spans and in forked children, serially."""
 
     name = "numba"
+    streams = False
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
         calls: list[Call] = []

@@ -90,6 +90,8 @@ class Backend(Protocol):
     """What runs kernels. Both of them give the same bits."""
 
     name: str
+    #: Whether works may have streams in a storage, and followers.
+    streams: bool
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
         """The program that does the work with what the buffers hold when it runs.
@@ -105,7 +107,7 @@ class Backend(Protocol):
         The caller keeps the memory of all streams alive.
         """
 
-    def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
+    def bind_sum_squares(self, gradients: Sequence[np.ndarray | Stream], threads: int) -> Callable[[float], float]:
         """A function from a scale to the sum of ``(scale * g)**2`` over the gradients, in float64, fixed order."""
 
 
