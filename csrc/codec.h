@@ -1,6 +1,4 @@
-/* Every codec's loops for one dtype that kernels compute in and one instruction set, and the table of them: included once
- * for each pair by who has defined DTYPE (32 or 64), ISA (a suffix), TARGET (the function attribute of the instruction set)
- * and HALVES (how many float16 at once the target's own instructions convert: 16, 8 or 0).
+/* Every codec's loops for one dtype and one instruction set, included by stamp.h, and the table of them.
  *
  * A codec's file gives three functions over `count` elements from `start`, which counts from the beginning of the arrays
  * `parts` and is a multiple of the storage's block:
@@ -14,12 +12,6 @@
 #include "bits.h"
 #include "codecs/noise.h"
 
-#if DTYPE == 32
-#define real float
-#else
-#define real double
-#endif
-#define STAMPED(name) PASTE(name, DTYPE, ISA)
 #define SHARED(name) TARGET ALWAYS_INLINE void STAMPED(name)
 #define EACH(i) for (int32_t i = 0; i < count; i++)
 
@@ -27,8 +19,23 @@
 #define ENCODE_ARGUMENTS                                                                  \
     const real *restrict values, int32_t count, void *const *parts, int64_t start,        \
         UNUSED const uint32_t *restrict noise, UNUSED int shift
-#define DECODE(name) TARGET static void STAMPED(decode_##name)(DECODE_ARGUMENTS)
-#define ENCODE(name) TARGET static void STAMPED(encode_##name)(ENCODE_ARGUMENTS)
+
+/* The table's functions take values of any dtype; what a codec's file gives is inlined into them. */
+#define DECODE(name)                                                                                           \
+    SHARED(decode_##name##_body)(DECODE_ARGUMENTS);                                                            \
+    TARGET static void STAMPED(decode_##name)(void *const *parts, int64_t start, int32_t count, void *values)  \
+    {                                                                                                          \
+        STAMPED(decode_##name##_body)(parts, start, count, (real *)values);                                    \
+    }                                                                                                          \
+    SHARED(decode_##name##_body)(DECODE_ARGUMENTS)
+#define ENCODE(name)                                                                                           \
+    SHARED(encode_##name##_body)(ENCODE_ARGUMENTS);                                                            \
+    TARGET static void STAMPED(encode_##name)(const void *values, int32_t count, void *const *parts,           \
+                                              int64_t start, const uint32_t *noise, int shift)                 \
+    {                                                                                                          \
+        STAMPED(encode_##name##_body)((const real *)values, count, parts, start, noise, shift);                \
+    }                                                                                                          \
+    SHARED(encode_##name##_body)(ENCODE_ARGUMENTS)
 #define ENCODE_STOCHASTIC(name) ENCODE(name##_stochastic)
 
 #include "codecs/all.h"
@@ -40,10 +47,7 @@ TARGET static void STAMPED(fill_noise)(noise_key key, uint32_t first, int32_t co
 }
 
 /* By the storage's number; encode by whether to round stochastically. */
-static const struct {
-    void (*decode)(DECODE_ARGUMENTS);
-    void (*encode[2])(ENCODE_ARGUMENTS);
-} STAMPED(codecs)[] = {
+static const struct codec STAMPED(codecs)[] = {
 #define ENTRY(name, nearest, stochastic) \
     {STAMPED(decode_##name), {STAMPED(encode_##nearest), STAMPED(encode_##stochastic)}},
     CODECS(ENTRY)
@@ -57,6 +61,3 @@ static const struct {
 #undef ENCODE_ARGUMENTS
 #undef EACH
 #undef SHARED
-#undef STAMPED
-#undef real
-#undef DTYPE

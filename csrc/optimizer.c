@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGNMENT = 64 };
+#include "sizes.h"
 
 struct fastopt_optimizer {
     fastopt_span span;
@@ -30,7 +30,7 @@ fastopt_optimizer *fastopt_create(const char *kernel, int32_t dtype, int64_t len
         return failed(NULL, FASTOPT_NO_DTYPE, error);
     if (length < 0)
         return failed(NULL, FASTOPT_NO_BUFFER, error);
-    if ((uint64_t)length > (SIZE_MAX - ALIGNMENT) / item_size(dtype))
+    if ((uint64_t)length > (SIZE_MAX - LINE) / item_size(dtype))
         return failed(NULL, FASTOPT_NO_MEMORY, error);
 
     fastopt_optimizer *optimizer = calloc(1, sizeof *optimizer);
@@ -40,9 +40,9 @@ fastopt_optimizer *fastopt_create(const char *kernel, int32_t dtype, int64_t len
     optimizer->span.dtype = dtype;
     optimizer->span.length = length;
     optimizer->states = fastopt_kernel_at(index)->state_count;
-    const size_t bytes = (size_t)length * item_size(dtype) / ALIGNMENT * ALIGNMENT + ALIGNMENT;
+    const size_t bytes = (size_t)length * item_size(dtype) / LINE * LINE + LINE;
     for (int32_t state = 0; state < optimizer->states; state++) {
-        void *buffer = aligned_alloc(ALIGNMENT, bytes);
+        void *buffer = aligned_alloc(LINE, bytes);
         if (!buffer)
             return failed(optimizer, FASTOPT_NO_MEMORY, error);
         optimizer->span.buffers[2 + state] = memset(buffer, 0, bytes);

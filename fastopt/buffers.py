@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastopt.errors import nearest, quoted
+from fastopt.sizes import LINE
 
 #: The dtypes of parameters and gradients, by name.
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+ALIGNMENT = LINE  # bytes: a cache line, and the widest vector register
 
 _KINDS_BY_NAME = "float32, float64, bfloat16 or float16"
 

@@ -19,6 +19,19 @@ class NonFiniteGradientError(FloatingPointError, ValueError):
     """A gradient has an infinity or NaN, and ``nonfinite="raise"`` was asked for. Nothing has changed."""
 
 
+class InputError(ValueError):
+    """An argument of a command, or of what is behind it, that cannot be used.
+
+    ``argument`` is its name with underscores ("batch_size"); ``message`` is one line that says
+    what was given and what is allowed.
+    """
+
+    def __init__(self, argument: str, message: str) -> None:
+        self.argument = argument
+        self.message = " ".join(message.split())
+        super().__init__(f"{argument}: {self.message}")
+
+
 def quoted(value: Any) -> str:
     """A value as messages show it: its ``repr``, of which no more than :data:`QUOTED` characters; never an error."""
     try:

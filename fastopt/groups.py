@@ -1,9 +1,7 @@
 """Groups: the parameters that share a rule, and the coefficients of their next step."""
 
 import fnmatch
-import struct
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,7 @@ import numpy as np
 from fastopt.backend.program import Call
 from fastopt.checkpoint.saved import SavedGroup, describe_rule
 from fastopt.errors import QUOTED, nearest, quoted
-from fastopt.rule import Rule
+from fastopt.rule import Row, Rule
 from fastopt.schedules import Schedule
 
 
@@ -30,12 +28,19 @@ class Group:
         self.frozen = False
         #: The coefficients of the step that is being made, in the rule's order: an array that kernels read.
         self.k = np.zeros(len(rule.coefficients(1)), dtype)
-        self._struct = struct.Struct(f"={self.k.size}{dtype.char}")  # "=": too large is an error
-        self._pack = partial(self._struct.pack_into, memoryview(self.k).cast("B"), 0)
+        self._row = Row(self.k)
+        #: The rule's running numbers, and what they will be after the step that is being made.
+        self.scalars, self._following = dict(rule.scalars), dict(rule.scalars)
+        #: The calls that follow a step: the running numbers move on.
+        self.finish: list[Call] = [(self.scalars.update, self._following)] if self.scalars else []
 
     def __reduce__(self) -> tuple:
         made = self.pattern, self._rule, self.names, self.k.dtype, self._counts, self.index
-        return type(self), made, {"frozen": self.frozen}
+        return type(self), made, (self.frozen, self.scalars)
+
+    def __setstate__(self, state: tuple[bool, dict[str, float]]) -> None:
+        self.frozen, scalars = state
+        self.scalars.update(scalars)
 
     @property
     def step(self) -> int:
@@ -50,6 +55,8 @@ class Group:
     @rule.setter
     def rule(self, rule: Rule) -> None:
         self._rule = self._replacement(rule)
+        if self.scalars:
+            self.scalars.update(rule.scalars_in_place_of(self.step, self.scalars))
 
     def _replacement(self, rule: Any) -> Rule:
         """The rule if it can take the place of the group's: of the same kind, with the same kernel and states."""
@@ -63,11 +70,12 @@ class Group:
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint holds of the group."""
-        return describe_rule(self._rule) | {
+        described = describe_rule(self._rule) | {
             "step": self.step,
             "frozen": self.frozen,
             "parameters": list(self.names),
         }
+        return described | ({"scalars": dict(self.scalars)} if self.scalars else {})
 
     def adopting(self, saved: SavedGroup) -> list[Call]:
         """The calls by which the group takes over what is saved of one, but for its step count.
@@ -93,37 +101,36 @@ class Group:
                 calls += here[name].adopting(value)
         rule = self._replacement(self._rule.replace(**values))
         alone = {name: 0.0 if value is None else value for name, value in saved.hyperparameters.items()}
-        self._check(rule.replace(**alone), saved.step + 1)  # without calling what is the user's own
-        return [*calls, (self.__dict__.update, {"_rule": rule, "frozen": saved.frozen})]
-
-    def _check(self, rule: Rule, step: int) -> None:
-        """Raises ValueError if a rule has no coefficients for a step."""
+        without_calls = rule.replace(**alone)  # what is the user's own is not called now
+        scalars = self._adopted_scalars(without_calls, saved)
         try:
-            self._struct.pack(*rule.coefficients(step).values())
+            without_calls.fill(Row(np.empty_like(self.k)), saved.step + 1, 1.0, scalars)
         except ArithmeticError as error:
-            raise ValueError(f"{quoted(rule)} has no step {step}: {error}") from None
+            raise ValueError(f"{quoted(rule)} has no step {saved.step + 1}: {error}") from None
+        calls.append((self.__dict__.update, {"_rule": rule, "frozen": saved.frozen}))
+        return [*calls, (self.scalars.update, scalars)]
+
+    def _adopted_scalars(self, rule: Rule, saved: SavedGroup) -> dict[str, float]:
+        """The running numbers that are saved; where there are none, those that follow from the step."""
+        if saved.scalars is None:
+            return rule.scalars_after(saved.step)
+        if saved.scalars.keys() != self.scalars.keys():
+            there, here = quoted(list(saved.scalars)), list(self.scalars)
+            raise ValueError(f"scalars: the running numbers are {there}, not {here} as here")
+        return saved.scalars
 
     def prepare(self, step: int, scale: float) -> None:
-        """Fills the coefficients of a step (counted from 1), for gradients that are to be multiplied by ``scale``."""
-        values: dict[str, float] = {}
-        try:
-            values = self._rule.coefficients(step)
-            if scale != 1.0:
-                values["grad_scale"] *= scale
-            self._pack(*values.values())
-        except OverflowError:
-            raise too_large(self._rule, self.k.dtype, values) from None
+        """Fills the coefficients of a step (counted from 1), for gradients that are to be multiplied by ``scale``.
+
+        ValueError if there are coefficients that the dtype cannot hold.
+        """
+        self._rule.fill(self._row, step, scale, self.scalars)
+        if self.scalars:
+            self._following.update(self._rule.advance(step, **self.scalars))
 
     def __repr__(self) -> str:
         frozen = ", frozen" if self.frozen else ""
         return f"Group({self.pattern!r}: {self._rule!r}, {len(self.names)} parameters, step {self.step}{frozen})"
-
-
-def too_large(rule: Rule, dtype: np.dtype, values: Mapping[str, float]) -> ValueError:
-    """The error that names the coefficients that a dtype cannot hold; there are none if they could not be computed."""
-    largest = float(np.finfo(dtype).max)
-    large = {name: value for name, value in values.items() if abs(value) > largest}
-    return ValueError(f"{rule!r}: too large for {dtype.name}: {large or 'the coefficients of the next step'}")
 
 
 def assign(names: list[str], rules: Rule | Mapping[str, Rule]) -> dict[str, tuple[Rule, tuple[str, ...]]]:

@@ -1,9 +1,14 @@
-"""What this machine has."""
+"""What this machine has, and what is installed on it."""
 
 import os
+import platform
+import sys
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+#: What takes part in results, and so is named beside them.
+PACKAGES = ("numpy", "numba", "cffi", "scikit-learn", "matplotlib")
 MEMORY_SHARE = 0.7  # of the memory that buffers may take: the rest is for what else runs
 
 
@@ -29,3 +34,41 @@ def shortage(needed: int) -> str | None:
 
 def _human(size: int) -> str:
     return f"{size / 2**30:,.0f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def caches() -> dict[str, int]:
+    """Bytes of the first processor's data caches, such as ``{"L1": 49152}``; empty where the system does not say."""
+    found = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            kind, level, size = ((folder / name).read_text().strip() for name in ("type", "level", "size"))
+        except OSError:
+            continue
+        if kind != "Instruction" and size.endswith("K"):
+            found[f"L{level}"] = int(size[:-1]) * 1024
+    return found
+
+
+def package_version(name: str) -> str | None:
+    """The version of an installed package, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that take part, and the platform."""
+    found = {name: found for name in PACKAGES if (found := package_version(name))}
+    return {"python": platform.python_version(), **found, "platform": f"{sys.platform} {platform.machine()}"}

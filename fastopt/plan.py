@@ -129,6 +129,7 @@ class StepPlan:
             most = max(len(group.rule.states) for group in self.groups) + 2
             self._keys = np.zeros(-(-most // 2), np.uint64)
         self._average_k = np.array([state.ema_decay or 0.0, 1.0 - (state.ema_decay or 0.0)], state.dtype)
+        self._finish += [call for group in self.groups for call in group.finish]
         self._average = self._bind_average()
         #: Where the last of the gradients that are accumulated is added to the others, to be that of an update.
         self._total = np.empty(0, state.dtype)

@@ -1,14 +1,34 @@
 """What an update rule is: hyperparameters with their domains, states, coefficients and a reference."""
 
 from collections.abc import Mapping
+from functools import partial
+from itertools import combinations
+from struct import Struct
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastopt.declared import Declared, Interval, LearningRate
+from fastopt.declared import Declared, Flag, Interval, LearningRate
+from fastopt.errors import quoted
 
 _RATE = Interval(0.0)
+_NONE: Mapping[str, float] = MappingProxyType({})
+
+
+class Row:
+    """A row of coefficients: an array that kernels read, and ``pack``, which fills it with so many numbers.
+
+    ``pack`` raises OverflowError for a number that the array's dtype cannot hold.
+    """
+
+    __slots__ = ("array", "pack")
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        packed = Struct(f"={array.size}{array.dtype.char}")  # "=": too large is an error
+        self.pack = partial(packed.pack_into, memoryview(array).cast("B"), 0)
 
 
 class State(float):
@@ -64,10 +84,42 @@ class Rule(Declared):
         """
         raise NotImplementedError(f"{type(self).__name__} declares no states")
 
-    def coefficients(self, step: int) -> dict[str, float]:
+    @property
+    def scalars(self) -> Mapping[str, float]:
+        """The running numbers that the rule keeps between steps besides their count, with their first values."""
+        return _NONE
+
+    def advance(self, step: int, **scalars: float) -> dict[str, float]:
+        """The scalars after a step (counted from 1), given those before it."""
+        return {}
+
+    def scalars_after(self, steps: int) -> dict[str, float]:
+        """The scalars after so many steps, had all of them been made with these hyperparameters."""
+        scalars = dict(self.scalars)
+        for step in range(1, steps + 1 if scalars else 1):
+            scalars = self.advance(step, **scalars)
+        return scalars
+
+    def scalars_in_place_of(self, steps: int, scalars: Mapping[str, float]) -> dict[str, float]:
+        """The scalars with which the rule takes another one's place, which had these after so many steps."""
+        return dict(scalars)
+
+    @property
+    def torch_scalars(self) -> Mapping[str, float]:
+        """The numbers that torch.optim keeps for each parameter besides their step, with their first values.
+
+        Other than :attr:`scalars` where it keeps a number that follows from the step.
+        """
+        return self.scalars
+
+    #: Whether torch.optim keeps the step. If not, a parameter without states is about to make its first one.
+    torch_step: ClassVar[bool] = True
+
+    def coefficients(self, step: int, **scalars: float) -> dict[str, float]:
         """The numbers that the kernel needs for a step (counted from 1), by name, in the kernel's order.
 
-        The first three are ``grad_scale``, ``l2`` and ``shrink``: see :meth:`common`.
+        The first three are ``grad_scale``, ``l2`` and ``shrink``: see :meth:`common`. ``scalars`` are those before the
+        step; without them they are those after steps with the same hyperparameters.
         """
         raise NotImplementedError(f"{type(self).__name__} declares no coefficients")
 
@@ -105,12 +157,58 @@ class Rule(Declared):
         sign = -1.0 if self.maximize else 1.0
         return (sign, 0.0, decay) if getattr(self, "decoupled_weight_decay", False) else (sign, decay, 0.0)
 
+    def fill(self, row: Row, step: int, scale: float = 1.0, scalars: Mapping[str, float] = _NONE) -> None:
+        """Fills a row with the coefficients of a step, for gradients that are to be multiplied by ``scale``.
+
+        ValueError, which names them, if there are coefficients that the row's dtype cannot hold.
+        """
+        values: dict[str, float] = {}
+        try:
+            values = self.coefficients(step, **scalars)
+            if scale != 1.0:
+                values["grad_scale"] *= scale
+            row.pack(*values.values())
+        except OverflowError:
+            dtype = row.array.dtype
+            largest = float(np.finfo(dtype).max)
+            large = {name: value for name, value in values.items() if abs(value) > largest}
+            found = large or f"the coefficients of step {step}"
+            raise ValueError(f"{quoted(self)}: too large for {dtype.name}: {found}") from None
+
     def table(self, steps: int, dtype: DTypeLike = np.float64) -> np.ndarray:
         """The coefficients of the steps 1 to ``steps``, a row each: shape ``(steps, coefficients)``.
 
-        ``dtype`` is that of the buffers. A row is what a kernel takes as its last argument.
+        ``dtype`` is that of the buffers, float32 or float64. A row is what a kernel takes as its last argument.
+        ValueError if one of them is too large for it.
         """
-        return np.array([list(self.coefficients(step).values()) for step in range(1, steps + 1)], dtype)
+        table = np.empty((steps, len(self.coefficients(1))), dtype)
+        scalars = dict(self.scalars)
+        for step, array in enumerate(table, 1):
+            self.fill(Row(array), step, 1.0, scalars)
+            scalars = self.advance(step, **scalars)
+        return table
+
+    @classmethod
+    def forms(cls) -> list[Self]:
+        """The rule with its defaults, then one instance for each other kernel that one or two fields choose.
+
+        These are flags turned, and numbers that are zero by default and are 0.9 then.
+        """
+        other: dict[str, Any] = {}
+        for name, field in cls.fields.items():
+            if isinstance(field.domain, Flag):
+                other[name] = not field.default
+            elif isinstance(field.domain, Interval) and field.default == 0 and 0.9 in field.domain:
+                other[name] = 0.9
+        default = cls()  # type: ignore[call-arg]
+        found = {default.kernel: default}
+        for names in [*combinations(other, 1), *combinations(other, 2)]:
+            try:
+                made = cls(**{name: other[name] for name in names})
+            except ValueError:  # fields that do not go together
+                continue
+            found.setdefault(made.kernel, made)
+        return list(found.values())
 
     def decayed(self, lr: float, p: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What references start with: parameters and descent direction after weight decay of either kind."""

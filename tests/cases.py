@@ -169,8 +169,7 @@ def cases() -> list[Rule]:
         found[rule()] = None
         for name in rule.fields:
             found[changed(rule, name)] = None
-        kernels = {form.kernel: form for form in reversed(list(every_form(rule)))}
-        for form in kernels.values():
+        for form in rule.forms():
             found[form] = None
             if "weight_decay" in rule.fields:
                 found[form.replace(weight_decay=0.05, maximize=True)] = None
@@ -188,7 +187,7 @@ def by_kernel() -> dict[str, Rule]:
     """A rule for each kernel that any rule can choose, with weight decay where it has it."""
     found: dict[str, Rule] = {}
     for rule in fastopt.RULES.values():
-        for form in every_form(rule):
+        for form in rule.forms():
             if form.kernel not in found:
                 found[form.kernel] = form.replace(weight_decay=0.05) if "weight_decay" in rule.fields else form
     return found

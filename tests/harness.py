@@ -35,7 +35,7 @@ def snapshot(optimizer: fastopt.Optimizer) -> dict[str, Any]:
     buffers |= {
         part: getattr(optimizer, part).flat for part in ("ema", "accumulated") if getattr(optimizer, part) is not None
     }
-    groups = {pattern: (group.rule, group.frozen) for pattern, group in optimizer.groups.items()}
+    groups = {pattern: (group.rule, group.frozen, dict(group.scalars)) for pattern, group in optimizer.groups.items()}
     return {name: array.tobytes() for name, array in buffers.items()} | {
         "counts": list(optimizer.counts),
         "groups": groups,

@@ -3,12 +3,10 @@ any split of the work; and those are the bits of plain IEEE arithmetic in the or
 
 import itertools
 import math
-import re
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +19,9 @@ import fastopt
 from fastopt.backend.choice import select
 from fastopt.backend.program import Work, run
 from fastopt.rule import Rule
+from fastopt.sizes import BLOCK, GRAIN
 
 KERNELS = by_kernel()
-SOURCE = Path(__file__).parents[1] / "csrc" / "fastopt.c"
 DTYPES = ("float32", "float64")
 LARGE = 300_001  # larger than a second-level cache, worth four threads, and no multiple of anything
 
@@ -77,8 +75,9 @@ def using(engine: Engine) -> Iterator[None]:
 
 def coefficients(rule: Rule, step: int, dtype: str) -> np.ndarray:
     """The coefficients of a step, with a scale and both kinds of decay: a kernel has to be right for those, too."""
-    values = rule.coefficients(step) | {"grad_scale": 0.7, "l2": 0.05, "shrink": 0.97}
-    return np.array(list(values.values()), dtype)
+    k = rule.table(step, dtype)[-1].copy()
+    k[:3] = 0.7, 0.05, 0.97  # grad_scale, l2, shrink
+    return k
 
 
 def data(rng: np.random.Generator, rule: Rule, size: int, dtype: str) -> list[np.ndarray]:
@@ -169,8 +168,7 @@ def test_every_number_of_threads(kernel, dtype):
 
 def test_four_threads_are_used():
     """Else the tests of threads would show nothing."""
-    (grain,) = re.findall(r"\bGRAIN = (\d+)", SOURCE.read_text())
-    assert 4 * int(grain) <= LARGE
+    assert 4 * GRAIN <= LARGE
     if any(engine.backend == "numba" for engine in ENGINES):
         from fastopt.backend import numba
 
@@ -251,9 +249,6 @@ def sum_squares(engine: Engine, gradients: Sequence[np.ndarray], scale: float) -
     with using(engine):
         backend, _ = select(engine.backend)
         return backend.bind_sum_squares(gradients, engine.threads)(scale)
-
-
-BLOCK = 16384
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

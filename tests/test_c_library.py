@@ -19,7 +19,7 @@ from fastopt import capi
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
 HERE = Path(__file__).parent / "c"
-SOURCES = [str(CSRC / name) for name in ("fastopt.c", "optimizer.c", "parallel.c")]
+SOURCES = [str(CSRC / name) for name in ("fastopt.c", "stamped.c", "optimizer.c", "parallel.c")]
 FLAGS = ["-std=gnu11", "-g", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
 CC = os.environ.get("CC", "cc")
 COMPILERS = [CC, *(["clang"] if shutil.which("clang") else [])]
@@ -160,7 +160,7 @@ def test_contraction_is_refused_or_has_no_effect(compiler, tmp_path):
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_each_instruction_set_has_its_registers(compiler, options):
     """Also where FLT_EVAL_METHOD is 16, and where the compiler would rather not use the widest registers."""
-    command = [compiler, "-std=gnu11", "-O3", "-fno-math-errno", *options.split(), "-S", "-o", "-", CSRC / "fastopt.c"]
+    command = [compiler, "-std=gnu11", "-O3", "-fno-math-errno", *options.split(), "-S", "-o", "-", CSRC / "stamped.c"]
     functions = re.findall(r"^(\w+)_(32|64)_(avx2|avx512):(.*?)^\s*\.size\b", shell(*command), flags=re.M | re.S)
     kernels = {file.stem for file in (CSRC / "kernels").glob("*.h")} - {"all"}
     found = {(kernel, dtype, isa): code for kernel, dtype, isa, code in functions if kernel in kernels}

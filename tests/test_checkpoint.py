@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from cases import every_form
 from harness import SHAPES, python, random_buffer, snapshot
 
 import fastopt
@@ -44,8 +43,7 @@ def forms() -> dict[str, fastopt.Rule]:
     """Every rule with each kernel that it can choose, with a schedule of each kind in turn."""
     found = {}
     for name, rule in RULES.items():
-        by_kernel = {form.kernel: form for form in every_form(rule)}
-        found |= {f"{name}.{kernel}": form for kernel, form in by_kernel.items()}
+        found |= {f"{name}.{form.kernel}": form for form in rule.forms()}
     rates = [
         schedules.Cosine(lr=0.1, steps=12, warmup=3),
         schedules.Step(lr=0.1, every=3),

@@ -449,9 +449,9 @@ def test_resuming_with_fewer_rows_than_a_batch_names_the_data():
 
 
 def test_landscape(monkeypatch):
-    from fastopt.train import landscape
+    from fastopt.landscape import paths
 
-    monkeypatch.setattr(landscape, "RATES", (0.01,))
+    monkeypatch.setattr(paths, "RATES", (0.01,))
     result = ok("landscape", "-o", "sgd", "-o", "adam:lr=0.1", "--out", "l.png")
     assert Path("l.png").read_bytes().startswith(b"\x89PNG")
     assert "Rosenbrock" in result.stdout

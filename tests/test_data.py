@@ -10,7 +10,7 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 
 from fastopt.train import InputError, load_data
-from fastopt.train.data import split, standardise
+from fastopt.train.data.parts import split, standardise
 
 
 def write(path: Path, text: str) -> str:

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.train import InputError, landscape
+from fastopt.errors import InputError
+from fastopt.landscape import chart, paths
+from fastopt.landscape.surfaces import SURFACES
 
 
-@pytest.mark.parametrize("surface", landscape.SURFACES, ids=lambda surface: surface.name)
+@pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.name)
 def test_gradient_is_that_of_the_value(surface):
     rng = np.random.default_rng(0)
     for x, y in rng.uniform(-1.5, 1.5, (20, 2)):
@@ -17,7 +19,7 @@ def test_gradient_is_that_of_the_value(surface):
         assert np.allclose(surface.gradient(x, y), (along_x, along_y), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("surface", landscape.SURFACES, ids=lambda surface: surface.name)
+@pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.name)
 def test_marks_are_where_they_should_be(surface):
     (left, right), (bottom, top) = surface.limits
     grid = surface.value(*np.meshgrid(np.linspace(left, right, 201), np.linspace(bottom, top, 201)))
@@ -32,8 +34,8 @@ def test_marks_are_where_they_should_be(surface):
 
 
 def test_walk_takes_the_optimizer_s_steps():
-    surface = landscape.SURFACES[0]
-    points = landscape.walk(surface, fastopt.SGD(lr=0.1), 5)
+    surface = SURFACES[0]
+    points = paths.walk(surface, fastopt.SGD(lr=0.1), 5)
     assert points.shape == (6, 2)
     assert points.dtype == np.float64
     expected = np.array(surface.start)
@@ -43,34 +45,34 @@ def test_walk_takes_the_optimizer_s_steps():
 
 
 def test_walk_ends_where_it_diverges():
-    points = landscape.walk(landscape.SURFACES[1], fastopt.SGD(lr=1.0), 100)
+    points = paths.walk(SURFACES[1], fastopt.SGD(lr=1.0), 100)
     assert len(points) < 100
     assert np.isfinite(points).all()
 
 
 def test_search_finds_a_better_rate_than_the_slowest():
-    surface = landscape.SURFACES[3]
-    lr, points = landscape.search(surface, fastopt.Adam())
-    slowest = landscape.walk(surface, fastopt.Adam(lr=landscape.RATES[0]), surface.steps)
-    assert lr in landscape.RATES
+    surface = SURFACES[3]
+    lr, points = paths.search(surface, fastopt.Adam())
+    slowest = paths.walk(surface, fastopt.Adam(lr=paths.RATES[0]), surface.steps)
+    assert lr in paths.RATES
     assert surface.value(*points[-1]) < 1e-3 * surface.value(*slowest[-1])
 
 
 @pytest.fixture
 def short(monkeypatch):
-    monkeypatch.setattr(landscape, "RATES", (1e-3, 1e-2))
+    monkeypatch.setattr(paths, "RATES", (1e-3, 1e-2))
 
 
 def test_a_rate_that_is_given_is_used(short):
-    for found in landscape.paths(["adam:lr=0.05", "sgd"]).values():
+    for found in paths.paths(["adam:lr=0.05", "sgd"]).values():
         assert found[0].lr == 0.05
-        assert found[1].lr in landscape.RATES
+        assert found[1].lr in paths.RATES
 
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_picture(short, tmp_path, count):
     optimizers = [f"adam:lr=0.0{number}" for number in range(1, count + 1)]
-    landscape.draw(tmp_path / "l.png", landscape.paths(optimizers))
+    chart.draw(tmp_path / "l.png", paths.paths(optimizers))
     content = (tmp_path / "l.png").read_bytes()
     assert content.startswith(b"\x89PNG")
     assert len(content) > 50_000
@@ -78,17 +80,17 @@ def test_picture(short, tmp_path, count):
 
 def test_too_many(short):
     with pytest.raises(InputError, match="got 9; allowed: up to 8"):
-        landscape.paths([f"adam:lr=0.0{number}" for number in range(1, 10)])
+        paths.paths([f"adam:lr=0.0{number}" for number in range(1, 10)])
 
 
 @pytest.mark.parametrize("second", ["adam:lr=0.1", "Adam: lr=1e-1", "adam:lr=.1,eps=1e-8"])
 def test_the_same_path_twice(short, second):
     with pytest.raises(InputError, match="twice"):
-        landscape.paths(["adam:lr=0.1", second])
+        paths.paths(["adam:lr=0.1", second])
 
 
 def test_a_rate_that_is_given_and_one_that_is_searched_are_two_paths(short):
-    assert [trace.optimizer for trace in landscape.paths(["adam", "adam:lr=0.001"])["Beale"]] == [
+    assert [trace.optimizer for trace in paths.paths(["adam", "adam:lr=0.001"])["Beale"]] == [
         "adam",
         "adam:lr=0.001",
     ]
@@ -97,5 +99,5 @@ def test_a_rate_that_is_given_and_one_that_is_searched_are_two_paths(short):
 @pytest.mark.parametrize("name", ["picture.jpg", "nowhere/picture.png"])
 def test_file_that_cannot_be(tmp_path, name):
     with pytest.raises(InputError) as caught:
-        landscape.check_file(tmp_path / name)
+        chart.check_file(tmp_path / name)
     assert caught.value.argument == "out"

@@ -215,12 +215,12 @@ def test_numba_without_vectorization_is_noticed(monkeypatch):
 
 
 def compiled(*flags: str) -> dict:
-    """What the compiler makes of fastopt.c with the flags of CMakeLists.txt and these."""
+    """What the compiler makes of stamped.c with the flags of CMakeLists.txt and these."""
     compiler = os.environ.get("CC", "cc").split()
     if not shutil.which(compiler[0]):
         (pytest.fail if os.environ.get("FASTOPT_REQUIRE_C") == "1" else pytest.skip)("there is no C compiler")
     (options,) = re.findall(r"target_compile_options\(\w+ PRIVATE (.*)\)", (SOURCE / "CMakeLists.txt").read_text())
-    command = [*compiler, "-O3", "-fPIC", *options.split(), *flags, "-S", "-o", "-", "fastopt.c"]
+    command = [*compiler, "-O3", "-fPIC", *options.split(), *flags, "-S", "-o", "-", "stamped.c"]
     return parse(subprocess.run(command, cwd=SOURCE, check=True, capture_output=True, text=True).stdout)
 
 

@@ -5,7 +5,7 @@ import os
 import matplotlib
 import pytest
 
-from fastopt.train.style import folded, legend_columns, line_style, logarithmic, picture, plain
+from fastopt.pictures import folded, legend_columns, line_style, logarithmic, picture, plain
 
 NAMES = [
     "a$$",

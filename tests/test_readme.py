@@ -10,28 +10,15 @@ import fastopt
 README = Path(__file__).parents[1] / "README.md"
 
 
-def variants(rule):
-    """The rule with each combination of what chooses a kernel."""
-    found = {}
-    for momentum in (0.0, 0.9) if "momentum" in rule.fields else (None,):
-        for flag in [None, *(name for name in ("nesterov", "centered", "amsgrad") if name in rule.fields)]:
-            changes = {} if momentum is None else {"momentum": momentum}
-            try:
-                made = rule(**changes, **({} if flag is None else {flag: True}))
-            except ValueError:
-                continue
-            found.setdefault(made.kernel, made)
-    return found
-
-
 def table():
     lines = ["| rule | what it is | kernel | states | bytes | error, ulp |", "|---|---|---|---|---|---|"]
     for name, rule in fastopt.RULES.items():
-        made = variants(rule) if name not in ("Momentum", "Nesterov") else {rule().kernel: rule()}
         what = rule.__doc__.partition(": ")[2].partition(".")[0]
-        for kernel, each in made.items():
+        for each in rule.forms():
             states = ", ".join(f"`{state}`" for state in each.states) or "none"
-            lines.append(f"| `{name}` | {what} | `{kernel}` | {states} | {12 + 8 * len(each.states)} | {rule.ulp} |")
+            lines.append(
+                f"| `{name}` | {what} | `{each.kernel}` | {states} | {12 + 8 * len(each.states)} | {rule.ulp} |"
+            )
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import fastopt
 from fastopt.cli import cli
 from fastopt.train import Run, Settings, load_data
-from fastopt.train.checkpoint import read_extra
+from fastopt.train.extra import read_extra
 
 FUZZ_SECONDS = float(os.environ.get("FASTOPT_FUZZ_SECONDS", "0"))
 FUZZ_CASES = 60

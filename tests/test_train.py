@@ -9,9 +9,11 @@ import pytest
 from sklearn.metrics import accuracy_score, precision_score, recall_score
 
 import fastopt
-from fastopt.train import InputError, Network, Run, Settings, load_data, scores, specs
-from fastopt.train.checkpoint import read_extra
-from fastopt.train.loop import converged, phases
+from fastopt import specs
+from fastopt.train import InputError, Network, Run, Settings, load_data, scores
+from fastopt.train.extra import read_extra
+from fastopt.train.loop import converged
+from fastopt.train.settings import phases
 
 
 @pytest.fixture(scope="module")

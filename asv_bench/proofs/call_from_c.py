@@ -87,7 +87,7 @@ def _round(
         np.random.default_rng(0).standard_normal(dtype=dtype, out=array)
     optimizer = fastopt.Optimizer(p, rule, backend="c", threads=threads)
     states = (buffer.flat for buffer in optimizer.state.values())
-    k = np.array(list(rule.coefficients(2).values()), dtype)
+    k = rule.table(2, dtype)[-1]
     program = CBackend().bind([Work(rule.kernel, (p, g, *states), k)], threads)
     kernel = partial(*program.calls[0])
     step = partial(optimizer.step, g)

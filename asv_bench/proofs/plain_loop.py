@@ -24,8 +24,8 @@ import fastopt
 from fastopt.backend.choice import select
 from fastopt.backend.program import Work, run
 from fastopt.bench import cases, measure
-from fastopt.bench.report import caches
 from fastopt.buffers import aligned_empty
+from fastopt.machine import caches
 from fastopt.rule import Rule
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
@@ -83,7 +83,7 @@ def buffers(rule: Rule, size: int, dtype: np.dtype) -> list[np.ndarray]:
 
 def ratio(rule: Rule, backend: str, plain, dtype: np.dtype, cache: int) -> float:
     """The kernel's time over the plain loop's."""
-    k = np.array(list(rule.coefficients(100).values()), dtype)
+    k = rule.table(100, dtype)[-1]
     size = int(0.5 * cache / (2 + len(rule.states)) / dtype.itemsize) // 1000 * 1000 + 1
     ratios = []
     for _ in range(ROUNDS):

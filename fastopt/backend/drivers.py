@@ -14,9 +14,7 @@ from fastopt.codecs.memory import address_of, array_at, decode, encode, encode_s
 from fastopt.codecs.noise import fill_noise
 from fastopt.kernels.blend import blend as blend_kernel
 from fastopt.kernels.sgd import sgd as kernel  # any one: it is replaced
-
-#: Elements that are worked on at once, in the first-level cache: a multiple of every storage's block.
-TILE = 1024
+from fastopt.sizes import TILE
 
 # A row: elements; address and length of the row of coefficients; address of the keys of stochastic rounding; followers;
 # then FIELDS numbers for each stream, and as many for each follower.

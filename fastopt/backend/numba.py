@@ -5,7 +5,6 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import prange
 
 from fastopt.backend.compile import region, specialize, with_threads
 from fastopt.backend.process import process
@@ -13,12 +12,11 @@ from fastopt.backend.program import Call, Program, Work, array_at, run
 from fastopt.backend.versions import Terms, look, places, terms
 from fastopt.errors import BackendError
 from fastopt.kernels import KERNELS
+from fastopt.sizes import BLOCK, GRAIN
+from fastopt.sums.sum_squares import sum_squares
 
-#: Elements from which on a parallel region is worth its cost, as in ``csrc/fastopt.c``.
-PARALLEL_SIZE = 131072
-
-BLOCK = 16384  # elements of a block of the norm
-LANES = 32  # sums that run side by side in a block
+#: Elements from which on a parallel region is worth its cost: two threads.
+PARALLEL_SIZE = 2 * GRAIN
 
 
 class NumbaBackend:
@@ -99,31 +97,6 @@ class NumbaTable:
                 works.append(work._replace(streams=(p, g, *states)))
         program = self._backend.bind(works, threads)
         return Program([*program.calls, *self._then.calls], (program, self._then), program.lock)
-
-
-@numba.njit(parallel=True, error_model="numpy")
-def sum_squares(g, scale, partials):
-    """The sum of ``(scale * g)**2`` over each block, in the order of ``sum_squares`` in ``csrc/loop.h``."""
-    lanes = np.uint64(LANES)
-    for block in prange(partials.size):
-        start = np.uint64(block) * np.uint64(BLOCK)
-        count = min(np.uint64(BLOCK), np.uint64(g.size) - start)
-        rows = count // lanes
-        sums = np.zeros(LANES)
-        for _ in range(rows):
-            for lane in range(lanes):
-                x = scale * np.float64(g[start + lane])
-                sums[lane] += x * x
-            start += lanes
-        for lane in range(count - rows * lanes):
-            x = scale * np.float64(g[start + lane])
-            sums[lane] += x * x
-        half = LANES // 2
-        while half > 0:
-            for lane in range(half):
-                sums[lane] += sums[lane + half]
-            half //= 2
-        partials[block] = sums[0]
 
 
 def worth_threads(size: int, threads: int) -> bool:

@@ -66,6 +66,13 @@ class Program(NamedTuple):
     lock: "Lock | None" = None  # a function before Python 3.13, hence in quotes
 
 
+class OtherTerms(Exception):
+    """A program does not suit its rows any more, which lack other terms than when it was bound; it has written nothing.
+
+    Bound again it does. A term is not there where its coefficient is zero.
+    """
+
+
 class Table(Protocol):
     """Works whose gradients lie elsewhere at every step, made ready for gradients by their addresses."""
 
@@ -77,13 +84,6 @@ class Table(Protocol):
 
         It lasts until the table is bound or changed again.
         """
-
-
-class OtherTerms(Exception):
-    """A program does not suit its rows any more, which lack other terms than when it was bound; it has written nothing.
-
-    Bound again it does. A term is not there where its coefficient is zero.
-    """
 
 
 class Backend(Protocol):

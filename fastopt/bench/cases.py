@@ -1,12 +1,8 @@
 """What is measured: a rule for every kernel, derived from the declarations, and the traffic of a step."""
 
-from itertools import combinations
-from typing import Any
-
 import numpy as np
 
 import fastopt
-from fastopt.declared import Flag, Interval
 from fastopt.rule import Rule
 
 #: The rules that are measured unless others are asked for: one for each kind of traffic and arithmetic.
@@ -18,7 +14,7 @@ def cases() -> dict[str, Rule]:
     rules: list[Rule] = [kind() for kind in fastopt.RULES.values()]
     kernels = {rule.kernel for rule in rules}
     for kind in fastopt.RULES.values():
-        for rule in _variants(kind):
+        for rule in kind.forms():
             if rule.kernel not in kernels:
                 kernels.add(rule.kernel)
                 rules.append(rule)
@@ -28,23 +24,6 @@ def cases() -> dict[str, Rule]:
 def by_kernel() -> dict[str, Rule]:
     """One rule for every kernel, by the kernel's name: the first of :func:`cases`."""
     return {rule.kernel: rule for rule in reversed(cases().values())}
-
-
-def _variants(kind: type[Rule]) -> list[Rule]:
-    """The rule with one or two flags turned, or with numbers that are zero by default made 0.9."""
-    other: dict[str, Any] = {}
-    for name, field in kind.fields.items():
-        if isinstance(field.domain, Flag):
-            other[name] = not field.default
-        elif isinstance(field.domain, Interval) and field.default == 0 and 0.9 in field.domain:
-            other[name] = 0.9
-    found = []
-    for names in [*combinations(other, 1), *combinations(other, 2)]:
-        try:
-            found.append(kind(**{name: other[name] for name in names}))
-        except ValueError:  # fields that do not go together
-            continue
-    return found
 
 
 def label(rule: Rule) -> str:

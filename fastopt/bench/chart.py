@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from fastopt.backend.choice import NAMES
 from fastopt.bench.report import caches, human_size, processor
 from fastopt.bench.session import Result
-from fastopt.train.style import COLOURS, FAINT, INK, logarithmic, picture, quiet
+from fastopt.pictures import COLOURS, FAINT, INK, logarithmic, picture, quiet
 
 GREY = "#77777f"
 MARKERS = "oDs^vPX"

@@ -12,7 +12,7 @@ from numba import prange
 #: Bytes of a cache line.
 LINE = 64
 
-#: Elements that are worth a thread, as in ``csrc/fastopt.c``: the limit uses the threads that a step uses.
+#: Elements that are worth a thread, as in ``fastopt.sizes``: the limit uses the threads that a step uses.
 GRAIN = 65536
 
 # One addition each, lest the compiler leave out a load; all other values only change places.

@@ -2,8 +2,6 @@
 
 import platform
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +12,7 @@ from fastopt.backend.choice import NAMES
 from fastopt.backend.process import processors
 from fastopt.bench.peers import PEERS
 from fastopt.bench.session import ISOLATION, Refusal, Result
+from fastopt.machine import caches, package_version, processor
 
 FORMAT = 1
 UNSTEADY = 1.25  # spread from which on a time is marked
@@ -30,39 +29,8 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "fastopt": fastopt.__version__,
         "backends": {name: dict(found.details) for name, found in fastopt.backends().items() if found},
-        "versions": {name: found for name in sorted(packages) if (found := _version(name))},
+        "versions": {name: found for name in sorted(packages) if (found := package_version(name))},
     }
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def caches() -> dict[str, int]:
-    """Bytes of the first processor's data caches, such as ``{"L1": 49152}``; empty where the system does not say."""
-    found = {}
-    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        try:
-            kind, level, size = ((folder / name).read_text().strip() for name in ("type", "level", "size"))
-        except OSError:
-            continue
-        if kind != "Instruction" and size.endswith("K"):
-            found[f"L{level}"] = int(size[:-1]) * 1024
-    return found
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def as_json(

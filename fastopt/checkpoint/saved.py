@@ -10,6 +10,7 @@ Files of format 1 have neither seed nor master nor copy, and nothing but float32
 that time.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from operator import setitem
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +19,7 @@ import numpy as np
 
 from fastopt.backend.program import Call
 from fastopt.buffers import as_array
+from fastopt.declared import real
 from fastopt.errors import CheckpointError, nearest, quoted
 from fastopt.rule import Rule
 from fastopt.schedules import SCHEDULES, Schedule
@@ -124,6 +126,8 @@ class SavedGroup(NamedTuple):
     step: int
     frozen: bool
     parameters: list[str]
+    #: The rule's running numbers; None where there are none, or who saved it had none of them.
+    scalars: dict[str, float] | None = None
 
 
 class Saved(NamedTuple):
@@ -262,7 +266,7 @@ def _progress(given: dict[str, Any]) -> tuple[int, int, dict[str, SavedGroup], i
 def _group(pattern: str, value: Any) -> SavedGroup:
     where = f"groups[{quoted(pattern)}]: "
     given = _members(f"{where}it", value)
-    _check_keys(where, given, _GROUP)
+    _check_keys(where, given, _GROUP if "scalars" not in given else (*_GROUP, "scalars"))
     if not isinstance(given["rule"], str):
         raise CheckpointError(f"{where}rule must be text, not {quoted(given['rule'])}")
     if not isinstance(given["frozen"], bool):
@@ -277,7 +281,21 @@ def _group(pattern: str, value: Any) -> SavedGroup:
         _count(f"{where}step", given["step"]),
         given["frozen"],
         list(names),
+        _scalars(f"{where}scalars", given["scalars"]) if "scalars" in given else None,
     )
+
+
+def _scalars(where: str, value: Any) -> dict[str, float]:
+    """Running numbers by name."""
+    numbers = {}
+    for name, given in _members(where, value).items():
+        try:
+            numbers[name] = real(f"{where}[{quoted(name)}]", given, "a finite number")
+        except TypeError as error:
+            raise CheckpointError(str(error)) from None
+        if not math.isfinite(numbers[name]):
+            raise CheckpointError(f"{where}[{quoted(name)}] must be a finite number, not {quoted(given)}")
+    return numbers
 
 
 def _revive(where: str, name: str, value: Any) -> Any:

@@ -27,19 +27,32 @@ class ASGD(Rule):
     def states(self):
         return {"ax": 0.0}
 
-    def coefficients(self, step):
-        lr = self.rate(step)
-        eta = lr / (1 + self.lambd * lr * (step - 1)) ** self.alpha
-        return self.coefficients_with(eta, 1 / max(1.0, step - 1 - self.t0))
+    @property
+    def torch_scalars(self):
+        return {"eta": self.rate(1), "mu": 1.0}
 
-    def coefficients_with(self, eta, mu):
-        """The coefficients of a step, given its size and the weight of its parameters in the average."""
+    def advance(self, step, eta=None, mu=None):
+        if eta is None:
+            return {}
+        return {"eta": self._eta(step + 1, self.rate(step)), "mu": self._mu(step + 1)}
+
+    def coefficients(self, step, eta=None, mu=None):
+        """The step size and the weight of the parameters in the average follow from the step, but torch runs them."""
+        if eta is None:
+            eta, mu = self._eta(step, self.rate(step)), self._mu(step)
+        eta, mu = float(eta), float(mu)
         return self.common(eta) | {
             "shrink": 1 - self.lambd * eta,
             "step_size": eta,
             "keep": 0.0 if mu == 1 else 1.0,
             "mu": mu,
         }
+
+    def _eta(self, step: int, lr: float) -> float:
+        return lr / (1 + self.lambd * lr * (step - 1)) ** self.alpha
+
+    def _mu(self, step: int) -> float:
+        return 1 / max(1.0, step - 1 - self.t0)
 
     def reference(self, step, p, g, ax):
         lr = self.rate(step)

@@ -1,7 +1,6 @@
 """NAdam."""
 
 from math import prod, sqrt
-from threading import Lock
 
 import numpy as np
 
@@ -9,9 +8,6 @@ from fastopt.declared import LearningRate, NonNegative, UnitInterval
 from fastopt.rule import Rule, State
 
 _NO_MORE = 2.0**-64  # one minus less than this is one
-_MOST_PRODUCTS = 256
-_lock = Lock()
-_products: dict[tuple[float, float, int], float] = {}  # by (beta1, momentum_decay, step), the last few
 
 
 class NAdam(Rule):
@@ -40,14 +36,31 @@ class NAdam(Rule):
     def states(self):
         return {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
 
-    def coefficients(self, step):
-        return self.coefficients_with(step, _momentum_product(self.betas[0], self.momentum_decay, step))
+    @property
+    def scalars(self):
+        return {"mu_product": 1.0}  # M, as torch calls it
 
-    def coefficients_with(self, step, product):
-        """The coefficients of a step, given the product of the momenta up to it, M(step)."""
+    def advance(self, step, mu_product):
+        return {"mu_product": mu_product * self._momentum(step)}
+
+    def scalars_after(self, steps):
+        product = 1.0
+        for step in range(1, steps + 1):
+            product *= self._momentum(step)
+            if product < _NO_MORE:
+                return {"mu_product": 0.0}
+        return {"mu_product": product}
+
+    def scalars_in_place_of(self, steps, scalars):
+        return self.scalars_after(steps)
+
+    def coefficients(self, step, mu_product=None):
         lr = self.rate(step)
         beta1, beta2 = self.betas
-        current, following = self.momentum_of(step), self.momentum_of(step + 1)
+        current, following = self._momentum(step), self._momentum(step + 1)
+        if mu_product is None:
+            mu_product = self.scalars_after(step - 1)["mu_product"]
+        product = float(mu_product * current)  # of a float32 as torch has it, then float64 again
         return self.common(lr) | {
             "grad_size": lr * (1 - current) / (1 - product),
             "momentum_size": lr * following / (1 - product * following),
@@ -59,9 +72,9 @@ class NAdam(Rule):
             "eps": self.eps,
         }
 
-    def momentum_of(self, step: int) -> float:
+    def _momentum(self, step: int) -> float:
         """The momentum of a step, mu(step)."""
-        return _momentum(self.betas[0], self.momentum_decay, step)
+        return self.betas[0] * (1 - 0.5 * 0.96 ** (step * self.momentum_decay))
 
     def reference(self, step, p, g, exp_avg, exp_avg_sq):
         lr = self.rate(step)
@@ -73,23 +86,3 @@ class NAdam(Rule):
         direction = mu[-1] * exp_avg / (1 - prod(mu)) + (1 - mu[-2]) * g / (1 - prod(mu[:-1]))
         p = p - lr * direction / (np.sqrt(exp_avg_sq / (1 - beta2**step)) + self.eps)
         return p, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-
-
-def _momentum(beta1: float, momentum_decay: float, step: int) -> float:
-    return beta1 * (1 - 0.5 * 0.96 ** (step * momentum_decay))
-
-
-def _momentum_product(beta1: float, momentum_decay: float, step: int) -> float:
-    """The product of the momenta of the steps 1 to ``step``: the same bits whether the run was resumed or not."""
-    with _lock:
-        first = step if (beta1, momentum_decay, step - 1) in _products else 1
-        product = _products.get((beta1, momentum_decay, first - 1), 1.0)
-        for each in range(first, step + 1):
-            product *= _momentum(beta1, momentum_decay, each)
-            if product < _NO_MORE:
-                product = 0.0
-                break
-        _products[beta1, momentum_decay, step] = product
-        if len(_products) > _MOST_PRODUCTS:
-            del _products[next(iter(_products))]
-        return product

@@ -24,6 +24,7 @@ class SGD(Rule):
     decoupled_weight_decay: bool = False
 
     ulp = 64
+    torch_step = False
 
     def check(self):
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):

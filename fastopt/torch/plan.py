@@ -1,6 +1,5 @@
 """What a step reads and writes: worked out once, and used again for as long as it holds."""
 
-import struct
 from collections.abc import Mapping, MutableMapping, Sequence
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
@@ -13,11 +12,11 @@ from torch.autograd.graph import increment_version
 
 from fastopt.backend.choice import select
 from fastopt.backend.program import Program, Work, array_at, run
-from fastopt.groups import too_large
+from fastopt.rule import Row as Coefficients
 from fastopt.rule import Rule
+from fastopt.sizes import GRAIN_AWAKE
 from fastopt.torch import memory
 from fastopt.torch.rows import Kind, Row, Survey
-from fastopt.torch.scalars import advance, saves_step
 from fastopt.torch.states import Watch
 
 # All parameters are looked at in every step, since anybody may replace them, their gradients and their states. These
@@ -25,10 +24,6 @@ from fastopt.torch.states import Watch
 _gradient, _nbytes, _members = attrgetter("grad"), attrgetter("nbytes"), itemgetter("params")
 _stride, _address = Tensor.stride, Tensor.data_ptr
 
-
-#: Elements that are worth a thread. They are fewer than elsewhere: backward has just used the pool, so it is awake, and
-#: what backward wrote lies in the caches of all its processors.
-GRAIN = 16384
 
 #: Two arrays of one dtype and size: to the first from the second.
 Copy = tuple[np.ndarray, np.ndarray]
@@ -111,7 +106,7 @@ class _Batch:
         for name, dtype in zip(rows[0].scalars, map(memory.DTYPES.get, rows[0].dtypes), strict=True):
             assert dtype is not None
             numbers = [row.scalars[name] for row in rows]
-            if not saves_step(rule):
+            if not rule.torch_step:
                 self.columns.append(_Column([np.array(numbers, dtype)]))
                 continue
             tensors = _tensors(numbers, dtype)
@@ -123,6 +118,7 @@ class _Batch:
         self.scalar_dtypes = [column.dtype for column in self.columns]
         #: The coefficients of the step: one set of them where all rows make the same step.
         self.k = np.empty((1, len(rule.coefficients(1))), self.dtype)
+        self.first = Coefficients(self.k[0])
         #: Whether the step before had the same scalars in all rows, and so left them the same.
         self.even = False
 
@@ -167,7 +163,7 @@ class Plan:
         # The numbers beside the states are written in the same program, so that no interrupt can come in between.
         writes = [Work("sgd", copy, _ASSIGN[column.dtype]) for column in columns for copy in column.writes]
         reads = [Work("sgd", copy, _ASSIGN[column.dtype]) for column in columns for copy in column.reads]
-        self._table = self.backend.table(works, writes, GRAIN)
+        self._table = self.backend.table(works, writes, GRAIN_AWAKE)
         self._reads = self.backend.bind(reads, 1) if reads else Program([], ())
         #: How many gradients of the last step lay in another order than their parameters, and were copied.
         self.copied = 0
@@ -184,7 +180,7 @@ class Plan:
         kept = [row for row in rows if row.entry]
         for row in kept:
             state[row.param] = row.entry
-        names = [[*row.states, *(row.scalars if saves_step(rules[row.group]) else ())] for row in kept]
+        names = [[*row.states, *(row.scalars if rules[row.group].torch_step else ())] for row in kept]
         written = [row.entry[name] for row, own in zip(kept, names, strict=True) for name in own]
         entries = [row.entry for row in kept]
         self._watch = Watch(state, entries, written, self._locals)
@@ -264,7 +260,7 @@ class Plan:
         """Works out the coefficients of a batch, and its scalars after the step."""
         columns = batch.columns
         if present is None and batch.goes_on():
-            after = _fill(batch.k[0], rule, [column.values.item(0) for column in columns], batch.scalar_dtypes)
+            after = _fill(batch.first, rule, [column.values.item(0) for column in columns], batch.scalar_dtypes)
             for column, value in zip(columns, after, strict=True):
                 column.update[:] = value
             return
@@ -277,9 +273,10 @@ class Plan:
         scalars = np.stack([column.values[rows] for column in columns], axis=1, dtype=np.float64)
         distinct, which = np.unique(scalars, axis=0, return_inverse=True)
         batch.k = np.empty((len(distinct), batch.k.shape[1]), batch.dtype)
+        batch.first = Coefficients(batch.k[0])
         for number, before in enumerate(distinct):
             chosen = rows[which.reshape(-1) == number]
-            after = _fill(batch.k[number], rule, before.tolist(), batch.scalar_dtypes)
+            after = _fill(Coefficients(batch.k[number]), rule, before.tolist(), batch.scalar_dtypes)
             for column, value in zip(columns, after, strict=True):
                 column.update[chosen] = value
             self._table.use(batch.start + chosen, batch.k[number])
@@ -305,11 +302,23 @@ def _same(before: Sequence[Any], now: Sequence[Any]) -> bool:
     return len(before) == len(now) and all(map(is_, before, now))
 
 
-def _fill(k: np.ndarray, rule: Rule, scalars: list[float], dtypes: list[np.dtype]) -> list[float]:
-    """Fills in the coefficients of the step that follows these scalars, and returns the scalars after it."""
-    values, after = advance(rule, scalars, dtypes, memory.default_dtype)
-    try:
-        struct.pack_into(f"={k.size}{k.dtype.char}", k.data, 0, *values.values())
-    except OverflowError:
-        raise too_large(rule, k.dtype, values) from None
-    return after
+def _fill(row: Coefficients, rule: Rule, scalars: list[float], dtypes: list[np.dtype]) -> list[float]:
+    """Fills in the coefficients of the step that follows these scalars, and returns the scalars after it.
+
+    They are rounded as torch rounds them. It computes with 0-d tensors in their own dtypes, as NumPy does with its
+    scalars, and what a rule makes anew, a Python number, becomes a tensor of torch's default dtype first.
+    """
+    step = int(scalars[0]) + 1
+    if len(scalars) == 1:
+        rule.fill(row, step)
+        return [step]
+    with np.errstate(all="ignore"):
+        pairs = zip(rule.torch_scalars, dtypes[1:], scalars[1:], strict=True)
+        before = {name: dtype.type(number) for name, dtype, number in pairs}
+        rule.fill(row, step, 1.0, before)
+        default = memory.default_dtype().type
+        after = [
+            number if isinstance(number, np.floating) else dtype.type(default(number))
+            for number, dtype in zip(rule.advance(step, **before).values(), dtypes[1:], strict=True)
+        ]
+    return [step, *after]

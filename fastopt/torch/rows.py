@@ -8,7 +8,6 @@ from torch import Tensor
 
 from fastopt.rule import Rule
 from fastopt.torch import memory
-from fastopt.torch.scalars import first_scalars, saves_step
 
 
 class Row(NamedTuple):
@@ -124,8 +123,8 @@ def _row(
     describe: Callable[[Tensor], str],
 ) -> Row:
     """The row of a parameter, with states made where there are none."""
-    scalars: dict[str, Any] = dict(first_scalars(rule))
-    if not saves_step(rule):
+    scalars: dict[str, Any] = {"step": 0.0, **rule.torch_scalars}
+    if not rule.torch_step:
         scalars["step"] = float(any(entry.get(name) is not None for name in rule.states))
     elif entry:
         missing = [name for name in (*rule.states, *scalars) if entry.get(name) is None]

@@ -9,10 +9,12 @@ The command line is ``fastopt train`` and ``fastopt landscape``; from Python::
     run.history[-1]["val_accuracy"]
 """
 
-from fastopt.train.data import Dataset, load_data
-from fastopt.train.errors import InputError
-from fastopt.train.loop import Run, Settings
+from fastopt.errors import InputError
+from fastopt.train.data.dataset import Dataset
+from fastopt.train.data.load import load_data
+from fastopt.train.loop import Run
 from fastopt.train.network import Network
 from fastopt.train.scores import Scores, scores
+from fastopt.train.settings import Settings
 
 __all__ = ["Dataset", "InputError", "Network", "Run", "Scores", "Settings", "load_data", "scores"]

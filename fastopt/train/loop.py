@@ -5,60 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 import fastopt
+from fastopt.errors import InputError
 from fastopt.machine import shortage
-from fastopt.train import specs
-from fastopt.train.data import Dataset
-from fastopt.train.errors import InputError
+from fastopt.train.data.dataset import Dataset
 from fastopt.train.network import EVALUATION_ROWS, Network
 from fastopt.train.scores import scores
-
-Backend = Literal["auto", "numba", "c"]
+from fastopt.train.settings import Backend, Settings, as_text, phases, same_setting
 
 PATIENCE = 5
 SECONDS_BETWEEN_CHECKPOINTS = 2.0
 SMALL_STEP = 2e9  # multiplications and additions of one step's matrix products
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Everything that decides the bits of a run, apart from the data.
-
-    ``optimizer`` and ``switch_to`` are texts such as "adam:lr=0.01", ``schedule`` one such as
-    "cosine:warmup=100"; ``batch_size`` None means the whole training set; after epoch ``switch_at``
-    the optimizer ``switch_to`` takes over; ``epochs`` is the number that schedules span.
-    """
-
-    optimizer: str = "adam"
-    schedule: str | None = None
-    hidden: tuple[int, ...] = (128, 64)
-    batch_size: int | None = 32
-    dtype: str = "float32"
-    seed: int = 0
-    max_norm: float | None = None
-    switch_to: str | None = None
-    switch_at: int | None = None
-    epochs: int = 30
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Settings:
-        return cls(**values | {"hidden": tuple(values["hidden"])})
-
-
-class Phase(NamedTuple):
-    """A rule and the first epoch that it trains."""
-
-    first_epoch: int
-    rule: fastopt.Rule
 
 
 class Watcher(Protocol):
@@ -67,16 +33,6 @@ class Watcher(Protocol):
     def batch(self, run: Run) -> None: ...
 
     def epoch(self, run: Run) -> None: ...
-
-
-def phases(settings: Settings, steps_per_epoch: int) -> tuple[Phase, ...]:
-    """The rules of a run in order, each with its own schedule over the epochs that are its own."""
-    last = settings.epochs if settings.switch_at is None else settings.switch_at
-    found = [Phase(1, _rule("optimizer", settings, last * steps_per_epoch))]
-    if settings.switch_to is not None:
-        rest = max(1, settings.epochs - last)
-        found.append(Phase(last + 1, _rule("switch_to", settings, rest * steps_per_epoch)))
-    return tuple(found)
 
 
 def converged(losses: list[float], tolerance: float) -> bool:
@@ -230,15 +186,15 @@ class Run:
         numbers = 2 * (2 + states) * parameters + rows * sum(sizes)
         needed = numbers * np.dtype(self.settings.dtype).itemsize
         if short := shortage(needed):
-            raise InputError("hidden", f"got {_text(self.settings.hidden)}, which {short}; allowed: smaller layers")
+            raise InputError("hidden", f"got {as_text(self.settings.hidden)}, which {short}; allowed: smaller layers")
         return needed
 
     def _check_fit(self, path: Path, extra: dict[str, Any]) -> None:
         theirs = Settings.from_json(extra["settings"])
         for field in fields(Settings):
             ours, other = getattr(self.settings, field.name), getattr(theirs, field.name)
-            if field.name != "epochs" and not _same(field.name, ours, other, path):
-                raise InputError(field.name, f"got {_text(ours)}; allowed: {_text(other)}, as in {path}")
+            if field.name != "epochs" and not same_setting(field.name, ours, other, path):
+                raise InputError(field.name, f"got {as_text(ours)}; allowed: {as_text(other)}, as in {path}")
         if phases(replace(self.settings, epochs=theirs.epochs), self.steps_per_epoch) != self.phases:
             raise InputError(
                 "epochs",
@@ -361,28 +317,3 @@ def check_data(path: Path, extra: dict[str, Any], fingerprint: str) -> None:
     """Raises InputError for "data" unless the checkpoint ``path`` is from data with that fingerprint."""
     if extra["data"] != fingerprint:
         raise InputError("data", f"these are not the samples that {path} was trained on")
-
-
-def _rule(field: str, settings: Settings, steps: int) -> fastopt.Rule:
-    rule = specs.rule(getattr(settings, field), field)
-    if settings.schedule is None:
-        return rule
-    return rule.replace(lr=specs.schedule(settings.schedule, rule.rate(1), steps))
-
-
-def _same(field: str, ours: Any, theirs: Any, path: Path) -> bool:
-    """Whether a setting is that of the checkpoint ``path``, be it in other words."""
-    if None in (ours, theirs) or field not in ("optimizer", "switch_to", "schedule"):
-        return bool(ours == theirs)
-    try:
-        if field == "schedule":
-            return specs.split(ours, field) == specs.split(theirs, field)
-        return specs.same_rule(ours, theirs, field)
-    except InputError as error:  # ours has been used already
-        raise fastopt.CheckpointError(f"{path}: extra.settings.{field}: {error.message}") from None
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value)) or "none"
-    return "none" if value is None else str(value)

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import fastopt
-from fastopt.errors import quoted
+from fastopt import specs
+from fastopt.errors import InputError, quoted
 from fastopt.machine import shortage
-from fastopt.train import progress, report, specs
-from fastopt.train.checkpoint import read_extra, read_notes
-from fastopt.train.data import BUILT_IN, Dataset, load_data
-from fastopt.train.errors import InputError
+from fastopt.train import chart, progress, report
+from fastopt.train.data.built_in import BUILT_IN
+from fastopt.train.data.dataset import Dataset
+from fastopt.train.data.load import load_data
+from fastopt.train.extra import read_extra, read_notes
 from fastopt.train.interrupt import Interrupt
-from fastopt.train.loop import Backend, Run, Settings, check_data
+from fastopt.train.loop import Run, check_data
+from fastopt.train.settings import Backend, Settings
 
 MANY_EPOCHS = 1000
 MAX_OPTIMIZERS = 64
@@ -145,7 +148,7 @@ def train(request: Request, data: Dataset, resume: Path | None = None) -> list[r
             (request.out / name).unlink(missing_ok=True)
     results = [_train_one(request, run, name) for run, name in zip(runs, names, strict=True)]
     report.write_metrics(request.out / "metrics.json", results, _config(request))
-    report.draw(request.out / "curves.png", results)
+    chart.draw(request.out / "curves.png", results)
     return results
 
 

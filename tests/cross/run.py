@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
-SOURCES = [*(CSRC / name for name in ("fastopt.c", "optimizer.c", "parallel.c")), HERE / "bits.c"]
+SOURCES = [*(CSRC / name for name in ("fastopt.c", "stamped.c", "optimizer.c", "parallel.c")), HERE / "bits.c"]
 FLAGS = ["-std=gnu11", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
 LIBRARIES = ["-lpthread", "-ldl", "-lm"]
 

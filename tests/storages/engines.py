@@ -87,22 +87,22 @@ class C:
 
     def decode(self, name, parts, dtype="float32"):
         values = np.empty(parts[0].size, dtype)
-        function = getattr(library(), f"decode_{8 * values.itemsize}")
         lead = [
             np.zeros(length, part.dtype) for length, part in zip(STORAGES[name].lengths(self.START), parts, strict=True)
         ]
         arrays = [np.concatenate(both) for both in zip(lead, parts, strict=True)]
-        function(self.isa, NUMBERS[name], _addresses(arrays), self.START, values.size, _pointer(values))
+        library().decode(
+            self.isa, _number(values), NUMBERS[name], _addresses(arrays), self.START, values.size, _pointer(values)
+        )
         return values
 
     def encode(self, name, values, words=None, shift=0):
-        function = getattr(library(), f"encode_{8 * values.itemsize}")
         arrays = empty(name, self.START + values.size)
         untouched = empty(name, self.START)
         noise = None if words is None else _pointer(words)
-        function(
-            self.isa, NUMBERS[name], _pointer(values), values.size, _addresses(arrays), self.START, noise, shift,
-            words is not None,
+        library().encode(
+            self.isa, _number(values), NUMBERS[name], _pointer(values), values.size, _addresses(arrays), self.START,
+            noise, shift, words is not None,
         )  # fmt: skip
         for array, before in zip(arrays, untouched, strict=True):
             assert (array[: before.size] == before).all()
@@ -110,12 +110,16 @@ class C:
 
     def noise(self, key, first, count):
         words = np.empty(count, np.uint32)
-        library().noise_32(self.isa, ctypes.c_uint64(key), ctypes.c_uint32(first % 2**32), count, _pointer(words))
+        library().noise(self.isa, ctypes.c_uint64(key), ctypes.c_uint32(first % 2**32), count, _pointer(words))
         return words
 
 
 def _pointer(array):
     return ctypes.c_void_p(array.ctypes.data)
+
+
+def _number(values):
+    return NUMBERS[values.dtype.name]
 
 
 def _addresses(arrays):
@@ -136,9 +140,16 @@ def library() -> ctypes.CDLL:
     """The codecs, compiled once."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "codecs.so"))
-        command = compiler("-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-shared", "-o", path)
+        command = compiler(
+            "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-fvisibility=hidden", "-shared", "-o", path
+        )
         subprocess.run(command, check=True)
-        return ctypes.CDLL(path)
+        loaded = ctypes.CDLL(path)
+    text, number, array = ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p
+    place = (array, ctypes.c_int64)
+    loaded.decode.argtypes = (text, number, number, *place, number, array)
+    loaded.encode.argtypes = (text, number, number, array, number, *place, array, number, number)
+    return loaded
 
 
 def c_engines() -> list[C]:

@@ -26,8 +26,8 @@ def every_float() -> Iterator[np.ndarray]:
 def into(values: np.ndarray, name: str, isa: bytes, *parts: np.ndarray) -> None:
     """Encodes values into parts that are there."""
     addresses = (ctypes.c_void_p * 2)(*(part.ctypes.data for part in parts))
-    library().encode_32(
-        isa, NUMBERS[name], ctypes.c_void_p(values.ctypes.data), values.size, addresses, 0, None, 0, 0
+    library().encode(
+        isa, 0, NUMBERS[name], ctypes.c_void_p(values.ctypes.data), values.size, addresses, 0, None, 0, 0
     )  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def test_split():
     addresses = (ctypes.c_void_p * 2)(upper.ctypes.data, lower.ctypes.data)
     for values in every_float():
         into(values, "split", engine.isa, upper, lower)
-        library().decode_32(engine.isa, NUMBERS["split"], addresses, 0, CHUNK, ctypes.c_void_p(restored.ctypes.data))
+        library().decode(engine.isa, 0, NUMBERS["split"], addresses, 0, CHUNK, ctypes.c_void_p(restored.ctypes.data))
         if np.isnan(values[-1]):
             assert (np.isnan(restored) == np.isnan(values)).all()
             assert (np.isnan(upper.view(ml_dtypes.bfloat16)) == np.isnan(values)).all()

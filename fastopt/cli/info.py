@@ -1,19 +1,26 @@
-"""What `fastopt info` says: versions, backends, the choice between them, rules."""
-
-from __future__ import annotations
+"""``fastopt info``: versions, backends, the choice between them, rules. It needs click alone."""
 
 from collections.abc import Iterator
 
-import numpy as np
+import click
 
 import fastopt
-from fastopt.train.report import versions
+from fastopt.backend.choice import select
+from fastopt.backend.process import resolve_threads
+from fastopt.machine import versions
+
+
+@click.command("info")
+def command() -> None:
+    """Show versions, backends, the one that would run here and why, instruction set, threads and rules."""
+    for line in lines():
+        click.echo(line)
 
 
 def lines() -> Iterator[str]:
     """The lines of `fastopt info`. Raises nothing when no backend can be used: the lines say so."""
     yield "versions"
-    for name, version in versions().items():
+    for name, version in ({"fastopt": fastopt.__version__} | versions()).items():
         yield f"  {name:<14}{version}"
     yield "backends"
     for name, backend in fastopt.backends().items():
@@ -29,9 +36,10 @@ def lines() -> Iterator[str]:
 
 def _choice() -> Iterator[str]:
     try:
-        optimizer = fastopt.Optimizer(np.zeros(1), fastopt.SGD())
+        backend, reason = select()
+        threads = resolve_threads(None)
     except (fastopt.BackendError, ValueError) as error:
         yield f"  {'none':<14}{error}"
         return
-    yield f"  {optimizer.backend:<14}{optimizer.backend_reason}"
-    yield f"  {'threads':<14}{optimizer.threads}"
+    yield f"  {backend.name:<14}{reason}"
+    yield f"  {'threads':<14}{threads}"

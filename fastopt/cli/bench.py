@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 import fastopt
+from fastopt import specs
 from fastopt.backend.choice import NAMES
 from fastopt.backend.process import processors, resolve_threads
 from fastopt.bench import cases
 from fastopt.bench.peers import PEERS
 from fastopt.bench.session import TURNS
-from fastopt.errors import nearest
+from fastopt.errors import InputError, nearest
 from fastopt.rule import Rule
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -51,9 +52,6 @@ class RuleSpec(click.ParamType):
             return value
         if value.lower() == "all":
             return tuple(cases.cases().values())
-        from fastopt.train import specs
-        from fastopt.train.errors import InputError
-
         try:
             return (specs.rule(value, "rule"),)
         except InputError as error:
@@ -83,7 +81,7 @@ class Size(click.ParamType):
         return allowed
 
 
-@click.command()
+@click.command("bench")
 @click.option(
     "--rule",
     "-r",
@@ -129,7 +127,7 @@ class Size(click.ParamType):
     help="The picture.",
 )
 @click.pass_context
-def bench(
+def command(
     context: click.Context,
     rules: tuple[tuple[Rule, ...], ...],
     sizes: tuple[int, ...],

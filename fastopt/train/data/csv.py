@@ -1,7 +1,5 @@
 """CSV files: columns to features, with the line and column of whatever cannot be used."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re
@@ -12,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt.errors import nearest, quoted
-from fastopt.train.data import Dataset, number_classes, split, standardise
-from fastopt.train.errors import InputError
+from fastopt.errors import InputError, nearest, quoted
+from fastopt.train.data.dataset import Dataset
+from fastopt.train.data.parts import number_classes, split, standardise
 
 MAX_CATEGORIES = 256
 NEARLY_ALL = 0.9  # of the rows: a column with more different texts than that is no category

@@ -1,7 +1,5 @@
 """MNIST's IDX files, gzipped or not."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import zlib
@@ -10,9 +8,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from fastopt.errors import InputError
 from fastopt.machine import shortage
-from fastopt.train.data import Dataset, known_classes, number_classes, split_arrays
-from fastopt.train.errors import InputError
+from fastopt.train.data.dataset import Dataset
+from fastopt.train.data.parts import known_classes, number_classes, split_arrays
 
 UNSIGNED_BYTE = 0x08
 CHUNK = 2**20

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import fastopt
-from fastopt.errors import nearest
-from fastopt.train.errors import InputError
+from fastopt.errors import InputError, nearest
 
 FORM = "NAME or NAME:key=value,key=value, with / inside a tuple, as in adam:lr=0.01,betas=0.9/0.99"
 

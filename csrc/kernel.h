@@ -1,7 +1,5 @@
-/* Every kernel's loop for one dtype and one instruction set. fastopt.c includes this file once for each pair, after it
- * has defined DTYPE (32 or 64), ISA (a suffix) and TARGET (the function attribute of the instruction set).
- *
- * A kernel's file gives its names and the body of the loop:
+/* Every kernel's loop for one dtype and one instruction set, included by stamp.h, and the table of them. A kernel's file
+ * gives its names and the body of the loop:
  *
  *     KERNEL(name, (states), (coefficients)) { body for element i } END_KERNEL
  *
@@ -16,23 +14,16 @@ enum presence { ABSENT, PRESENT, UNKNOWN };
 
 #define LOOP static inline __attribute__((always_inline)) void
 #define IS(name, other) (__builtin_strcmp(#name, #other) == 0) /* known when compiled */
-#define OR_IS_ZERO(name) || (name == 0 && !IS(name, l2) && !IS(name, keep) && !IS(name, zero))
-#if !defined(__clang__)
-/* No loop more than these three, and a coefficient that stands in two terms is no reason to branch. */
-#pragma GCC optimize("no-unswitch-loops", "no-thread-jumps")
-#endif
+/* Which zeros take the loop with the question: l2 has a loop of its own, and keep and zero stand in comparisons alone. */
+#define IN_A_TERM(name) (!IS(name, l2) && !IS(name, keep) && !IS(name, zero))
+#define OR_IS_ZERO(name) || (name == 0 && IN_A_TERM(name))
 #endif
 
-#if DTYPE == 32
-#define real float
-#define SQRT __builtin_sqrtf
-#define ABS __builtin_fabsf
-#else
-#define real double
-#define SQRT __builtin_sqrt
-#define ABS __builtin_fabs
+#if !defined(__clang__)
+/* No loop more than these three, and a coefficient that stands in two terms is no reason to branch. */
+#pragma GCC push_options
+#pragma GCC optimize("no-unswitch-loops", "no-thread-jumps")
 #endif
-#define STAMPED(name) PASTE(name, DTYPE, ISA)
 
 #define STATE(name) real *restrict const name = (real *)*buffer++;
 #define COEFFICIENT(name) const real name = *row++;
@@ -68,45 +59,17 @@ enum presence { ABSENT, PRESENT, UNKNOWN };
 
 #include "kernels/all.h"
 
-static const kernel_loop STAMPED(kernels)[] = {
+static kernel_loop *const STAMPED(kernels)[] = {
 #define ENTRY(name) STAMPED(name),
     KERNELS(ENTRY)
 #undef ENTRY
 };
 
-/* The sum of (scale * g[i])^2 over one block: LANES sums side by side, then folded in halves, so that the order of the
- * additions is the same for every instruction set. */
-TARGET static double STAMPED(sum_squares)(const void *gradient, double scale, int64_t start, int64_t stop)
-{
-    const real *const g = (const real *)gradient + start;
-    const int64_t n = stop - start;
-    const int64_t whole = n - n % LANES;
-    double sums[LANES] = {0};
-    for (int64_t i = 0; i < whole; i += LANES) {
-        for (int lane = 0; lane < LANES; lane++) {
-            const double x = scale * (double)g[i + lane];
-            sums[lane] += x * x;
-        }
-    }
-    for (int64_t i = whole; i < n; i++) {
-        const double x = scale * (double)g[i];
-        sums[i - whole] += x * x;
-    }
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int lane = 0; lane < half; lane++)
-            sums[lane] += sums[lane + half];
-    return sums[0];
-}
-
+#if !defined(__clang__)
+#pragma GCC pop_options
+#endif
 #undef KERNEL
 #undef END_KERNEL
-#undef DESCRIBE
-#define DESCRIBE(name, states, coefficients)
 #undef STATE
 #undef COEFFICIENT
 #undef PRESENCE
-#undef STAMPED
-#undef SQRT
-#undef ABS
-#undef real
-#undef DTYPE

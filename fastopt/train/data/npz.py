@@ -1,7 +1,5 @@
 """NumPy archives: arrays by name to a data set."""
 
-from __future__ import annotations
-
 import math
 import zipfile
 from collections.abc import Iterator
@@ -12,10 +10,10 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from fastopt.errors import quoted
+from fastopt.errors import InputError, quoted
 from fastopt.machine import shortage
-from fastopt.train.data import Dataset, known_classes, number_classes, split_arrays, standardise
-from fastopt.train.errors import InputError
+from fastopt.train.data.dataset import Dataset
+from fastopt.train.data.parts import known_classes, number_classes, split_arrays, standardise
 
 ALLOWED = (
     "allowed: x and y, to be split, or x_train and y_train, optionally with x_test and y_test "

@@ -1,0 +1,2 @@
+/* The list of sums. */
+#include "sum_squares.h"

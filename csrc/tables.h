@@ -1,0 +1,45 @@
+/* What stamped.c gives fastopt.c: every loop, by instruction set and by the dtype that it computes in. */
+#ifndef FASTOPT_TABLES_H
+#define FASTOPT_TABLES_H
+#include <stdint.h>
+
+#include "codecs/noise.h"
+#include "fastopt.h"
+
+/* A kernel over the elements [start, stop) of its buffers: p, g, then the states. */
+typedef void kernel_loop(void *const *buffers, const void *k, int64_t start, int64_t stop);
+
+/* Adds what `count` numbers, LANES side by side, contribute to the sums of a block. */
+typedef void sum_loop(const void *numbers, int32_t count, double scale, double *lanes);
+
+/* A codec over `count` elements of `parts` from `start`, a multiple of the storage's block. */
+typedef void decode_loop(void *const *parts, int64_t start, int32_t count, void *values);
+typedef void encode_loop(const void *values, int32_t count, void *const *parts, int64_t start, const uint32_t *noise,
+                         int shift);
+
+struct codec {
+    decode_loop *decode;
+    encode_loop *encode[2]; /* by whether to round stochastically */
+};
+
+struct loops {
+    kernel_loop *const *kernels; /* by fastopt_find() */
+    const struct codec *codecs;  /* by the storage's number */
+    void (*fill_noise)(noise_key key, uint32_t first, int32_t count, uint32_t *noise);
+    sum_loop *sum_squares;
+    int (*is_exact)(void);
+};
+
+struct isa {
+    const char *name;
+    const struct loops *loops[2]; /* by dtype */
+};
+
+#pragma GCC visibility push(hidden)
+extern const fastopt_kernel *const kernels[];
+extern const int32_t kernel_count;
+extern const struct isa isas[];
+extern const int32_t isa_count;
+#pragma GCC visibility pop
+
+#endif

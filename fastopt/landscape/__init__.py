@@ -1,0 +1,1 @@
+"""Paths of optimizers over classic surfaces, as one picture. Needs ``fastopt[bench]``."""

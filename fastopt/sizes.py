@@ -1,0 +1,19 @@
+"""Sizes that both languages know: ``csrc/sizes.h`` has the same."""
+
+#: Elements that are worked on in the first-level cache: whole blocks of every storage.
+TILE = 1024
+
+#: Elements of a partial sum: whole tiles.
+BLOCK = 16384
+
+#: Sums that run side by side in a block.
+LANES = 32
+
+#: Elements that are worth a thread: for fewer, waiting for it can cost more than it saves.
+GRAIN = 65536
+
+#: The same after backward in torch: the pool is awake, and what backward wrote lies in the caches of all processors.
+GRAIN_AWAKE = 16384
+
+#: Bytes of a cache line and of the widest vector register.
+LINE = 64
