@@ -11,10 +11,12 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastopt.errors import nearest, quoted
 from fastopt.sizes import LINE
 
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+#: The dtypes of parameters and gradients, by name.
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
 ALIGNMENT = LINE  # bytes: a cache line, and the widest vector register
 
-_KINDS_BY_NAME = "float32 or float64"
+_KINDS_BY_NAME = "float32, float64, bfloat16 or float16"
 
 
 def aligned_empty(size: int, dtype: np.dtype) -> np.ndarray:
@@ -24,13 +26,27 @@ def aligned_empty(size: int, dtype: np.dtype) -> np.ndarray:
     return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
-def check_dtype(name: str, dtype: DTypeLike) -> np.dtype:
-    """The dtype if kernels exist for it; else TypeError."""
+def bfloat16(name: str) -> np.dtype:
+    """ml_dtypes' bfloat16, which NumPy has not; ImportError, for the argument of that name, where it is missing."""
     try:
-        found = np.dtype(dtype)
+        import ml_dtypes  # only when somebody needs it
+    except ImportError as error:
+        raise ImportError(f"{name}: for bfloat16, NumPy needs ml_dtypes ({error}): pip install ml_dtypes") from error
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def is_floating(dtype: np.dtype) -> bool:
+    """Whether an array of the dtype holds real floating-point numbers; NumPy does not know it of bfloat16."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def check_dtype(name: str, dtype: DTypeLike) -> np.dtype:
+    """The dtype if it is one of :data:`DTYPES`; else TypeError, or ImportError where ml_dtypes is missing."""
+    try:
+        found = bfloat16(name) if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype)
     except TypeError:
         raise TypeError(f"{name} must be {_KINDS_BY_NAME}, not {quoted(dtype)}") from None
-    if found not in DTYPES or not found.isnative:
+    if found.name not in DTYPES or not found.isnative:
         raise TypeError(f"{name} must be {_KINDS_BY_NAME} in native byte order, not {found.str} ({found})")
     return found
 
@@ -123,12 +139,15 @@ class FlatBuffer(Mapping[str, np.ndarray]):
         Names and array-likes of floats, of any shape, zero-sized ones too. They are copied once. Names are
         non-empty strings; their order is the order in memory.
     dtype
-        ``float32`` or ``float64``. If None, the arrays must share one of them.
+        ``float32``, ``float64``, ``bfloat16`` (of ml_dtypes, which must be installed) or ``float16``. If None, the
+        arrays must share one of them.
 
     Raises
     ------
     TypeError
         An array is no array of real floating-point numbers, or no dtype is given and they differ.
+    ImportError
+        The dtype is ``bfloat16`` and ml_dtypes is not installed.
     ValueError
         A name is empty or no text that UTF-8 can hold (a lone surrogate), or a list is ragged.
 
@@ -156,7 +175,7 @@ class FlatBuffer(Mapping[str, np.ndarray]):
             kinds = sorted({array.dtype.name for array in found.values()})
             if len(kinds) != 1:
                 raise TypeError(f"dtype must be given: the arrays have {' and '.join(kinds) or 'no dtype'}")
-            wanted = check_dtype("dtype", kinds[0])
+            wanted = check_dtype("dtype", next(iter(found.values())).dtype)
         self._fill(Layout({name: array.shape for name, array in found.items()}), wanted)
         for name, array in found.items():
             self._views[name][...] = array
@@ -175,7 +194,7 @@ class FlatBuffer(Mapping[str, np.ndarray]):
 
     @property
     def dtype(self) -> np.dtype:
-        """``float32`` or ``float64``."""
+        """``float32``, ``float64``, ``float16`` or ml_dtypes' ``bfloat16``."""
         return self.flat.dtype
 
     @property
@@ -260,6 +279,6 @@ def _checked_name(name: Any) -> str:
 
 def _checked_floats(name: str, array: ArrayLike) -> np.ndarray:
     found = as_array(f"arrays[{name!r}]", array)
-    if found.dtype.kind != "f":
+    if not is_floating(found.dtype):
         raise TypeError(f"arrays[{name!r}] must hold floating-point numbers, not {found.dtype}: convert it first")
     return found

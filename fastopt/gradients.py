@@ -5,20 +5,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt.buffers import FlatBuffer, check_array, check_unmasked
+from fastopt.buffers import DTYPES, FlatBuffer, check_array, check_unmasked
+from fastopt.encoded import of_array
 from fastopt.errors import nearest, quoted
 from fastopt.state import OptimizerState
+from fastopt.storage import Stream
 
 #: Elements of a parameter, on the average, from which on it takes longer to copy gradients than to bind them anew.
 _WORTH_BINDING = 100_000
 
 
 class Piece(NamedTuple):
-    """A run of parameters without gaps: the first one's name, its place in the flat buffer, and its gradient there."""
+    """A run of parameters without gaps, by the first and the last name: its place in flat buffers, and its gradient."""
 
     first: str
+    last: str
     place: slice
     array: np.ndarray
+
+    def stream(self, computes: np.dtype) -> np.ndarray | Stream:
+        """The gradient as engines take it, where kernels compute in that dtype."""
+        return of_array(self.array, computes)
+
+    def measured(self) -> np.ndarray | Stream:
+        """The gradient as engines take it to measure it: float64 numbers as such."""
+        return of_array(self.array, self.array.dtype if self.array.itemsize > 2 else np.dtype(np.float32))
 
 
 class Flat(NamedTuple):
@@ -27,19 +38,25 @@ class Flat(NamedTuple):
     state: OptimizerState
     array: np.ndarray
 
-    def pieces(self, names: Sequence[str]) -> list[Piece]:
-        """The gradients of some parameters, in as few pieces as there are."""
+    @property
+    def itemsize(self) -> int:
+        """Bytes of the widest of its numbers."""
+        return self.array.itemsize
+
+    def pieces(self, runs: Sequence[Sequence[str]]) -> list[Piece]:
+        """The gradients of some parameters, a piece for each of these runs of them that have no gaps."""
         places = self.state.layout.places
         pieces = []
-        for run in self.state.layout.runs(names):
+        for run in runs:
             place = slice(places[run[0]].start, places[run[-1]].stop)
-            pieces.append(Piece(run[0], place, self.array[place]))
+            pieces.append(Piece(run[0], run[-1], place, self.array[place]))
         return pieces
 
     @property
     def whole(self) -> list[Piece]:
         """All of it."""
-        return [Piece("", slice(0, self.array.size), self.array)]
+        names = [*self.state.layout.shapes]
+        return self.pieces([names] if names else [])
 
 
 class Apart(NamedTuple):
@@ -48,20 +65,25 @@ class Apart(NamedTuple):
     state: OptimizerState
     arrays: Mapping[str, np.ndarray]
 
-    def pieces(self, names: Sequence[str]) -> list[Piece]:
+    @property
+    def itemsize(self) -> int:
+        """Bytes of the widest of its numbers."""
+        return max((array.itemsize for array in self.arrays.values()), default=0)
+
+    def pieces(self, runs: Sequence[Sequence[str]]) -> list[Piece]:
         """The gradients of some parameters, a piece each."""
         places = self.state.layout.places
-        arrays = [(name, self.arrays[name].reshape(-1).view(np.ndarray)) for name in names]
-        return [Piece(name, places[name], array) for name, array in arrays if array.size]
+        arrays = [(name, self.arrays[name].reshape(-1).view(np.ndarray)) for run in runs for name in run]
+        return [Piece(name, name, places[name], array) for name, array in arrays if array.size]
 
     @property
     def whole(self) -> list[Piece]:
         """All of it that was given."""
-        return self.pieces(list(self.arrays))
+        return self.pieces([list(self.arrays)])
 
 
 def check_flat(grads: Any, state: OptimizerState) -> Flat:
-    """A flat buffer or a 1-D array of the parameters' size and dtype, in memory of its own."""
+    """A flat buffer or a 1-D array of the parameters' size, of any dtype of buffers, in memory of its own."""
     if isinstance(grads, FlatBuffer):
         difference = "" if grads.layout is state.layout else state.layout.difference(grads.layout)
         if difference:
@@ -69,8 +91,6 @@ def check_flat(grads: Any, state: OptimizerState) -> Flat:
         array = grads.flat
     else:
         array = check_array("grads", grads, writable=False).view(np.ndarray)
-    if array.dtype != state.dtype:
-        raise TypeError(f"grads must be {state.dtype} as the parameters are, not {array.dtype}")
     if array.shape != state.flat.shape:
         raise ValueError(f"grads must have the parameters' size {state.flat.size}, not {array.size}")
     for name, buffer in state.written():
@@ -80,15 +100,15 @@ def check_flat(grads: Any, state: OptimizerState) -> Flat:
 
 
 def check_mapping(grads: Mapping[str, Any], state: OptimizerState, needed: Collection[str]) -> dict[str, np.ndarray]:
-    """Arrays of the parameters' shapes and dtype by name, at least for those that are ``needed``."""
-    shapes, dtype = state.layout.shapes, state.dtype
+    """Arrays of the parameters' shapes by name, of any dtype of buffers, at least for those that are ``needed``."""
+    shapes = state.layout.shapes
     arrays = dict(grads)
     for name, array in arrays.items():
         if name not in shapes:
             raise ValueError(f"grads: no parameter {quoted(name)}; {nearest(name, shapes)}")
-        if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        if not isinstance(array, np.ndarray) or array.dtype.name not in DTYPES or not array.dtype.isnative:
             kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-            raise TypeError(f"grads[{name!r}] must be an array of {dtype} as the parameters are, not {kind}")
+            raise TypeError(f"grads[{name!r}] must be an array of {' or '.join(DTYPES)}, not {kind}")
         if type(array) is not np.ndarray:
             check_unmasked(f"grads[{name!r}]", array)
         if array.shape != shapes[name]:

@@ -1,9 +1,9 @@
 """The optimizer: rules bound to groups of parameters, stepped by a backend."""
 
-import copy
 import math
 import os
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
@@ -11,18 +11,23 @@ import numpy as np
 
 from fastopt.backend.choice import select
 from fastopt.backend.process import process, resolve_threads
-from fastopt.backend.program import Call, OtherTerms, run
+from fastopt.backend.program import Call, run
 from fastopt.buffers import FlatBuffer, Layout
 from fastopt.checkpoint import file
-from fastopt.checkpoint.saved import PARTS, Saved, parse
-from fastopt.declared import Interval, Whole, real
+from fastopt.checkpoint.convert import converted
+from fastopt.checkpoint.saved import PARTS, Saved, Stored, in_state_dict, parse
+from fastopt.declared import Flag, Interval, Whole, real
+from fastopt.encoded import EncodedBuffer
 from fastopt.errors import NonFiniteGradientError, nearest, quoted
 from fastopt.groups import Group, assign
 from fastopt.plan import Explanation, Reading, StepPlan
+from fastopt.precision import check_precision, check_seed
 from fastopt.rule import Rule
 from fastopt.state import MICRO_STEP, STEP, OptimizerState, flat_and_layout
 
 NONFINITE = ("propagate", "skip", "raise")
+
+StateDtype = Literal["bfloat16", "float16", "8bit"]
 
 _DECAY = Interval(0.0, 1.0, "[)")
 
@@ -52,8 +57,9 @@ class Optimizer:
     Parameters
     ----------
     params
-        A :class:`FlatBuffer`, or a contiguous, aligned and writable 1-D array of float32 or float64, which is used in
-        place and treated as one parameter named ``"params"``.
+        A :class:`FlatBuffer`, or a contiguous, aligned and writable 1-D array of one of its dtypes, which is used in
+        place and treated as one parameter named ``"params"``. Steps compute in float64 for float64 parameters, and in
+        float32 for all others.
     rule
         A rule, or a mapping from name patterns (``"*.bias"``, as in :mod:`fnmatch`) to rules. The first pattern that
         matches a name takes it.
@@ -66,7 +72,26 @@ class Optimizer:
         Update at every ``accumulate``-th call of :meth:`step` only, by the mean of the gradients since the last update.
     ema_decay
         If given, :attr:`ema` follows the parameters: ``ema = ema_decay * ema + (1 - ema_decay) * params`` after each
-        update, starting from the parameters as they are.
+        update, starting from the parameters as they are. It is float32 for parameters in 16 bits, and follows what
+        these are rounded from.
+    master
+        For parameters in 16 bits, what holds them exactly: ``"float32"``, a buffer of them, of which steps write the
+        parameters as a copy rounded to nearest; or, of bfloat16, ``"split"``, the lower halves of float32 numbers
+        whose upper halves, rounded, are the parameters. Who writes to parameters sets :attr:`master`, too. If None,
+        steps round the parameters themselves.
+    state_dtype
+        How states are stored: None, as kernels compute them; ``"bfloat16"``, ``"float16"`` or ``"8bit"``, which is
+        floating point in a byte with a scale for each 256 elements; or a mapping from the names of states to these.
+        In ``8bit``, parameters of fewer than 4096 elements keep their states as they are computed.
+    rounding
+        How steps round parameters in 16 bits without a master, and states in 16 bits: ``"stochastic"``, up or down as
+        often as is right on the average, or to ``"nearest"``. In ``8bit``, states that have signs go to the nearest
+        code, and others are rounded stochastically.
+    seed
+        What stochastic rounding is seeded with: a whole number in [0, 2**64). The same seed gives the same bits.
+    copy
+        ``"bfloat16"`` or ``"float16"``: :attr:`copy`, a flat buffer, holds the parameters so, rounded to nearest, after
+        each update.
 
     Raises
     ------
@@ -74,6 +99,8 @@ class Optimizer:
         An argument is not as described, no pattern matches a parameter, or a pattern matches none.
     BackendError
         The backend that was asked for is missing, or there is none at all.
+    ImportError
+        A copy in bfloat16 is asked for, and ml_dtypes is not installed.
 
     Examples
     --------
@@ -94,14 +121,26 @@ class Optimizer:
         threads: int | None = None,
         accumulate: int = 1,
         ema_decay: float | None = None,
+        master: Literal["float32", "split"] | None = None,
+        state_dtype: StateDtype | Mapping[str, StateDtype] | None = None,
+        rounding: Literal["stochastic", "nearest"] = "stochastic",
+        seed: int = 0,
+        copy: Literal["bfloat16", "float16"] | None = None,
     ) -> None:
         accumulate = Whole(1).parse("accumulate", accumulate)
         ema_decay = None if ema_decay is None else _DECAY.parse("ema_decay", ema_decay)
-        _, layout = flat_and_layout(params)
+        seed = check_seed(seed)
+        flat, layout = flat_and_layout(params)
         members = assign(list(layout.shapes), rule)
+        states = list(dict.fromkeys(name for each, _ in members.values() for name in each.states))
+        precision = check_precision(
+            flat.dtype, states, master=master, state_dtype=state_dtype, rounding=rounding, copy=copy
+        )
         self._asked = backend, threads
         self._choose(layout, members.values())
-        self._state = OptimizerState(params, members, accumulate=accumulate, ema_decay=ema_decay)
+        self._state = OptimizerState(
+            params, members, accumulate=accumulate, ema_decay=ema_decay, precision=precision, seed=seed
+        )
         self._forget()
 
     def _choose(self, layout: Layout, members: Iterable[tuple[Rule, tuple[str, ...]]]) -> None:
@@ -121,7 +160,7 @@ class Optimizer:
         self._forget()
 
     def __copy__(self) -> Self:  # two optimizers of the same memory would be at odds about it
-        return copy.deepcopy(self)
+        return deepcopy(self)
 
     @property
     def params(self) -> FlatBuffer | np.ndarray:
@@ -140,8 +179,8 @@ class Optimizer:
 
     @property
     def dtype(self) -> np.dtype:
-        """``float32`` or ``float64``."""
-        return self._state.dtype
+        """The parameters' dtype."""
+        return self._state.flat.dtype
 
     @property
     def counts(self) -> list[int]:
@@ -155,8 +194,22 @@ class Optimizer:
 
     @property
     def state(self) -> Mapping[str, FlatBuffer]:
-        """The states by name, read-only: buffers that hold those parameters whose rule keeps the state."""
-        return MappingProxyType(self._state.states)
+        """The states by name, read-only: buffers that hold those parameters whose rule keeps the state.
+
+        Of a compressed state it is an ``EncodedBuffer``, which gives decoded, read-only copies. The ``parts`` of
+        ``state["exp_avg"]["w"]`` are the arrays as they lie in memory; ``state["exp_avg"]["w"] = array`` encodes.
+        """
+        return MappingProxyType(self._state.states)  # type: ignore[arg-type]
+
+    @property
+    def master(self) -> FlatBuffer | EncodedBuffer | None:
+        """What holds 16-bit parameters exactly, or None: a buffer of float32, or of both halves, which gives copies."""
+        return self._state.master
+
+    @property
+    def copy(self) -> FlatBuffer | None:
+        """The copy of the parameters in 16 bits, or None."""
+        return self._state.copy
 
     @property
     def ema(self) -> FlatBuffer | None:
@@ -228,20 +281,23 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Copies of the states, keyed by parameter name, with the rules and counts of every group.
 
-        ``{"step", "micro_step", "groups", "state", "ema", "accumulated"}``, where ``state[parameter][name]`` is an
-        array of the parameter's shape. The parameters are not in it: see :meth:`save`.
+        ``{"step", "micro_step", "seed", "groups", "state", "ema", "accumulated", "master", "copy"}``, where
+        ``state[parameter][name]`` is an array of the parameter's shape, or of a compressed state a mapping of its parts
+        with the name of its ``"storage"``. The parameters are not in it, nor of ``master="split"`` their upper halves:
+        see :meth:`save`.
         """
         saved = self._state.describe()
         saved["state"] = {name: _copies(states) for name, states in saved["state"].items()}
         return saved | {part: saved[part] and _copies(saved[part]) for part in PARTS}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes over what :meth:`state_dict` gave: states, counts and hyperparameters.
+    def load_state_dict(self, state_dict: Mapping[str, Any], *, convert: bool = False) -> None:
+        """Takes over what :meth:`state_dict` gave: states, counts, seed and hyperparameters.
 
-        A learning rate that is a callable of the user's own is kept as it is here. Raises
-        :class:`fastopt.CheckpointError` if rules, names, shapes or dtypes differ; then nothing has changed.
+        ``convert`` says that states may be stored otherwise here than there: they are rounded to nearest then. A
+        learning rate that is a callable of the user's own is kept as it is here. Raises
+        :class:`fastopt.CheckpointError` if rules, names, shapes or storages differ; then nothing has changed.
         """
-        calls = self._state.adopting(parse(state_dict))
+        calls = self._adopting(parse(state_dict), convert)
         self._forget()
         run(calls)
 
@@ -254,24 +310,32 @@ class Optimizer:
         stays and its target is replaced. Raises TypeError or ValueError, which name the place, for another ``extra``,
         and OSError as :func:`open` does or if the disk is full; the old file is whole then.
         """
-        file.save(path, self._state.describe(), self._state.parameters(), extra)
+        file.save(path, self._state.describe(), self._state.parameters(), self.layout.shapes, extra)
 
-    def load(self, path: str | os.PathLike) -> Any:
+    def load(self, path: str | os.PathLike, *, convert: bool = False) -> Any:
         """Takes over a checkpoint, parameters included, and returns its ``extra``.
 
-        A run that goes on from it has the same bits as one that never stopped. The file is read twice: to compare its
-        checksums, and then into the arrays themselves, without a copy in between. Raises
+        A run that goes on from it has the same bits as one that never stopped. ``convert`` says that parameters and
+        states may be stored otherwise here than there: they are rounded to nearest then. The file is read twice: to
+        compare its checksums, and then into the arrays themselves, without a copy in between but for what is converted.
+        Raises
         :class:`fastopt.CheckpointError` if the file is damaged or does not fit, OSError if it cannot be read; then
         nothing has changed. Only if a disk fails, or somebody cuts the file, between the two readings does OSError say
         that the optimizer holds a part of it.
         """
 
         def adopting(saved: Saved) -> list[Call]:
-            calls = self._state.adopting(saved)
+            calls = self._adopting(saved, convert)
             self._forget()
             return calls
 
         return file.load(path, adopting)
+
+    def _adopting(self, saved: Saved, convert: bool) -> list[Call]:
+        state = self._state
+        if Flag().parse("convert", convert):
+            saved = converted(saved, state.describe(), state.parameters(), state.layout.shapes)
+        return state.adopting(saved)
 
     def step(
         self,
@@ -286,10 +350,10 @@ class Optimizer:
         Parameters
         ----------
         grads
-            A :class:`FlatBuffer` of the parameters' layout, a 1-D array of their size and dtype (both are read in
-            place, and checked again only when another object comes), or a mapping from the name of every parameter
-            that is not frozen to an array of its shape and dtype: read in place where arrays are large, contiguous,
-            in memory of their own, and no norm is asked for; else copied.
+            A :class:`FlatBuffer` of the parameters' layout, a 1-D array of their size (both are read in place, and
+            checked again only when another object comes), or a mapping from the name of every parameter that is not
+            frozen to an array of its shape: read in place where arrays are large, contiguous, in memory of their own,
+            and no norm is asked for; else copied. Of any dtype that flat buffers have, whatever the parameters'.
         max_norm
             If given, the gradient is scaled down so that its 2-norm over all parameters that are not frozen does not
             exceed it, as by ``torch.nn.utils.clip_grad_norm_``.
@@ -308,7 +372,7 @@ class Optimizer:
         if max_norm is not None and not (type(max_norm) is float and max_norm > 0.0):
             max_norm = _checked_limit(max_norm)
         if type(grad_scale) is not float or grad_scale != 1.0:
-            grad_scale = _checked_scale(grad_scale, self.dtype)
+            grad_scale = _checked_scale(grad_scale, self._state.dtype)
         if nonfinite not in NONFINITE:
             raise ValueError(f"nonfinite must not be {quoted(nonfinite)}; {nearest(nonfinite, NONFINITE)}")
         looking = nonfinite != "propagate"
@@ -333,12 +397,7 @@ class Optimizer:
             if max_norm is not None:
                 scale *= measured.clip(max_norm)
         step = plan.fill(scale)
-        commit = reading.update or plan.bind_update(reading)
-        try:
-            run(commit.calls, commit.lock)
-        except OtherTerms:
-            commit = plan.bind_update(reading)
-            run(commit.calls, commit.lock)
+        plan.commit(reading)
         return _report(StepReport, (step, norm, False))
 
     def _refuse(self, norm: float, nonfinite: str) -> StepReport:
@@ -366,8 +425,8 @@ class Optimizer:
         return self._plan
 
 
-def _copies(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: array.copy() for name, array in arrays.items()}
+def _copies(members: Mapping[str, Stored]) -> dict[str, Any]:
+    return {name: in_state_dict(stored) for name, stored in members.items()}
 
 
 def _checked_limit(value: Any) -> float:

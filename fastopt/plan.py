@@ -8,14 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt.backend.process import process
-from fastopt.backend.program import Backend, Call, Program, Work, run
+from fastopt.backend.program import Backend, Call, Follower, OtherTerms, Program, Work, run
 from fastopt.buffers import FlatBuffer
+from fastopt.encoded import between
 from fastopt.gradients import Apart, Flat, check_flat, check_mapping, worth_reading_in_place
+from fastopt.groups import Group
 from fastopt.state import MICRO_STEP, STEP, OptimizerState
+from fastopt.storage import Stream
+from fastopt.storages import noise
 
 _SMALLER, _LARGER = 2.0**-600, 2.0**600  # the square of no float64 number overflows, or underflows, when scaled so
 _ROUGH = 2.0**-960  # a sum of squares below this may consist of numbers that have lost bits to underflow
 _CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
+_LARGEST = float(np.finfo(np.float32).max)
 _ALL = slice(None)
 
 
@@ -38,16 +43,22 @@ class Reading:
 
 
 class PlannedKernel(NamedTuple):
-    """A kernel that steps run: for which group, over how many parameters and elements, in how many runs of memory."""
+    """A kernel that steps run: for which group, over how many parameters and elements, in how many runs of memory.
+
+    ``storages`` says how the parameters (``"params"``), the states and what follows them are stored, by their names.
+    """
 
     group: str
     kernel: str
     parameters: int
     elements: int
     runs: int
+    storages: Mapping[str, str]
 
     def __str__(self) -> str:
         counts = f"{self.parameters} parameters, {self.elements} elements, {self.runs} runs of memory"
+        if not {*self.storages.values()} <= {"float64"} and not {*self.storages.values()} <= {"float32"}:
+            counts += "; " + ", ".join(f"{name} in {storage}" for name, storage in self.storages.items())
         return f"{self.group!r}: {self.kernel} ({counts})"
 
 
@@ -111,6 +122,12 @@ class StepPlan:
         self.counts = state.counts.copy()
         #: What follows an update, besides the moving average.
         self._finish: list[Call] = [(setitem, state.counts, _ALL, self.counts)]
+        #: The keys of stochastic rounding in the step that is being made; None if nothing is rounded so.
+        self._keys: np.ndarray | None = None
+        if any(_is_stochastic(stream) for group in self.groups for stream in self._streams(group)):
+            most = max(len(group.rule.states) for group in self.groups) + 2
+            self._keys = np.zeros(-(-most // 2), np.uint64)
+        self._average_k = np.array([state.ema_decay or 0.0, 1.0 - (state.ema_decay or 0.0)], state.dtype)
         self._finish += [call for group in self.groups for call in group.finish]
         self._average = self._bind_average()
         #: Where the last of the gradients that are accumulated is added to the others, to be that of an update.
@@ -134,12 +151,15 @@ class StepPlan:
         arrays = check_mapping(grads, self.state, self.names)
         if not measured and worth_reading_in_place(arrays, self.state):
             return Reading(Apart(self.state, arrays), lasts=False)
-        if self._staging is None:
-            buffer = FlatBuffer.empty(self.state.layout, self.state.dtype)
+        dtypes = {array.dtype for array in arrays.values()}
+        dtype = dtypes.pop() if len(dtypes) == 1 else self.state.dtype
+        if self._staging is None or self._staging[0].dtype != dtype:
+            buffer = FlatBuffer.empty(self.state.layout, dtype)
             self._staging = buffer, Reading(Flat(self.state, buffer.flat), lasts=False)
         buffer, reading = self._staging
-        for name, staged in buffer.items():
-            staged[...] = arrays.get(name, 0)
+        with np.errstate(all="ignore"):  # numbers of float64 may be beyond those of float32
+            for name, staged in buffer.items():
+                staged[...] = arrays.get(name, 0)
         return reading
 
     # Measure
@@ -147,16 +167,20 @@ class StepPlan:
     def norm(self, reading: Reading, scale: float) -> "Norm":
         """The 2-norm of the gradient times ``scale``."""
         if reading.sum_squares is None:
-            gradients = [piece.array for piece in reading.gradient.pieces(self.names)]
+            runs = self.state.layout.runs(self.names)
+            gradients = [piece.measured() for piece in reading.gradient.pieces(runs)]
             reading.sum_squares = self.backend.bind_sum_squares(gradients, self.threads)
         total, unit = reading.sum_squares(1.0), 1.0
         if not math.isfinite(total):
             unit = _SMALLER
-        elif total < _ROUGH and self.state.dtype.itemsize == 8:
+        elif total < _ROUGH and reading.gradient.itemsize == 8:
             unit = _LARGER
         if unit != 1.0:
             total = reading.sum_squares(unit)
-        return Norm(abs(scale) * math.sqrt(total), unit)
+        norm = math.sqrt(total)
+        if reading.gradient.itemsize > self.state.dtype.itemsize and norm / unit > _LARGEST:
+            norm = math.inf  # kernels read float64 numbers as float32, and would read infinities
+        return Norm(abs(scale) * norm, unit)
 
     # Accumulate
 
@@ -165,13 +189,13 @@ class StepPlan:
         add = reading.add or self._bind_add(reading)
         reading.scale[1] = scale
         counts = self.state.counts
-        run([*add.calls, (setitem, counts, MICRO_STEP, counts[MICRO_STEP] + 1)], add.lock)
+        self._run(add, lambda: self._bind_add(reading), (setitem, counts, MICRO_STEP, counts[MICRO_STEP] + 1))
 
     def add_up(self, reading: Reading, scale: float) -> Reading:
         """The sum of the accumulated gradients and this one, times ``scale``, in memory of the plan's own."""
         add = reading.add_up or self._bind_add_up(reading)
         reading.scale[1] = scale
-        run(add.calls, add.lock)
+        self._run(add, lambda: self._bind_add_up(reading))
         return self._sum
 
     # Rows
@@ -188,35 +212,75 @@ class StepPlan:
             counts[group.index] += 1
             group.prepare(counts[group.index], scale)
         counts[STEP] += 1
+        if self._keys is not None:
+            for pair in range(self._keys.size):
+                self._keys[pair] = noise.key(self.state.seed, counts[STEP], pair)
         return counts[STEP]
 
     # Commit
 
-    def bind_update(self, reading: Reading) -> Program:
-        """The program that updates parameters, states, counts and averages by the gradient: the commit of a step."""
+    def commit(self, reading: Reading) -> None:
+        """Updates parameters, states, counts, averages and copies by the gradient."""
+        self._run(reading.update or self._bind_update(reading), lambda: self._bind_update(reading))
+
+    def _run(self, program: Program, bind: Callable[[], Program], *then: Call) -> None:
+        """Runs a program and what follows it, bound anew where its rows have got or lost terms."""
+        try:
+            run([*program.calls, *then], program.lock)
+        except OtherTerms:
+            program = bind()
+            run([*program.calls, *then], program.lock)
+
+    def _bind_update(self, reading: Reading) -> Program:
         state, works = self.state, []
         for group in self.groups:
             kernel, states = group.rule.kernel, [state.states[name] for name in group.rule.states]
-            for piece in reading.gradient.pieces(group.names):
-                buffers = [state.flat[piece.place], piece.array]
-                for buffer in states:
-                    start = buffer.layout.places[piece.first].start
-                    buffers.append(buffer.flat[start : start + piece.array.size])
-                works.append(Work(kernel, tuple(buffers), group.k))
+            for piece in reading.gradient.pieces(state.runs(group)):
+                first, last = piece.first, piece.last
+                kept = [between(buffer, first, last, state.dtype) for buffer in states]
+                streams = state.numbers(first, last), piece.stream(state.dtype), *kept
+                keys = self._keys if any(map(_is_stochastic, streams)) else None
+                works.append(Work(kernel, streams, group.k, self._followers(first, last), keys))
         update, average = self._bind(works), self._average
         lock = update.lock or average.lock
         reading.update = Program([*update.calls, *average.calls, *self._finish], (update, average), lock)
         return reading.update
 
+    def _streams(self, group: Group) -> list[np.ndarray | Stream]:
+        """What steps write of a group, run by run."""
+        state, found = self.state, []
+        states = [state.states[name] for name in group.rule.states]
+        for names in state.runs(group):
+            first, last = names[0], names[-1]
+            found += [state.numbers(first, last), *(between(buffer, first, last, state.dtype) for buffer in states)]
+        return found
+
+    def _followers(self, first: str, last: str) -> tuple[Follower, ...]:
+        """What is written from the new parameters: those that the user has, where there is a master, copy, average."""
+        state, found = self.state, []
+        if state.precision.master == "float32":
+            found.append(Follower(state.given(first, last)))
+        if state.copy is not None:
+            found.append(Follower(between(state.copy, first, last, state.dtype)))
+        if state.ema is not None:
+            found.append(Follower(between(state.ema, first, last, state.dtype), self._average_k))
+        return tuple(found)
+
     def _bind(self, works: list[Work]) -> Program:
         return self.backend.bind(works, self.threads)
 
     def _bind_average(self) -> Program:
+        """The average of those parameters that no step updates; that of the others follows it."""
         state = self.state
         if state.ema is None or state.ema_decay is None:
             return Program([], ())
         k = np.array([state.ema_decay, 1.0 - state.ema_decay], state.dtype)
-        return self._bind([Work("blend", (state.ema.flat, state.flat), k)])
+        stepped = set(self.names)
+        works = []
+        for names in state.layout.runs([name for name in state.layout.shapes if name not in stepped]):
+            first, last = names[0], names[-1]
+            works.append(Work("blend", (between(state.ema, first, last, state.dtype), state.numbers(first, last)), k))
+        return self._bind(works) if works else Program([], ())
 
     def _bind_add(self, reading: Reading) -> Program:
         assert self.state.accumulated is not None
@@ -231,8 +295,8 @@ class StepPlan:
         return reading.add_up
 
     def _adding(self, reading: Reading, array: np.ndarray) -> Program:
-        pieces = reading.gradient.whole
-        return self._bind([Work("blend", (array[piece.place], piece.array), reading.scale) for piece in pieces])
+        pieces, dtype = reading.gradient.whole, self.state.dtype
+        return self._bind([Work("blend", (array[piece.place], piece.stream(dtype)), reading.scale) for piece in pieces])
 
     # Explain
 
@@ -243,6 +307,11 @@ class StepPlan:
             kernel = group.rule.kernel
             name = kernel if isinstance(kernel, str) else f"{kernel.__module__}.{kernel.__qualname__}"
             elements = sum(math.prod(layout.shapes[each]) for each in group.names)
-            runs = len(layout.runs(group.names))
-            found.append(PlannedKernel(group.pattern, name, len(group.names), elements, runs))
+            runs = len(self.state.runs(group))
+            stored = self.state.storages_of(group)
+            found.append(PlannedKernel(group.pattern, name, len(group.names), elements, runs, stored))
         return tuple(found)
+
+
+def _is_stochastic(stream: np.ndarray | Stream) -> bool:
+    return isinstance(stream, Stream) and stream.stochastic

@@ -31,6 +31,25 @@ class Row:
         self.pack = partial(packed.pack_into, memoryview(array).cast("B"), 0)
 
 
+class State(float):
+    """The first value of a state, and whether later ones have ``signed`` numbers or are never negative.
+
+    A state of which nothing more is known than its first value is a plain float.
+    """
+
+    __slots__ = ("signed",)
+
+    signed: bool
+
+    def __new__(cls, first: float = 0.0, *, signed: bool = True) -> Self:
+        made = super().__new__(cls, first)
+        made.signed = signed
+        return made
+
+    def __repr__(self) -> str:
+        return f"State({float(self)!r}, signed={self.signed})"
+
+
 class Rule(Declared):
     """An update rule with its hyperparameters: a frozen value.
 
@@ -59,7 +78,10 @@ class Rule(Declared):
 
     @property
     def states(self) -> Mapping[str, float]:
-        """The buffers that the kernel keeps between steps, in its order, each with its first value."""
+        """The buffers that the kernel keeps between steps, in its order, each with its first value.
+
+        A :class:`State` says besides whether its numbers have signs; a float may have them.
+        """
         raise NotImplementedError(f"{type(self).__name__} declares no states")
 
     @property

@@ -1,5 +1,6 @@
-"""All that a step may change: parameters, states, averages, counts. A checkpoint holds it."""
+"""All that a step may change: parameters, states, averages, copies, counts. A checkpoint holds it."""
 
+import math
 from collections.abc import Iterator
 from operator import setitem
 from typing import Any
@@ -7,11 +8,15 @@ from typing import Any
 import numpy as np
 
 from fastopt.backend.program import Call
-from fastopt.buffers import FlatBuffer, Layout, check_array
-from fastopt.checkpoint.saved import PARTS, Saved, Source
+from fastopt.buffers import FlatBuffer, Layout, bfloat16, check_array
+from fastopt.checkpoint.saved import PARTS, Saved, Stored, plain
+from fastopt.encoded import EncodedBuffer, between, joins, of_array
 from fastopt.errors import CheckpointError, nearest, quoted
 from fastopt.groups import Group
+from fastopt.precision import Precision
 from fastopt.rule import Rule
+from fastopt.storage import Stream
+from fastopt.storages import STORAGES
 
 #: Where the counters stand in OptimizerState.counts; those of the groups follow.
 STEP, MICRO_STEP, GROUPS = 0, 1, 2
@@ -21,8 +26,11 @@ class OptimizerState:
     """What an optimizer owns and its steps change.
 
     ``params`` is what the user gave; ``flat`` is its memory, and ``layout`` says which parameter lies where.
-    ``members`` gives each pattern its rule and its parameters.
+    ``members`` gives each pattern its rule and its parameters, ``precision`` says how numbers are stored.
     """
+
+    #: What holds the parameters exactly, where they are stored in 16 bits: a buffer of float32, or both halves of them.
+    master: FlatBuffer | EncodedBuffer | None
 
     def __init__(
         self,
@@ -31,9 +39,20 @@ class OptimizerState:
         *,
         accumulate: int,
         ema_decay: float | None,
+        precision: Precision,
+        seed: int,
     ) -> None:
         self.params = params
         self.flat, self.layout = flat_and_layout(params)
+        #: How numbers are stored, and what stochastic rounding is seeded with.
+        self.precision, self.seed = precision, seed
+        #: The lower halves of parameters whose upper halves the user has.
+        self.lower = FlatBuffer.empty(self.layout, np.uint16) if precision.master == "split" else None
+        if self.lower is not None:
+            self.lower.flat.fill(0)
+        self.master = self._split() if precision.master == "split" else None
+        if precision.master == "float32":
+            self.master = self._filled(self.dtype)
         #: After how many gradients parameters are updated, and the weight of the past in the moving average.
         self.accumulate, self.ema_decay = accumulate, ema_decay
         #: Counters, replaced as a whole when a step has been made: see ``STEP`` and the like.
@@ -45,71 +64,159 @@ class OptimizerState:
         #: Buffers that hold those parameters whose rule keeps the state.
         self.states = self._first_states()
         #: The moving average of the parameters, or None.
-        self.ema = None if ema_decay is None else self._empty()
-        if self.ema is not None:
-            self.ema.flat[...] = self.flat
+        self.ema = None if ema_decay is None else self._filled(self.dtype)
+        #: A copy of the parameters in 16 bits, or None.
+        self.copy: FlatBuffer | None = None
+        if precision.copy is not None:
+            self.copy = self._filled(bfloat16("copy") if precision.copy == "bfloat16" else np.dtype(np.float16))
         #: The sum of the gradients since the last update, or None if every step is an update.
-        self.accumulated = None if accumulate == 1 else self._empty()
+        self.accumulated = None if accumulate == 1 else FlatBuffer.empty(self.layout, self.dtype)
         if self.accumulated is not None:
             self.accumulated.flat.fill(0)
 
     @property
     def dtype(self) -> np.dtype:
-        return self.flat.dtype
+        """In which kernels compute."""
+        return STORAGES[self.flat.dtype.name].computes
 
-    def _empty(self) -> FlatBuffer:
-        return FlatBuffer.empty(self.layout, self.dtype)
+    def _split(self) -> EncodedBuffer:
+        assert self.lower is not None
+        split = STORAGES["split"]
+        halves = {split.name: (self.flat.view(np.uint16), self.lower.flat)}
+        return EncodedBuffer(self.layout, dict.fromkeys(self.layout.shapes, split), self.dtype, (), halves)
 
-    def _first_states(self) -> dict[str, FlatBuffer]:
+    def _filled(self, dtype: np.dtype) -> FlatBuffer:
+        """A buffer of the parameters as they are."""
+        buffer = FlatBuffer.empty(self.layout, dtype)
+        with np.errstate(all="ignore"):
+            buffer.flat[...] = self.flat if dtype.itemsize > 2 else self.flat.astype(np.float32, copy=False)
+        return buffer
+
+    def _first_states(self) -> dict[str, FlatBuffer | EncodedBuffer]:
         firsts: dict[str, dict[str, float]] = {}
         for group in self.groups.values():
             for state, first in group.rule.states.items():
                 firsts.setdefault(state, {}).update(dict.fromkeys(group.names, first))
-        states = {}
+        states: dict[str, FlatBuffer | EncodedBuffer] = {}
         for state, members in firsts.items():
             layout = Layout({name: shape for name, shape in self.layout.shapes.items() if name in members})
-            states[state] = FlatBuffer.empty(layout, self.dtype)
-            for name, first in members.items():
-                states[state][name].fill(first)
+            if state in self.precision.states:
+                states[state] = self._first_encoded(state, layout, members)
+            else:
+                states[state] = buffer = FlatBuffer.empty(layout, self.dtype)
+                for name, first in members.items():
+                    buffer[name].fill(first)
         return states
 
+    def _first_encoded(self, state: str, layout: Layout, members: dict[str, float]) -> EncodedBuffer:
+        precision = self.precision
+        storages = {
+            name: precision.state_storage(state, members[name], math.prod(shape), self.dtype)
+            for name, shape in layout.shapes.items()
+        }
+        stochastic = {storage.name for storage in storages.values() if precision.is_stochastic(storage)}
+        buffer = EncodedBuffer(layout, storages, self.dtype, stochastic)
+        for name, first in members.items():
+            buffer.fill(name, first)
+        return buffer
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("flat", "layout")}
+        left = {"flat", "layout"} | ({"master"} if self.lower is not None else set())
+        return {name: value for name, value in self.__dict__.items() if name not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         self.flat, self.layout = flat_and_layout(self.params)
+        if self.lower is not None:
+            self.master = self._split()
+
+    # Streams
+
+    def numbers(self, first: str, last: str) -> np.ndarray | Stream:
+        """The parameters from one to another as kernels update them: the master, if there is one."""
+        if self.master is not None:
+            return between(self.master, first, last, self.dtype)
+        return self.given(first, last)
+
+    def given(self, first: str, last: str) -> np.ndarray | Stream:
+        """The parameters from one to another as the user has them."""
+        places = self.layout.places
+        array = self.flat[places[first].start : places[last].stop]
+        return of_array(array, self.dtype, stochastic=self._rounds_parameters)
+
+    @property
+    def _rounds_parameters(self) -> bool:
+        """Whether steps round the parameters stochastically. A master's are copied, to nearest."""
+        return self.master is None and self.precision.is_stochastic(STORAGES[self.flat.dtype.name])
+
+    def runs(self, group: Group) -> list[tuple[str, ...]]:
+        """The parameters of a group that a kernel may take for one: those that lie one after the other.
+
+        Where blocks, or the noise of stochastic rounding, are counted from the start of each, that is each by itself.
+        """
+        states = [self.states[name] for name in group.rule.states]
+        if self._rounds_parameters or not all(joins(buffer, group.names) for buffer in states):
+            return [(name,) for name in group.names]
+        return self.layout.runs(group.names)
 
     def written(self) -> Iterator[tuple[str, np.ndarray]]:
         """The memory that steps write to, with names for messages."""
         yield "params", self.flat
         for name, buffer in self.states.items():
-            yield f"the state {name!r}", buffer.flat
+            for array in _memory(buffer):
+                yield f"the state {name!r}", array
         for part in PARTS:
             buffer = getattr(self, part)
             if buffer is not None:
-                yield part, buffer.flat
+                for array in _memory(buffer):
+                    yield part, array
+
+    def storages_of(self, group: Group) -> dict[str, str]:
+        """How parameters, states, copies and averages of a group are stored, by name, in words."""
+        buffers: dict[str, Any] = {name: self.states[name] for name in group.rule.states}
+        for part in ("master", "copy", "ema"):
+            if part != "master" or self.lower is None:
+                buffers[part] = getattr(self, part)
+        params = "split" if self.lower is not None else self.flat.dtype.name
+        found = {"params": f"{params}, stochastic" if self._rounds_parameters else params}
+        for name, buffer in buffers.items():
+            if isinstance(buffer, EncodedBuffer):
+                kinds = dict.fromkeys(buffer.storages[each].name for each in group.names)
+                words = [f"{kind}, stochastic" if kind in buffer.stochastic else kind for kind in kinds]
+                found[name] = " and ".join(words)
+            elif buffer is not None:
+                found[name] = buffer.dtype.name
+        return found
 
     # Checkpoints
 
-    def parameters(self) -> dict[str, np.ndarray]:
-        """Views of the parameters by name."""
-        return {name: self.flat[self.layout.places[name]].reshape(shape) for name, shape in self.layout.shapes.items()}
+    def parameters(self) -> dict[str, Stored]:
+        """The memory of the parameters by name."""
+        flat = self.flat
+        return {
+            name: plain(flat[self.layout.places[name]].reshape(shape)) for name, shape in self.layout.shapes.items()
+        }
+
+    def part(self, part: str) -> dict[str, Stored] | None:
+        """The memory of one of the :data:`PARTS` by name, or None. Of split parameters it is what the user has not."""
+        if part == "master" and self.lower is not None:
+            return {name: Stored("split", {"lower": array}) for name, array in self.lower.items()}
+        buffer = getattr(self, part)
+        return None if buffer is None else _stored(buffer)
 
     def describe(self) -> dict[str, Any]:
-        """The state dict, with the arrays themselves and no copies."""
-        state: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.layout.shapes}
+        """What a state dict holds, with the memory itself and no copies."""
+        state: dict[str, dict[str, Stored]] = {name: {} for name in self.layout.shapes}
         for kind, buffer in self.states.items():
-            for name, array in buffer.items():
-                state[name][kind] = array
+            for name, stored in _stored(buffer).items():
+                state[name][kind] = stored
         return {
             "step": self.counts[STEP],
             "micro_step": self.counts[MICRO_STEP],
+            "seed": self.seed,
             "groups": {pattern: group.describe() for pattern, group in self.groups.items()},
             "state": state,
-            "ema": None if self.ema is None else dict(self.ema),
-            "accumulated": None if self.accumulated is None else dict(self.accumulated),
-        }
+        } | {part: self.part(part) for part in PARTS}
 
     def adopting(self, saved: Saved) -> list[Call]:
         """The calls that take over what is saved. CheckpointError, before any of them, if it does not fit."""
@@ -130,6 +237,8 @@ class OptimizerState:
             there = f"{saved.micro_step} gradients are accumulated"
             raise CheckpointError(f"micro_step: {there}, and every {self.accumulate} make a step here")
         counts = [saved.step, saved.micro_step, *(group.step for group in saved.groups.values())]
+        if saved.seed is not None:
+            calls.append((self.__dict__.update, {"seed": saved.seed}))
         return [*self._adopting_arrays(saved), *calls, (setitem, self.counts, slice(None), counts)]
 
     def _adopting_arrays(self, saved: Saved) -> list[Call]:
@@ -142,18 +251,18 @@ class OptimizerState:
             if kind not in self.states:
                 raise CheckpointError(f"state: {quoted(kind)} is no state here; {nearest(kind, self.states)}")
             there = {name: states[kind] for name, states in saved.state.items() if kind in states}
-            calls += _copying(f"state {kind!r}", self.states[kind], there)
+            calls += _copying(f"state {kind!r}", _stored(self.states[kind]), there)
         for part in PARTS:
-            here, there = getattr(self, part), getattr(saved, part)
-            if here is None and not there and not self.layout.shapes:
+            mine, its = self.part(part), saved.parts[part]
+            if mine is None and not its and not self.layout.shapes:
                 continue
-            if (here is None) != (there is None):
+            if (mine is None) != (its is None):
                 has, lacks = "the checkpoint", "this optimizer"
-                if there is None:
+                if its is None:
                     has, lacks = lacks, has
                 raise CheckpointError(f"{part}: {has} has it and {lacks} has not")
-            if here is not None:
-                calls += _copying(part, here, there)
+            if mine is not None and its is not None:
+                calls += _copying(part, mine, its)
         if saved.params is not None:
             calls += _copying("params", self.parameters(), saved.params)
         return calls
@@ -167,19 +276,39 @@ def flat_and_layout(params: FlatBuffer | np.ndarray) -> tuple[np.ndarray, Layout
     return flat, Layout({"params": flat.shape})
 
 
-def _copying(what: str, here: Any, there: dict[str, Source]) -> list[Call]:
+def _memory(buffer: FlatBuffer | EncodedBuffer) -> Iterator[np.ndarray]:
+    if isinstance(buffer, EncodedBuffer):
+        yield from buffer.memory()
+    else:
+        yield buffer.flat
+
+
+def _stored(buffer: FlatBuffer | EncodedBuffer) -> dict[str, Stored]:
+    """The memory of a buffer by name; arrays of an item for each element have the parameter's shape."""
+    if not isinstance(buffer, EncodedBuffer):
+        return {name: plain(array) for name, array in buffer.items()}
+    found = {}
+    for name, storage in buffer.storages.items():
+        shape = buffer.layout.shapes[name]
+        arrays = zip(storage.parts, buffer.parts(name).items(), strict=True)
+        parts = {key: array.reshape(shape) if part.every == 1 else array for part, (key, array) in arrays}
+        found[name] = Stored(storage.name, parts)
+    return found
+
+
+def _copying(what: str, here: dict[str, Stored], there: dict[str, Stored]) -> list[Call]:
     for name in there:
         if name not in here:
             raise CheckpointError(f"{what}: no parameter {quoted(name)} here; {nearest(name, here)}")
     calls: list[Call] = []
-    for name, array in here.items():
+    for name, stored in here.items():
         if name not in there:
             raise CheckpointError(f"{what}: there is none for {quoted(name)}")
         given = there[name]
-        if given.dtype != array.dtype:
-            raise CheckpointError(f"{what}: {quoted(name)} is {given.dtype}, not {array.dtype} as here")
-        if given.shape != array.shape:
-            shape = quoted(given.shape)
-            raise CheckpointError(f"{what}: {quoted(name)} has the shape {shape}, not {array.shape} as here")
-        calls += given.into(array)
+        if given.storage != stored.storage:
+            way = "; convert=True has it converted" if given.storage in STORAGES else ""
+            raise CheckpointError(f"{what}: {quoted(name)} is {given.storage}, not {stored.storage} as here{way}")
+        given.check_parts(f"{what}: {quoted(name)}", stored.parts)
+        for part, array in stored.parts.items():
+            calls += given.parts[part].into(array)
     return calls

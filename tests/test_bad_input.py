@@ -56,12 +56,19 @@ def read_only_buffer() -> FlatBuffer:
 @pytest.mark.parametrize(
     ("params", "error", "message"),
     [
-        (np.ones(5, np.int64), TypeError, "params: its dtype must be float32 or float64 in native byte order, not <i8"),
+        (
+            np.ones(5, np.int64),
+            TypeError,
+            "params: its dtype must be float32, float64, bfloat16 or float16 in native .*, not <i8",
+        ),
         (np.ones(5, bool), TypeError, "params: its dtype must be"),
         (np.ones(5, np.complex64), TypeError, "params: its dtype must be"),
-        (np.ones(5, np.float16), TypeError, "params: its dtype must be"),
         (np.ones(5, np.longdouble), TypeError, "params: its dtype must be"),
-        (np.ones(5, ">f4"), TypeError, "params: its dtype must be float32 or float64 in native byte order, not >f4"),
+        (
+            np.ones(5, ">f4"),
+            TypeError,
+            "params: its dtype must be float32, float64, bfloat16 or float16 in native .*, not >f4",
+        ),
         (np.array(["a"]), TypeError, "params: its dtype must be"),
         (np.ones((2, 3)), ValueError, r"params must be one-dimensional, not of shape \(2, 3\)"),
         (np.ones(()), ValueError, r"params must be one-dimensional, not of shape \(\)"),
@@ -183,11 +190,10 @@ def test_an_unknown_hyperparameter_gives_the_nearest(rule):
     [
         (np.ones(SIZE - 1, np.float32), ValueError, f"grads must have the parameters' size {SIZE}, not {SIZE - 1}"),
         (np.ones(0, np.float32), ValueError, f"grads must have the parameters' size {SIZE}, not 0"),
-        (np.ones(SIZE), TypeError, "grads must be float32 as the parameters are, not float64"),
         (
             np.ones(SIZE, np.int32),
             TypeError,
-            "grads: its dtype must be float32 or float64 in native byte order, not <i4",
+            "grads: its dtype must be float32, float64, bfloat16 or float16 in native byte order, not <i4",
         ),
         (np.ones(SIZE, ">f4"), TypeError, "grads: its dtype must be"),
         (np.ones(SIZE, np.complex64), TypeError, "grads: its dtype must be"),
@@ -198,7 +204,6 @@ def test_an_unknown_hyperparameter_gives_the_nearest(rule):
         ([1.0] * SIZE, TypeError, "grads must be a NumPy array, not list"),
         (None, TypeError, "grads must be a NumPy array, not NoneType"),
         (1.0, TypeError, "grads must be a NumPy array, not float"),
-        (random_buffer(1, "float64"), TypeError, "grads must be float32 as the parameters are, not float64"),
         (
             random_buffer(1, "float32", {"w": (SIZE,)}),
             ValueError,
@@ -256,24 +261,24 @@ def with_entry(name: str, value: object) -> Callable[[], dict]:
             r"grads\['scale'\] must have the shape \(\), not \(1,\)",
         ),
         (
-            with_entry("scale", np.ones(())),
+            with_entry("scale", np.ones((), np.complex64)),
             TypeError,
-            r"grads\['scale'\] must be an array of float32 as the parameters are, not float64",
+            r"grads\['scale'\] must be an array of float32 or float64 or bfloat16 or float16, not complex64",
         ),
         (
             with_entry("scale", np.ones((), np.int64)),
             TypeError,
-            r"grads\['scale'\] must be an array of float32 as the parameters are, not int64",
+            r"grads\['scale'\] must be an array of float32 or float64 or bfloat16 or float16, not int64",
         ),
         (
             with_entry("scale", 1.0),
             TypeError,
-            r"grads\['scale'\] must be an array of float32 as the parameters are, not float",
+            r"grads\['scale'\] must be an array of float32 or float64 or bfloat16 or float16, not float",
         ),
         (
             with_entry("scale", None),
             TypeError,
-            r"grads\['scale'\] must be an array of float32 as the parameters are, not NoneType",
+            r"grads\['scale'\] must be an array of float32 or float64 or bfloat16 or float16, not NoneType",
         ),
         (
             with_entry("first.bias", np.ma.ones(3, np.float32)),

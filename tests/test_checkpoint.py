@@ -341,7 +341,7 @@ def test_another_version_is_refused(optimizer, tmp_path, monkeypatch):
     monkeypatch.setattr("fastopt.checkpoint.saved.FORMAT", 99)
     optimizer.save(path)
     monkeypatch.undo()
-    refuses(optimizer, path, "format 99, not 1: another version of fastopt wrote it")
+    refuses(optimizer, path, "format 99, not 2: another version of fastopt wrote it")
 
 
 # What does not fit
@@ -523,11 +523,15 @@ def contents(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
         return json.loads(file.metadata()["fastopt"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
-def test_a_file_of_format_1_that_safetensors_wrote_is_read(optimizer, tmp_path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_that_safetensors_wrote_is_read(version, optimizer, tmp_path):
     optimizer.save(tmp_path / "run", {"epoch": 3})
     description, tensors = contents(tmp_path / "run")
-    assert list(description) == ["step", "micro_step", "groups", "format", "layout", "checksums", "extra"]
-    assert description["format"] == 1
+    assert list(description) == ["step", "micro_step", "groups", "seed", "format", "layout", "checksums", "extra"]
+    assert description["format"] == 2
+    if version == 1:
+        del description["seed"]
+        description["format"] = 1
     craft(tmp_path / "theirs", description, tensors)
     assert (tmp_path / "theirs").read_bytes() != (tmp_path / "run").read_bytes()
     before = snapshot(optimizer)
@@ -535,7 +539,9 @@ def test_a_file_of_format_1_that_safetensors_wrote_is_read(optimizer, tmp_path):
     assert optimizer.load(tmp_path / "theirs") == {"epoch": 3}
     assert snapshot(optimizer) == before
     saved, arrays = checkpoint.read(tmp_path / "theirs")
-    assert saved == description and all((arrays[key] == tensors[key]).all() for key in tensors | arrays)
+    assert saved == {"seed": None} | description and all(
+        (arrays[key] == tensors[key]).all() for key in tensors | arrays
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"ema_decay": 0.5}, {"accumulate": 2}, {"ema_decay": 0.5, "accumulate": 2}])
@@ -767,9 +773,9 @@ BIAS = ("groups", "*", "hyperparameters")
         (("step",), 1.0, "step must be a whole number >= 0, not 1.0"),
         (("micro_step",), 1, "micro_step: 1 gradients are accumulated, and every 1 make a step here"),
         (("checksums",), 3, "corrupted: its arrays have other checksums"),
-        (("format",), True, "format True, not 1"),
+        (("format",), True, "format True, not 2"),
         (("format",), "1" * 1000, "format '1111111111"),
-        (("format",), None, "format None, not 1"),
+        (("format",), None, "format None, not 2"),
         (("more",), 1, "description has the unknown 'more'"),
         ((*BIAS, "lr"), [[[1]]], "groups['*']: Momentum: lr must be a finite number >= 0, not "),
         ((*BIAS, "lr"), "0.1", "groups['*']: Momentum: lr must be a finite number >= 0, not "),
@@ -852,10 +858,10 @@ def test_a_description_that_lacks_a_part_is_refused(place, backend, tmp_path):
     for key in list(here):
         part = here.pop(key)
         craft(path, description, tensors)
-        refuses(optimizer, path, "None, not 1" if key == "format" else "")
+        refuses(optimizer, path, "None, not 2" if key == "format" else "")
         here[key] = part
         state = optimizer.state_dict()
-        if key in state and not place:
+        if key in {*state} - {"seed"} and not place:
             del state[key]
             with pytest.raises(CheckpointError, match=f"state_dict has no '{key}'"):
                 optimizer.load_state_dict(state)

@@ -96,7 +96,8 @@ class NumbaTable:
     """Works that are bound anew at every step."""
 
     def __init__(self, backend: NumbaBackend, works: Sequence[Work], then: Sequence[Work]) -> None:
-        self._backend, self._works, self._then = backend, list(works), list(then)
+        self._backend, self._works = backend, list(works)
+        self._then = backend.bind(then, 1)
 
     def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
         for row in np.arange(len(self._works))[rows]:
@@ -109,7 +110,8 @@ class NumbaTable:
             if address and p.size:
                 g = array_at(address, g.size, g.dtype)  # type: ignore[union-attr]
                 works.append(work._replace(streams=(p, g, *states)))
-        return self._backend.bind([*works, *self._then], threads)
+        program = self._backend.bind(works, threads)
+        return Program([*program.calls, *self._then.calls], (program, self._then), program.lock)
 
 
 def worth_threads(size: int, threads: int) -> bool:

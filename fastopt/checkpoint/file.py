@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt.backend.program import Call, run
-from fastopt.checkpoint.saved import Saved, check_description, parse_file, to_file
+from fastopt.checkpoint.saved import Saved, Stored, check_description, parse_file, to_file
 from fastopt.errors import CheckpointError, quoted
 from fastopt.files import replacing
 
@@ -30,33 +30,42 @@ _DEEPEST = 100  # levels of lists and dictionaries
 
 _HALF = "The optimizer holds a part of it: load again"
 
-_DTYPES: dict[str, np.dtype] = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "U8": np.dtype(np.uint8),
-    "U16": np.dtype(np.uint16),
-    "U32": np.dtype(np.uint32),
+#: What safetensors calls a dtype, what it is called here, and NumPy's dtype of its items.
+_DTYPES: dict[str, tuple[str, np.dtype]] = {
+    "F64": ("float64", np.dtype(np.float64)),
+    "F32": ("float32", np.dtype(np.float32)),
+    "F16": ("float16", np.dtype(np.uint16)),
+    "BF16": ("bfloat16", np.dtype(np.uint16)),
+    "U8": ("uint8", np.dtype(np.uint8)),
+    "U16": ("uint16", np.dtype(np.uint16)),
+    "U32": ("uint32", np.dtype(np.uint32)),
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_NAMES = {name: theirs for theirs, (name, _) in _DTYPES.items()}
 
 
 # Writing
 
 
 def save(
-    path: str | os.PathLike, state_dict: dict[str, Any], params: Mapping[str, np.ndarray], extra: Any = None
+    path: str | os.PathLike,
+    described: dict[str, Any],
+    params: Mapping[str, Stored],
+    shapes: Mapping[str, tuple[int, ...]],
+    extra: Any = None,
 ) -> None:
-    """Writes a state dict, the parameters by name, and ``extra``: see :meth:`fastopt.Optimizer.save`."""
+    """Writes what an optimizer says of itself, its parameters with their shapes by name, and ``extra``.
+
+    See :meth:`fastopt.Optimizer.save`.
+    """
     _check_extra("extra", extra)
-    description, arrays = to_file(state_dict, params)
-    checksums = {key: _checksum(_chunks(array)) for key, array in arrays.items()}
+    description, arrays = to_file(described, params, shapes)
+    checksums = {key: _checksum(_chunks(array)) for key, (_, array) in arrays.items()}
     text = json.dumps(description | {"checksums": checksums, "extra": extra})
     header = _header(arrays, {"fastopt": text, "fastopt.checksum": str(zlib.crc32(text.encode()))})
     with replacing(path) as file:
         file.write(len(header).to_bytes(8, "little"))
         file.write(header)
-        for array in arrays.values():
+        for _, array in arrays.values():
             for chunk in _chunks(array):
                 file.write(chunk)
 
@@ -83,12 +92,12 @@ def _check_extra(where: str, value: Any, depth: int = 0) -> None:
         raise TypeError(f"{where}: {type(value).__name__} is not JSON serializable as it is: it must be {kinds}")
 
 
-def _header(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+def _header(arrays: Mapping[str, tuple[str, np.ndarray]], metadata: dict[str, str]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": metadata}
     start = 0
-    for key, array in arrays.items():
+    for key, (name, array) in arrays.items():
         stop = start + array.nbytes
-        entries[key] = {"dtype": _NAMES[array.dtype], "shape": array.shape, "data_offsets": (start, stop)}
+        entries[key] = {"dtype": _NAMES[name], "shape": array.shape, "data_offsets": (start, stop)}
         start = stop
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     return text + b" " * (-len(text) % 8)  # so that arrays are aligned
@@ -162,6 +171,7 @@ class InFile(NamedTuple):
     """An array in a file that is open."""
 
     reader: _Reader
+    storage: str
     dtype: np.dtype
     shape: tuple[int, ...]
     start: int
@@ -189,14 +199,15 @@ class InFile(NamedTuple):
             yield memory[:count]
 
     def array(self) -> np.ndarray:
-        """The array, read now."""
+        """The array, read now; of bfloat16, which NumPy has not, the codes."""
         made = np.empty(self.shape, self.dtype)
         flat = made.reshape(-1).view(np.uint8)
         place = 0
         for chunk in self.chunks():
             flat[place : place + len(chunk)] = chunk
             place += len(chunk)
-        return made if sys.byteorder == "little" else made.byteswap()
+        made = made if sys.byteorder == "little" else made.byteswap()
+        return made.view(np.float16) if self.storage == "float16" else made
 
 
 def load(path: str | os.PathLike, adopting: Callable[[Saved], list[Call]]) -> Any:
@@ -241,7 +252,7 @@ def _opened(path: str | os.PathLike) -> Iterator[_Reader]:
 
 
 def _parse_header(header: bytes, size: int) -> tuple[dict[str, str], dict[str, tuple]]:
-    """The metadata, and dtype, shape, start and stop of each array in a file of so many bytes."""
+    """The metadata, and the place of each array in a file of so many bytes: see :class:`InFile`."""
     entries = _json("its header", header)
     if not isinstance(entries, dict):
         raise CheckpointError("no checkpoint: its header is no JSON object")
@@ -251,7 +262,7 @@ def _parse_header(header: bytes, size: int) -> tuple[dict[str, str], dict[str, t
     first = 8 + len(header)
     places = {key: _parse_place(key, entry, first) for key, entry in entries.items()}
     end = first
-    for key, (_, _, start, stop) in sorted(places.items(), key=lambda item: item[1][2:]):
+    for key, (*_, start, stop) in sorted(places.items(), key=lambda item: item[1][3:]):
         if start != end:
             raise CheckpointError(f"no checkpoint: the array {quoted(key)} does not start where the one before it ends")
         end = stop
@@ -260,9 +271,9 @@ def _parse_header(header: bytes, size: int) -> tuple[dict[str, str], dict[str, t
     return metadata, places
 
 
-def _parse_place(key: str, entry: Any, first: int) -> tuple[np.dtype, tuple[int, ...], int, int]:
+def _parse_place(key: str, entry: Any, first: int) -> tuple[str, np.dtype, tuple[int, ...], int, int]:
     try:
-        dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
+        (name, dtype), shape = _DTYPES[entry["dtype"]], entry["shape"]
         start, stop = entry["data_offsets"]
         whole = [*shape, start, stop]
     except (TypeError, ValueError, KeyError):
@@ -270,7 +281,7 @@ def _parse_place(key: str, entry: Any, first: int) -> tuple[np.dtype, tuple[int,
     fits = len(shape) <= 64 and all(type(number) is int and 0 <= number < 2**63 for number in whole)
     if not fits or stop - start != math.prod(shape) * dtype.itemsize:
         raise CheckpointError(f"no checkpoint: the header's entry {quoted(key)} is {quoted(entry)}")
-    return dtype, tuple(shape), first + start, first + stop
+    return name, dtype, tuple(shape), first + start, first + stop
 
 
 def _json(what: str, text: str | bytes) -> Any:

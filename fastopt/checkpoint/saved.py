@@ -1,7 +1,13 @@
 """What is saved of an optimizer, as plain data: the schema, checked whole before any of it is used.
 
-A state dict is ``{"step", "micro_step", "groups", "state", "ema", "accumulated"}``. A file holds the same: its arrays
-under the keys ``params/NAME``, ``state/KIND/NAME``, ``ema/NAME`` and ``accumulated/NAME``, the rest as a description.
+A state dict is ``{"step", "micro_step", "seed", "groups", "state", "ema", "accumulated", "master", "copy"}``. What is
+not float32 or float64 is a mapping there, as ``{"storage": "float8_signed", "codes": ..., "scales": ...}``: see
+``fastopt/storages/README.md``. A file holds the same: its arrays under the keys ``params/NAME``, ``state/KIND/NAME``,
+``ema/NAME`` and so on, the rest as a description. An array that is one part of several has a key such as
+``state.float8_signed.codes/KIND/NAME``.
+
+Files of format 1 have neither seed nor master nor copy, and nothing but float32 and float64; nor have state dicts of
+that time.
 """
 
 import math
@@ -17,13 +23,15 @@ from fastopt.declared import real
 from fastopt.errors import CheckpointError, nearest, quoted
 from fastopt.rule import Rule
 from fastopt.schedules import SCHEDULES, Schedule
+from fastopt.storages import STORAGES
 
-FORMAT = 1
+FORMAT = 2
 
 #: Buffers that an optimizer may have beside its states.
-PARTS = ("ema", "accumulated")
+PARTS = ("ema", "accumulated", "master", "copy")
 
 _PROGRESS = ("step", "micro_step", "groups")
+_SINCE_2: dict[str, Any] = dict.fromkeys(("seed", "master", "copy"))  # what there was not before, and its value then
 _GROUP = ("rule", "hyperparameters", "step", "frozen", "parameters")
 _SCHEDULE = ("schedule", "fields", "progress")
 _MOST = 2**53  # float64 tells the steps up to it apart
@@ -38,6 +46,10 @@ class Source(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
+    @property
+    def storage(self) -> str:
+        """What the dtype is called: for 16-bit codes the name of their storage."""
+
     def into(self, array: np.ndarray) -> list[Call]:
         """The calls, of functions implemented in C, that fill an array of that dtype and shape with it."""
 
@@ -46,6 +58,10 @@ class InMemory(NamedTuple):
     """An array of a state dict."""
 
     array: np.ndarray
+
+    @property
+    def storage(self) -> str:
+        return self.array.dtype.name
 
     @property
     def dtype(self) -> np.dtype:
@@ -57,6 +73,49 @@ class InMemory(NamedTuple):
 
     def into(self, array: np.ndarray) -> list[Call]:
         return [(setitem, array, ..., self.array)]
+
+
+class Stored(NamedTuple):
+    """A member of a buffer: the name of its storage, and the storage's parts, all or some: arrays, or sources of them.
+
+    Parts that have an item for each element have the parameter's shape.
+    """
+
+    storage: str
+    parts: Mapping[str, Any]
+
+    def check_parts(self, what: str, here: Mapping[str, np.ndarray]) -> None:
+        """CheckpointError if these parts are not such as there are here."""
+        if self.parts.keys() != here.keys():
+            raise CheckpointError(f"{what} has {_words(self.parts)}, not {_words(here)} as here")
+        for part, array in here.items():
+            given = self.parts[part]
+            its = "" if part == "values" else f" {part} of"
+            if given.dtype != array.dtype:
+                raise CheckpointError(f"{what} has{its} {given.dtype}, not {array.dtype} as here")
+            if given.shape != array.shape:
+                shape = quoted(given.shape)
+                raise CheckpointError(f"{what} has{its} the shape {shape}, not {array.shape} as here")
+
+
+def _words(parts: Mapping[str, Any]) -> str:
+    return " and ".join(parts) or "no parts"
+
+
+def plain(array: np.ndarray) -> Stored:
+    """An array that is a storage of its own: one of float32, float64, float16 or bfloat16."""
+    storage = STORAGES.get(array.dtype.name)
+    if storage is None:
+        return Stored(str(array.dtype), {"values": array})
+    part = storage.parts[0]
+    return Stored(storage.name, {part.name: array.view(part.dtype)})
+
+
+def in_state_dict(stored: Stored) -> np.ndarray | dict[str, Any]:
+    """A copy of what is stored, as a state dict has it."""
+    if stored.parts.keys() == {"values"}:
+        return stored.parts["values"].copy()
+    return {"storage": stored.storage} | {part: array.copy() for part, array in stored.parts.items()}
 
 
 class SavedGroup(NamedTuple):
@@ -77,11 +136,13 @@ class Saved(NamedTuple):
     step: int
     micro_step: int
     groups: dict[str, SavedGroup]
-    state: dict[str, dict[str, Source]]
-    ema: dict[str, Source] | None
-    accumulated: dict[str, Source] | None
+    #: The seed, or None if it was not saved.
+    seed: int | None
+    state: dict[str, dict[str, Stored]]
+    #: For each of the :data:`PARTS`, what it holds, or None.
+    parts: dict[str, dict[str, Stored] | None]
     layout: dict[str, tuple[int, ...]] | None = None
-    params: dict[str, Source] | None = None
+    params: dict[str, Stored] | None = None
 
 
 # From an optimizer
@@ -98,15 +159,34 @@ def _describe(value: Any) -> Any:
     return None if callable(value) else value
 
 
-def to_file(state_dict: dict[str, Any], params: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A state dict and the parameters as the description and the arrays of a file."""
-    arrays = {f"params/{name}": array for name, array in params.items()}
-    for name, states in state_dict["state"].items():
-        arrays |= {f"state/{kind}/{name}": array for kind, array in states.items()}
+def to_file(
+    described: dict[str, Any], params: Mapping[str, Stored], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, Any], dict[str, tuple[str, np.ndarray]]]:
+    """What an optimizer says of itself, and its parameters, as the description and the arrays of a file.
+
+    Beside each array stands what its dtype is called: for 16-bit codes the name of their storage.
+    """
+    arrays: dict[str, tuple[str, np.ndarray]] = {}
+
+    def add(section: str, name: str, stored: Stored) -> None:
+        if len(STORAGES[stored.storage].parts) == 1:
+            (array,) = stored.parts.values()
+            arrays[f"{section}/{name}"] = stored.storage, array
+        else:
+            for part, array in stored.parts.items():
+                arrays[f"{section}.{stored.storage}.{part}/{name}"] = array.dtype.name, array
+
+    for name, stored in params.items():
+        add("params", name, stored)
+    for name, states in described["state"].items():
+        for kind, stored in states.items():
+            add("state", f"{kind}/{name}", stored)
     for part in PARTS:
-        arrays |= {f"{part}/{name}": array for name, array in (state_dict[part] or {}).items()}
-    layout = {name: list(array.shape) for name, array in params.items()}
-    return {key: state_dict[key] for key in _PROGRESS} | {"format": FORMAT, "layout": layout}, arrays
+        for name, stored in (described[part] or {}).items():
+            add(part, name, stored)
+    layout = {name: list(shape) for name, shape in shapes.items()}
+    kept = {key: described[key] for key in (*_PROGRESS, "seed")}
+    return kept | {"format": FORMAT, "layout": layout}, arrays
 
 
 # From anywhere
@@ -114,14 +194,13 @@ def to_file(state_dict: dict[str, Any], params: Mapping[str, np.ndarray]) -> tup
 
 def parse(state_dict: Any) -> Saved:
     """A state dict. CheckpointError, which names the part, if it is none."""
-    given = _members("state_dict", state_dict)
-    _check_keys("state_dict", given, (*_PROGRESS, "state", *PARTS))
+    given = _SINCE_2 | _members("state_dict", state_dict)
+    _check_keys("state_dict", given, (*_PROGRESS, "seed", "state", *PARTS))
     state = _members("state", given["state"])
     return Saved(
         *_progress(given),
         {name: _arrays(f"state[{quoted(name)}]", states) for name, states in state.items()},
-        ema=None if given["ema"] is None else _arrays("ema", given["ema"]),
-        accumulated=None if given["accumulated"] is None else _arrays("accumulated", given["accumulated"]),
+        {part: None if given[part] is None else _arrays(part, given[part]) for part in PARTS},
     )
 
 
@@ -134,35 +213,54 @@ def parse_file(description: dict[str, Any], arrays: Mapping[str, Source]) -> Sav
         name: tuple(_count(f"layout[{quoted(name)}][{axis}]", size) for axis, size in enumerate(_axes(name, shape)))
         for name, shape in _members("layout", description["layout"]).items()
     }
-    state: dict[str, dict[str, Source]] = {name: {} for name in layout}
-    parts: dict[str, dict[str, Source]] = {"params": {}, **{part: {} for part in PARTS}}
+    state: dict[str, dict[str, Stored]] = {name: {} for name in layout}
+    parts: dict[str, dict[str, Stored]] = {"params": {}, **{part: {} for part in PARTS}}
     for key, array in arrays.items():
-        part, _, name = key.partition("/")
-        if part == "state":
+        section, _, name = key.partition("/")
+        section, *coded = section.split(".")
+        if section == "state":
             kind, _, name = name.partition("/")
             here = state.get(name, {})
         else:
-            kind, here = name, parts.get(part, {})
-        if name not in layout or (part != "state" and part not in parts):
+            kind, here = name, parts.get(section, {})
+        storage, part = coded if len(coded) == 2 else (array.storage, _only_part(array.storage))
+        known = not coded or (len(coded) == 2 and part in _parts(storage))
+        if name not in layout or (section != "state" and section not in parts) or not known:
             raise CheckpointError(f"an array has the unknown name {quoted(key)}")
-        here[kind] = array
-    ema, accumulated = (parts[part] if parts[part] or not layout else None for part in PARTS)
-    return Saved(*_progress(description), state, ema, accumulated, layout, parts["params"])
+        stored = here.setdefault(kind, Stored(storage, {}))
+        if stored.storage != storage:
+            raise CheckpointError(f"an array has the name {quoted(key)}, and there is one as {stored.storage}")
+        stored.parts[part] = array  # type: ignore[index]
+    found = {part: parts[part] if parts[part] or not layout else None for part in PARTS}
+    return Saved(*_progress(description), state, found, layout, parts["params"])
+
+
+def _parts(storage: str) -> tuple[str, ...]:
+    return tuple(part.name for part in STORAGES[storage].parts) if storage in STORAGES else ()
+
+
+def _only_part(storage: str) -> str:
+    return (*_parts(storage), "values")[0]
 
 
 def check_description(description: Any) -> dict[str, Any]:
     """A file's description if it is of this format. Otherwise CheckpointError."""
     given = _members("description", description)
     found = given.get("format")
-    if type(found) is not int or found != FORMAT:
+    if type(found) is not int or found not in (1, FORMAT):
         raise CheckpointError(f"format {quoted(found)}, not {FORMAT}: another version of fastopt wrote it")
-    _check_keys("description", given, (*_PROGRESS, "format", "layout", "checksums", "extra"))
+    if found == 1:
+        given.setdefault("seed", None)
+    _check_keys("description", given, (*_PROGRESS, "seed", "format", "layout", "checksums", "extra"))
     return given
 
 
-def _progress(given: dict[str, Any]) -> tuple[int, int, dict[str, SavedGroup]]:
+def _progress(given: dict[str, Any]) -> tuple[int, int, dict[str, SavedGroup], int | None]:
     groups = {pattern: _group(pattern, group) for pattern, group in _members("groups", given["groups"]).items()}
-    return _count("step", given["step"]), _count("micro_step", given["micro_step"]), groups
+    seed = given["seed"]
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**64):
+        raise CheckpointError(f"seed must be a whole number in [0, 2**64), not {quoted(seed)}")
+    return _count("step", given["step"]), _count("micro_step", given["micro_step"]), groups, seed
 
 
 def _group(pattern: str, value: Any) -> SavedGroup:
@@ -260,11 +358,26 @@ def _count(where: str, value: Any) -> int:
     return value
 
 
-def _arrays(where: str, value: Any) -> dict[str, Source]:
-    arrays: dict[str, Source] = {}
-    for name, array in _members(where, value).items():
-        try:
-            arrays[name] = InMemory(as_array(f"{where}[{quoted(name)}]", array))
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(str(error)) from None
-    return arrays
+def _arrays(where: str, value: Any) -> dict[str, Stored]:
+    return {name: _stored(f"{where}[{quoted(name)}]", each) for name, each in _members(where, value).items()}
+
+
+def _stored(where: str, value: Any) -> Stored:
+    if not isinstance(value, Mapping):
+        stored = plain(_array(where, value))
+        return Stored(stored.storage, {part: InMemory(array) for part, array in stored.parts.items()})
+    given = _members(where, value)
+    storage = given.pop("storage", None)
+    if not isinstance(storage, str) or storage not in STORAGES:
+        raise CheckpointError(f"{where}: storage must be one of {', '.join(STORAGES)}, not {quoted(storage)}")
+    for part in given:
+        if part not in _parts(storage):
+            raise CheckpointError(f"{where} has the unknown part {quoted(part)}; {nearest(part, _parts(storage))}")
+    return Stored(storage, {part: InMemory(_array(f"{where}: {part}", array)) for part, array in given.items()})
+
+
+def _array(where: str, value: Any) -> np.ndarray:
+    try:
+        return as_array(where, value)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(str(error)) from None

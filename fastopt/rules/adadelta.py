@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastopt.declared import ClosedUnitInterval, LearningRate, NonNegative
-from fastopt.rule import Rule
+from fastopt.rule import Rule, State
 
 
 class Adadelta(Rule):
@@ -27,7 +27,7 @@ class Adadelta(Rule):
 
     @property
     def states(self):
-        return {"square_avg": 0.0, "acc_delta": 0.0}
+        return {"square_avg": State(signed=False), "acc_delta": State(signed=False)}
 
     def coefficients(self, step):
         lr = self.rate(step)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastopt.declared import LearningRate, NonNegative
-from fastopt.rule import Rule
+from fastopt.rule import Rule, State
 
 
 class Adagrad(Rule):
@@ -26,7 +26,7 @@ class Adagrad(Rule):
 
     @property
     def states(self):
-        return {"sum": self.initial_accumulator_value}
+        return {"sum": State(self.initial_accumulator_value, signed=False)}
 
     def coefficients(self, step):
         lr = self.rate(step)

@@ -5,7 +5,7 @@ from math import sqrt
 import numpy as np
 
 from fastopt.declared import LearningRate, NonNegative, UnitInterval
-from fastopt.rule import Rule
+from fastopt.rule import Rule, State
 
 
 class Adam(Rule):
@@ -34,7 +34,8 @@ class Adam(Rule):
 
     @property
     def states(self):
-        return {"exp_avg": 0.0, "exp_avg_sq": 0.0} | ({"max_exp_avg_sq": 0.0} if self.amsgrad else {})
+        states = {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
+        return states | ({"max_exp_avg_sq": State(signed=False)} if self.amsgrad else {})
 
     def coefficients(self, step):
         lr = self.rate(step)

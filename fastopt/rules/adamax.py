@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastopt.declared import LearningRate, NonNegative, UnitInterval
-from fastopt.rule import Rule
+from fastopt.rule import Rule, State
 
 
 class Adamax(Rule):
@@ -26,7 +26,7 @@ class Adamax(Rule):
 
     @property
     def states(self):
-        return {"exp_avg": 0.0, "exp_inf": 0.0}
+        return {"exp_avg": 0.0, "exp_inf": State(signed=False)}
 
     def coefficients(self, step):
         lr = self.rate(step)

@@ -5,7 +5,7 @@ from math import prod, sqrt
 import numpy as np
 
 from fastopt.declared import LearningRate, NonNegative, UnitInterval
-from fastopt.rule import Rule
+from fastopt.rule import Rule, State
 
 _NO_MORE = 2.0**-64  # one minus less than this is one
 
@@ -34,7 +34,7 @@ class NAdam(Rule):
 
     @property
     def states(self):
-        return {"exp_avg": 0.0, "exp_avg_sq": 0.0}
+        return {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
 
     @property
     def scalars(self):

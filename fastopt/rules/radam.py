@@ -5,7 +5,7 @@ from math import sqrt
 import numpy as np
 
 from fastopt.declared import LearningRate, NonNegative, UnitInterval
-from fastopt.rule import Rule
+from fastopt.rule import Rule, State
 
 
 class RAdam(Rule):
@@ -31,7 +31,7 @@ class RAdam(Rule):
 
     @property
     def states(self):
-        return {"exp_avg": 0.0, "exp_avg_sq": 0.0}
+        return {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
 
     def coefficients(self, step):
         lr = self.rate(step)

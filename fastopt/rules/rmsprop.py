@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastopt.declared import ClosedUnitInterval, LearningRate, NonNegative
-from fastopt.rule import Rule
+from fastopt.rule import Rule, State
 
 
 class RMSprop(Rule):
@@ -36,7 +36,7 @@ class RMSprop(Rule):
 
     @property
     def states(self):
-        states = {"square_avg": 0.0}
+        states = {"square_avg": State(signed=False)}
         if self.centered:
             states["grad_avg"] = 0.0
         if self.momentum:

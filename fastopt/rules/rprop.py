@@ -5,7 +5,7 @@ from typing import Annotated
 import numpy as np
 
 from fastopt.declared import Interval, LearningRate, NonNegative
-from fastopt.rule import Rule
+from fastopt.rule import Rule, State
 
 Shrinking = Annotated[float, Interval(0.0, 1.0, "()")]
 Growing = Annotated[float, Interval(1.0, brackets="(]")]
@@ -38,7 +38,7 @@ class Rprop(Rule):
 
     @property
     def states(self):
-        return {"prev": 0.0, "step_size": self.rate(1)}
+        return {"prev": 0.0, "step_size": State(self.rate(1), signed=False)}
 
     def coefficients(self, step):
         return self.common(0.0) | {

@@ -1,0 +1,99 @@
+"""How parameters, states and copies of them are stored: what an optimizer was asked for, checked."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastopt.declared import Choice, whole
+from fastopt.errors import nearest, quoted
+from fastopt.storage import Storage
+from fastopt.storages import STORAGES, find
+
+#: Parameters of fewer elements keep their states as kernels compute them, where ``8bit`` was asked for.
+SMALL = 4096
+
+COMPRESSED = ("bfloat16", "float16", "8bit")
+COPIES = ("bfloat16", "float16")
+ROUNDING = Choice("stochastic", "nearest")
+
+_MASTERS = {"bfloat16": "None, 'float32' or 'split'", "float16": "None or 'float32'"}
+_STATES = "None, 'bfloat16', 'float16', '8bit', or a mapping of states to these"
+_SEED = "a whole number in [0, 2**64)"
+
+
+class Precision(NamedTuple):
+    """The arguments of :class:`fastopt.Optimizer` that say how numbers are stored.
+
+    ``states`` has the name of a compressed storage, as users write it, for each state that has one.
+    """
+
+    master: str | None
+    states: Mapping[str, str]
+    rounding: str
+    copy: str | None
+
+    def state_storage(self, name: str, first: float, size: int, computes: np.dtype) -> Storage:
+        """How a state of a parameter with so many elements is stored; ``first`` says whether it has signs."""
+        wanted = self.states.get(name)
+        if wanted is None or (wanted == "8bit" and size < SMALL):
+            return STORAGES[computes.name]
+        return find(wanted, signed=getattr(first, "signed", True))
+
+    def is_stochastic(self, storage: Storage) -> bool:
+        """Whether parameters and states in a storage are rounded stochastically.
+
+        Numbers of 8 bits are if they have no signs: a second moment that changes by less than half of a code's distance
+        would stand still otherwise. Those that have signs go to the nearest code.
+        """
+        if storage.name in COPIES:
+            return self.rounding == "stochastic"
+        return storage.name == "float8_unsigned"
+
+
+def check_precision(
+    dtype: np.dtype, states: Collection[str], *, master: Any, state_dtype: Any, rounding: Any, copy: Any
+) -> Precision:
+    """The arguments for parameters of that dtype, and rules that keep these states.
+
+    TypeError or ValueError, which names the argument, if it is outside its domain.
+    """
+    if master is not None:
+        if dtype.name not in _MASTERS:
+            raise ValueError(f"master must be None for parameters of {dtype}, not {quoted(master)}")
+        if master not in ("float32", "split") or (master == "split" and dtype.name == "float16"):
+            raise ValueError(f"master must be {_MASTERS[dtype.name]} for parameters of {dtype}, not {quoted(master)}")
+    if copy is not None:
+        if copy not in COPIES:
+            raise ValueError(f"copy must be None, 'bfloat16' or 'float16', not {quoted(copy)}")
+        if dtype.name in COPIES:
+            raise ValueError(f"copy must be None for parameters of {dtype}, not {quoted(copy)}")
+    return Precision(master, _check_states(state_dtype, states), ROUNDING.parse("rounding", rounding), copy)
+
+
+def _check_states(given: Any, states: Collection[str]) -> dict[str, str]:
+    if given is None:
+        return {}
+    if isinstance(given, str):
+        given = dict.fromkeys(states, _compressed("state_dtype", given, _STATES))
+    if not isinstance(given, Mapping):
+        raise TypeError(f"state_dtype must be {_STATES}, not {quoted(given)}")
+    for name, wanted in given.items():
+        if name not in states:
+            raise ValueError(f"state_dtype: the rules keep no state {quoted(name)}; {nearest(str(name), states)}")
+        _compressed(f"state_dtype[{name!r}]", wanted, "one of 'bfloat16', 'float16', '8bit'")
+    return dict(given)
+
+
+def _compressed(argument: str, name: Any, domain: str) -> str:
+    if name not in COMPRESSED:
+        raise ValueError(f"{argument} must be {domain}, not {quoted(name)}")
+    return name
+
+
+def check_seed(seed: Any) -> int:
+    """The seed of stochastic rounding; TypeError or ValueError if it is none."""
+    number = whole("seed", seed, _SEED)
+    if not 0 <= number < 2**64:
+        raise ValueError(f"seed must be {_SEED}, not {quoted(seed)}")
+    return number
