@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cases import by_kernel
 from test_bits import CORNERS, DTYPES, assert_same, coefficients, data, using
+from test_terms import guarded
 
 import fastopt
 
@@ -14,10 +15,12 @@ pytest.importorskip("numba", exc_type=ImportError)
 from fastopt.backend import numba as engine
 from fastopt.backend.choice import select
 from fastopt.backend.program import OtherTerms, Work, run
-from fastopt.backend.versions import L2, Terms, terms, watched
+from fastopt.backend.versions import Terms, terms, watched
 from fastopt.kernels import KERNELS
+from fastopt.kernels.blend import blend
 
 RULES = by_kernel()
+L2 = 1
 
 
 def test_what_rows_leave():
@@ -27,17 +30,19 @@ def test_what_rows_leave():
     assert terms(KERNELS["sgd"], row) is Terms.NO_L2
     row[L2] = 0.1
     assert terms(KERNELS["sgd"], row) is Terms.ALL
-    row[0] = 0
+    row[0] = 0  # grad_scale stands in no term
     assert terms(KERNELS["sgd"], row) is Terms.ALL
     row[3] = 0
     assert terms(KERNELS["sgd"], row) is Terms.SOME
+    assert terms(blend, np.array([0.5, 0.5])) is Terms.ALL
+    assert terms(blend, np.array([0.0, 1.0])) is Terms.SOME
 
 
 @pytest.mark.parametrize("kernel", RULES)
 def test_what_is_watched(kernel):
-    names = list(RULES[kernel].coefficients(1))
-    expected = [name for name in names if name not in ("grad_scale", "l2", "keep", "zero")]
-    assert [names[place] for place in watched(KERNELS[kernel])] == expected and names[L2] == "l2"
+    names, (l2, others) = list(RULES[kernel].coefficients(1)), watched(KERNELS[kernel])
+    assert l2 == L2 == names.index("l2")
+    assert ["l2", *(names[place] for place in others)] == [name for name in names if name in guarded(kernel)]
 
 
 def program(kernel: str, buffers: list[np.ndarray], k: np.ndarray, form: str):
@@ -68,7 +73,7 @@ def test_a_row_that_a_program_is_not_for_is_refused_before_anything_is_written(k
     buffers = data(np.random.default_rng(1), rule, 300, dtype)
     before = [buffer.copy() for buffer in buffers]
     k = coefficients(rule, 1, dtype)
-    for place in (L2, *watched(KERNELS[kernel])):
+    for place in (L2, *watched(KERNELS[kernel]).others):
         for first in (k[place], 0):
             row = k.copy()
             row[place] = first

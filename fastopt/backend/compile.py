@@ -9,9 +9,16 @@ import numba
 import numpy as np
 from numba import get_num_threads, set_num_threads
 
+from fastopt.backend import drivers
+from fastopt.backend.memory import Array, Constant, Number, arguments, function_address
 from fastopt.backend.program import Call
 from fastopt.backend.versions import Terms, replacements
+from fastopt.codecs import CODECS
 from fastopt.kernels import twin
+from fastopt.kernels.blend import blend
+from fastopt.storages import STORAGES
+
+_TABLE, _NUMBERS = numba.int64[:, ::1], numba.int64[::1]
 
 #: Held in parallel regions: of two at once, numba's threading layer "workqueue" ends the process.
 region = threading.Lock()
@@ -25,7 +32,23 @@ def specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool, t
 
     With ``terms``, that of the kernel's version for rows that leave these terms.
     """
-    return once((kernel, dtype, parallel, terms), _compile, kernel, dtype, signature, parallel, terms)
+    return once((kernel, dtype, parallel, terms), _specialize, kernel, dtype, signature, parallel, terms)
+
+
+def driver(kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, terms: Terms | None, *, tiled: bool) -> Any:
+    """A loop of :mod:`fastopt.backend.drivers` over a kernel of so many buffers, by tiles or by spans."""
+    key = "tiles" if tiled else "spans", kernel, dtype, buffers, parallel, terms
+    return once(key, _driver, kernel, dtype, buffers, parallel, terms, tiled)
+
+
+def codec_address(name: str, loop: str, dtype: np.dtype) -> int:
+    """The address of a compiled ``loop``, a field of :class:`fastopt.codecs.Codec`, of a storage and for a dtype."""
+    return once((name, loop, dtype), _codec_address, name, loop, dtype)[0]
+
+
+def blend_address(dtype: np.dtype) -> int:
+    """The address of the compiled kernel ``blend`` for a dtype."""
+    return once((blend, dtype), _blend_address, dtype)[0]
 
 
 def once(key: Any, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -47,20 +70,71 @@ def _keep(key: Any, function: Callable[..., Any], arguments: tuple) -> None:
             dispatchers[key] = function(*arguments)
 
 
-def _compile(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool, terms: Terms | None) -> Any:
-    variant, options = ("parallel", {"parallel": True}) if parallel else ("serial", {"nogil": True})
-    variant, replaced = f"{variant}.{dtype.name}", {}
-    if terms:
-        variant, replaced = f"{variant}.{terms.value}", replacements(kernel, terms)
-        # Such kernels allocate nothing. So numba need not count references to arrays, which takes a third of a call,
-        # and which an exception would leave behind.
-        options["_nrt"] = False
-    dispatcher = twin(kernel, variant, replaced, **options)
+def _specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool, terms: Terms | None) -> Any:
+    return _compile(kernel, dtype, signature, parallel, replacements(kernel, terms) if terms else {}, terms)
+
+
+def _driver(kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, terms: Terms | None, tiled: bool) -> Any:
+    places = [drivers.BUFFERS + place for place in range(buffers)]
+    taken = [*(Array(dtype, place) for place in places), Array(dtype, drivers.K, drivers.K_SIZE)]
+    names = replacements(kernel, terms, refusing=False) if terms else {}
+    loop, share = (drivers.tiles, drivers.tiles_of_share) if tiled else (drivers.spans, drivers.spans_of_share)
+    called = twin(kernel, _variant(dtype, False, terms), names, **_options(False, terms))
+    variant = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
+    work = twin(share, variant, {"kernel": called, "arguments": arguments(taken)}, **_options(False, terms))
+    signature: tuple = (_TABLE, _NUMBERS, _TABLE, *(_TABLE,) * tiled)
+    return _compile(loop, dtype, signature, parallel, {"work": work}, terms, variant)
+
+
+def _codec_address(name: str, loop: str, dtype: np.dtype) -> tuple[int, Any]:
+    codec, storage = CODECS[name], STORAGES[name]
+    values = Array(dtype, drivers.VALUES)
+    parts = [Array(part.dtype, drivers.PART + place, every=part.every) for place, part in enumerate(storage.parts)]
+    taken: list[Any] = [*parts, values] if loop == "decode" else [values, *parts]
+    if loop == "encode_stochastic":
+        taken += [Array(np.dtype(np.uint32), drivers.NOISE), Number(np.dtype(np.uint32), drivers.NOISE_SHIFT)]
+    taken += map(Constant, codec.arguments)
+    return _address(f"{name}.{loop}", dtype, getattr(codec, loop), taken)
+
+
+def _blend_address(dtype: np.dtype) -> tuple[int, Any]:
+    taken = [Array(dtype, each) for each in (drivers.VALUES, drivers.PART, drivers.OTHER_PART)]
+    return _address("blend", dtype, twin(blend, _variant(dtype, False, None), nogil=True), taken)
+
+
+def _address(name: str, dtype: np.dtype, function: Any, taken: list) -> tuple[int, Any]:
+    """The address of a function that takes a row's, and the dispatcher, which keeps it alive."""
+    names = {"codec": function, "arguments": arguments(taken)}
+    dispatcher = _compile(drivers.coded, dtype, (numba.int64,), False, names, variant=name)
+    return function_address(dispatcher), dispatcher
+
+
+def _variant(dtype: np.dtype, parallel: bool, terms: Terms | None) -> str:
+    return ".".join(["parallel" if parallel else "serial", dtype.name, *([terms.value] if terms else [])])
+
+
+def _options(parallel: bool, terms: Terms | None) -> dict[str, bool]:
+    """What numba is told. Kernels that come with fastopt allocate nothing: so it need not count references to arrays,
+    which takes a third of a call, and which an exception would leave behind."""
+    return ({"parallel": True} if parallel else {"nogil": True}) | ({"_nrt": False} if terms else {})
+
+
+def _compile(
+    function: Any,
+    dtype: np.dtype,
+    signature: tuple,
+    parallel: bool,
+    names: dict[str, Any],
+    terms: Terms | None = None,
+    variant: str = "",
+) -> Any:
+    variant = ".".join(filter(None, [_variant(dtype, parallel, terms), variant]))
+    dispatcher = twin(function, variant, names, **_options(parallel, terms))
     try:
         dispatcher.enable_caching()
         dispatcher.compile(signature)
     except Exception:  # no writable cache directory, a damaged cache, a full disk: compile without it
-        dispatcher = twin(kernel, variant, replaced, **options)
+        dispatcher = twin(function, variant, names, **_options(parallel, terms))
         dispatcher.compile(signature)
     dispatcher.disable_compile()
     return dispatcher

@@ -1,128 +1,142 @@
-"""numba's loops over many spans, and over the tiles of spans whose numbers are not stored as kernels compute.
+"""numba's loops over many spans, and over the tiles of streams that are not stored as kernels compute.
 
-A table says what to do: a row of int64 for each span, laid out as :class:`Columns` says. The work is divided by tiles,
-counted from the start of each span, so that neither threads nor splits show. ``kernel``, ``piece`` and ``share`` are
-globals that :mod:`fastopt.backend.compile` replaces: numba compiles and caches a driver for each kernel.
+What a loop has to do is a table of int64 with a row for each *piece*: a run of elements that one thread works on. Where
+all streams are native, the kernel runs over each piece as it lies in memory. Else it runs over one tile after the
+other: what is encoded is decoded into scratch memory, the kernel runs as it is, what it has written is encoded, and
+then come the followers. Codecs are called by the addresses of compiled functions, which the table holds. So a loop is
+compiled for each kernel and dtype that it computes in, and neither for each format nor for each mix of them.
+
+``kernel``, ``codec``, ``arguments`` and ``work`` get their meaning in :mod:`fastopt.backend.compile`: a kernel, a loop
+of a codec, the function from a row's address to the arguments of either, and the loop over the pieces of one thread.
 """
+
+from typing import Any
 
 import numba
 import numpy as np
 from numba import prange
-from numba.cpython.unsafe.tuple import tuple_setitem
 
-from fastopt.codecs.memory import address_of, array_at, decode, encode, encode_stochastic
+from fastopt.backend.memory import address_of, array_at, call, number_at
+from fastopt.backend.versions import look
 from fastopt.codecs.noise import fill_noise
-from fastopt.kernels.blend import blend as blend_kernel
-from fastopt.kernels.sgd import sgd as kernel  # any one: it is replaced
 from fastopt.sizes import TILE
 
-# A row: elements; address and length of the row of coefficients; address of the keys of stochastic rounding; followers;
-# then FIELDS numbers for each stream, and as many for each follower.
-LENGTH, K, K_SIZE, KEYS, FOLLOWERS, STREAMS = range(6)
-# Of a stream: the number of its storage, whether it is rounded stochastically, the addresses of its parts. Of a
-# follower, in place of the second: the address of the average's coefficients, or 0 for a copy.
-STORAGE, STOCHASTIC, FIRST, SECOND, FIELDS = range(5)
-AVERAGE = STOCHASTIC
+_njit = numba.njit(error_model="numpy", _nrt=False)
 
-#: In place of a storage's number: the kernel reads and writes the memory itself.
-NATIVE = -1
+kernel: Any = None
+codec: Any = None
+arguments: Any = None
+work: Any = None
 
-blend = numba.njit(blend_kernel.py_func, error_model="numpy")
+# The row that a kernel's arguments come from; columns for its streams follow.
+SIZE, K, K_SIZE, BUFFERS = range(4)
 
+# The row of a piece that is worked on by tiles starts as a kernel's; an entry for each stream and follower comes after.
+ELEMENT, KEYS, STREAMS, ENTRIES = range(3, 7)
 
-@numba.njit(error_model="numpy")
-def native_piece(row, like, start, stop, scratch):
-    """Applies the kernel to a span of streams that all are native, from element ``start`` to ``stop``."""
-    buffers = like
-    for stream in range(len(like)):
-        first = row[STREAMS + stream * FIELDS + FIRST]
-        buffers = tuple_setitem(
-            buffers, stream, array_at(first + start * like[0].itemsize, stop - start, like[0].dtype)
-        )
-    kernel(*buffers, array_at(row[K], row[K_SIZE], like[0].dtype))
+# An entry: both parts of a stream, each with the bytes of a tile, and the addresses of codecs, zero where there is
+# nothing to decode or encode. SHIFT says which half of a word of noise rounds the numbers, or is negative. A follower
+# that is a moving average has its coefficients and the address of the kernel ``blend``.
+FIRST, FIRST_BYTES, SECOND, SECOND_BYTES, DECODE, ENCODE, SHIFT, COEFFICIENTS, BLEND, ENTRY = range(10)
 
+# The row that a codec's arguments come from.
+CODEC_SIZE, VALUES, PART, OTHER_PART, NOISE, NOISE_SHIFT = range(6)
 
-@numba.njit(error_model="numpy")
-def tiled_piece(row, like, start, stop, scratch):
-    """Decodes, applies the kernel, encodes what it wrote and writes what follows, tile by tile."""
-    streams, dtype = len(like), like[0].dtype
-    k, keys = array_at(row[K], row[K_SIZE], dtype), array_at(row[KEYS], streams, np.uint64)
-    buffers = like
-    for begin in range(start, stop, TILE):
-        end = min(begin + TILE, stop)
-        for stream in range(streams):
-            at = STREAMS + stream * FIELDS
-            if row[at + STORAGE] == NATIVE:
-                buffers = tuple_setitem(
-                    buffers, stream, array_at(row[at + FIRST] + begin * like[0].itemsize, end - begin, like[0].dtype)
-                )
-            else:
-                values = array_at(scratch + stream * TILE * like[0].itemsize, end - begin, dtype)
-                decode(row[at + STORAGE], row[at + FIRST], row[at + SECOND], begin, values)
-                buffers = tuple_setitem(buffers, stream, values)
-        kernel(*buffers, k)
-        filled = -1
-        for stream in range(streams):
-            at = STREAMS + stream * FIELDS
-            if stream == 1 or row[at + STORAGE] == NATIVE:  # no kernel writes to the gradient
-                continue
-            storage, first, second = row[at + STORAGE], row[at + FIRST], row[at + SECOND]
-            if row[at + STOCHASTIC]:
-                words = array_at(scratch + (streams + 1) * TILE * like[0].itemsize, end - begin, np.uint32)
-                if filled != stream // 2:
-                    filled = stream // 2
-                    fill_noise(keys[filled], begin, words)
-                encode_stochastic(storage, first, second, begin, buffers[stream], words, np.uint32(stream % 2 * 16))
-            else:
-                encode(storage, first, second, begin, buffers[stream])
-        for follower in range(row[FOLLOWERS]):
-            at = STREAMS + (streams + follower) * FIELDS
-            storage, first, second = row[at + STORAGE], row[at + FIRST], row[at + SECOND]
-            if row[at + AVERAGE] == 0:
-                encode(storage, first, second, begin, buffers[0])
-            elif storage == NATIVE:
-                blend(
-                    array_at(first + begin * like[0].itemsize, end - begin, like[0].dtype),
-                    buffers[0],
-                    array_at(row[at + AVERAGE], 2, dtype),
-                )
-            else:
-                values = array_at(scratch + streams * TILE * like[0].itemsize, end - begin, dtype)
-                decode(storage, first, second, begin, values)
-                blend(values, buffers[0], array_at(row[at + AVERAGE], 2, dtype))
-                encode(storage, first, second, begin, values)
+# The scratch memory of a thread, in words of 64 bits: a row for kernels, one for codecs, noise, a tile for each entry.
+CODEC_ROW = 56
+NOISE_WORDS = 64
+TILES_WORDS = NOISE_WORDS + TILE // 2
 
 
-piece = native_piece
+def scratch_words(entries: int) -> int:
+    """How much scratch memory a thread needs for so many streams and followers, in words."""
+    return TILES_WORDS + entries * TILE
 
 
-@numba.njit(nogil=True, error_model="numpy")
-def share(table, like, scratch, number, count):
-    """Works on one of ``count`` equal shares of all tiles.
-
-    ``like`` holds an array of the kernel's dtype for each stream, and ``scratch`` bytes for each share.
-    """
-    tiles = 0
-    for span in range(table.shape[0]):
-        tiles += _tiles(table[span, LENGTH])
-    first, last = tiles * number // count, tiles * (number + 1) // count
-    before, memory = 0, address_of(scratch) + number * scratch.shape[1]
-    for span in range(table.shape[0]):
-        row = table[span]
-        tiles = _tiles(row[LENGTH])
-        start, stop = max(first - before, 0), min(last - before, tiles)
-        if start < stop:
-            piece(row, like, start * TILE, min(stop * TILE, row[LENGTH]), memory)
-        before += tiles
+def spans(table, bounds, watched):
+    """Runs the kernel over all pieces. ``bounds`` has each share's first piece, ``watched`` is for :func:`look`."""
+    look(watched)
+    for share in prange(bounds.size - 1):
+        work(table, bounds[share], bounds[share + 1])
 
 
-@numba.njit
-def _tiles(length):
-    return (length + TILE - 1) // TILE
+def spans_of_share(table, start, stop):
+    for piece in range(start, stop):
+        kernel(*arguments(address_of(table) + 8 * piece * table.shape[1]))
 
 
-@numba.njit(parallel=True, error_model="numpy")
-def shares(table, like, scratch, count):
-    """All shares, each on a thread."""
-    for number in prange(count):
-        share(table, like, scratch, number, count)
+def tiles(table, bounds, watched, scratch):
+    """As :func:`spans`, but by tiles. ``scratch`` has a row for each share."""
+    look(watched)
+    for share in prange(bounds.size - 1):
+        work(table, bounds[share], bounds[share + 1], scratch, share)
+
+
+def tiles_of_share(table, start, stop, scratch, share):
+    row = address_of(scratch) + 8 * np.int64(share) * scratch.shape[1]
+    coding_row, noise, values = row + 8 * CODEC_ROW, row + 8 * NOISE_WORDS, row + 8 * TILES_WORDS
+    buffers, coding = array_at(row, CODEC_ROW, start), array_at(coding_row, NOISE_WORDS - CODEC_ROW, start)
+    coding[NOISE] = noise
+    entries = (table.shape[1] - ENTRIES) // ENTRY
+    for piece in range(start, stop):
+        size, streams = table[piece, SIZE], table[piece, STREAMS]
+        buffers[K], buffers[K_SIZE] = table[piece, K], table[piece, K_SIZE]
+        for tile in range((size + TILE - 1) // TILE):
+            count = min(TILE, size - tile * TILE)
+            buffers[SIZE] = coding[CODEC_SIZE] = count
+            for entry in range(streams):
+                buffers[BUFFERS + entry] = opened(table[piece], entry, tile, coding, values + 8 * TILE * entry)
+            kernel(*arguments(row))
+            filled = -1
+            for entry in range(entries):
+                at = ENTRIES + entry * ENTRY
+                if entry < streams:
+                    place(table[piece], entry, tile, coding)
+                    coding[VALUES] = buffers[BUFFERS + entry]
+                elif table[piece, at + FIRST] == 0:  # this work has fewer followers than another one
+                    break
+                elif table[piece, at + BLEND] == 0:
+                    place(table[piece], entry, tile, coding)
+                    coding[VALUES] = buffers[BUFFERS]
+                else:
+                    average = opened(table[piece], entry, tile, coding, values + 8 * TILE * entry)
+                    coding[VALUES], coding[PART] = average, buffers[BUFFERS]
+                    coding[OTHER_PART] = table[piece, at + COEFFICIENTS]
+                    call(table[piece, at + BLEND], coding_row)
+                    place(table[piece], entry, tile, coding)
+                if table[piece, at + ENCODE] == 0:
+                    continue
+                shift = table[piece, at + SHIFT]
+                if shift >= 0 and filled != entry // 2:
+                    filled = entry // 2
+                    key = number_at(table[piece, KEYS] + 8 * filled, np.uint64(0))
+                    words = array_at(noise, count, np.uint32(0))
+                    fill_noise(key, table[piece, ELEMENT] + tile * TILE, words)
+                coding[NOISE_SHIFT] = shift
+                call(table[piece, at + ENCODE], coding_row)
+
+
+@_njit
+def place(piece, entry, tile, coding):
+    """Has codecs work on a tile of an entry's stream."""
+    at = ENTRIES + entry * ENTRY
+    coding[PART] = piece[at + FIRST] + tile * piece[at + FIRST_BYTES]
+    coding[OTHER_PART] = piece[at + SECOND] + tile * piece[at + SECOND_BYTES]
+
+
+@_njit
+def opened(piece, entry, tile, coding, scratch):
+    """Where the numbers of a tile are: as they lie in memory, or decoded, in scratch memory."""
+    place(piece, entry, tile, coding)
+    decode = piece[ENTRIES + entry * ENTRY + DECODE]
+    if decode == 0:
+        return coding[PART]
+    coding[VALUES] = scratch
+    call(decode, address_of(coding))
+    return scratch
+
+
+def coded(row):
+    """Calls a loop of a codec, or the kernel ``blend``."""
+    codec(*arguments(row))
+    return 0

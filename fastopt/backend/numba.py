@@ -6,9 +6,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastopt.backend.compile import region, specialize, with_threads
+from fastopt.backend.compile import driver, region, specialize, with_threads
 from fastopt.backend.process import process
 from fastopt.backend.program import Call, Program, Work, array_at, run
+from fastopt.backend.tables import array_of, is_tiled, size_of, span_table, tile_table
 from fastopt.backend.versions import Terms, look, places, terms
 from fastopt.errors import BackendError
 from fastopt.kernels import KERNELS
@@ -25,28 +26,37 @@ class NumbaBackend:
     name = "numba"
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
-        calls: list[Call] = []
-        rows: dict[tuple[str, int], tuple[Any, np.ndarray, Terms]] = {}
-        parallel = False
+        watched = _Watched()
+        batches: dict[tuple, list[Work]] = {}
         for work in works:
-            kernel, left = declared(work.kernel), None
-            if isinstance(work.kernel, str):  # a kernel of the user's own has no versions
-                row = work.kernel, id(work.k)
-                if row not in rows:
-                    rows[row] = kernel, work.k, terms(kernel, work.k)
-                *_, left = rows[row]
-            arguments = *map(writable, work.streams), work.k  # type: ignore[arg-type]
-            worth = worth_threads(work.streams[0].size, threads)
-            signature = (numba.from_dtype(work.k.dtype)[::1],) * len(arguments)
-            calls.append((specialize(kernel, work.k.dtype, signature, worth, left), *arguments))
-            parallel |= worth
-        if parallel:
-            calls = with_threads(threads, calls)
-        if rows and not (len(rows) == 1 and isinstance(works[0].kernel, str) and calls[0][-1] is works[0].k):
-            # More rows than that of the first kernel, which refuses its row before anything is written.
-            watched = places((kernel, k) for kernel, k, _ in rows.values())
-            calls.insert(0, (specialize(look, watched.dtype, (numba.typeof(watched),), False), watched))
-        return Program(calls, (), region if parallel else None)
+            kernel = declared(work.kernel)
+            left = watched.terms(work)
+            key = kernel, work.k.dtype, left, len(work.streams), is_tiled(work)
+            batches.setdefault(key, []).append(work)
+        driven: list[Call] = []
+        single: list[Call] = []
+        parallel = False
+        for (kernel, dtype, left, streams, tiled), batch in batches.items():
+            if tiled or (left and len(batch) > 1):
+                shares = useful_threads(sum(map(size_of, batch)), threads)
+                loop = driver(kernel, dtype, streams, shares > 1, left, tiled=tiled)
+                table = tile_table(batch, shares) if tiled else span_table(batch, shares)
+                # The first loop looks at the rows of all.
+                driven.append((loop, table.rows, table.bounds, watched.places(not driven), *table.scratch))
+                parallel |= shares > 1
+                continue
+            for work in batch:
+                buffers = *map(writable, map(array_of, work.streams)), work.k
+                worth = worth_threads(size_of(work), threads)
+                signature = (numba.from_dtype(dtype)[::1],) * len(buffers)
+                calls = [(specialize(kernel, dtype, signature, worth, left), *buffers)]
+                single += with_threads(threads, calls) if worth else calls
+                parallel |= worth
+        calls = [*driven, *single]
+        if not driven and not watched.looked_at_by(calls):
+            places = watched.places()
+            calls.insert(0, (specialize(look, places.dtype, (numba.typeof(places),), False), places))
+        return Program(calls, (list(works),), region if parallel else None)
 
     def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "NumbaTable":
         return NumbaTable(self, works, then)
@@ -76,6 +86,30 @@ class NumbaBackend:
         return total
 
 
+class _Watched:
+    """The rows of a program whose kernels have versions, with the terms that each leaves."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, int], tuple[np.ndarray, Terms]] = {}
+
+    def terms(self, work: Work) -> Terms | None:
+        """The terms that a work's row leaves, or None: a kernel of the user's own has no versions."""
+        if not isinstance(work.kernel, str):
+            return None
+        row = work.kernel, id(work.k)
+        if row not in self._rows:
+            self._rows[row] = work.k, terms(KERNELS[work.kernel], work.k)
+        return self._rows[row][1]
+
+    def places(self, wanted: bool = True) -> np.ndarray:
+        """What :func:`look` has to look at."""
+        return places((KERNELS[name], k) for (name, _), (k, _) in self._rows.items() if wanted)
+
+    def looked_at_by(self, calls: list[Call]) -> bool:
+        """Whether the first of these calls, of a version of a kernel, refuses any row that is not as it was."""
+        return not self._rows or (len(self._rows) == 1 and any(calls[0][-1] is k for k, _ in self._rows.values()))
+
+
 class NumbaTable:
     """Works that are bound anew at every step."""
 
@@ -99,6 +133,11 @@ class NumbaTable:
 def worth_threads(size: int, threads: int) -> bool:
     """Whether to use the parallel kernel. numba's thread pools do not survive a fork."""
     return size >= PARALLEL_SIZE and threads > 1 and not process.forks
+
+
+def useful_threads(size: int, threads: int) -> int:
+    """How many threads are worth it for so many elements in all."""
+    return min(threads, numba.config.NUMBA_NUM_THREADS) if worth_threads(size, threads) else 1
 
 
 def writable(array: np.ndarray) -> np.ndarray:

@@ -8,24 +8,21 @@ Rows change at every step, and hardly ever the version that they need. So each v
 anything, and refuses, by :class:`OtherTerms`, one that another version is for.
 """
 
+import dis
 from collections.abc import Iterable
 from enum import Enum
-from functools import cache
-from typing import Any
+from functools import cache, reduce
+from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastopt.backend.memory import number_at
 from fastopt.backend.program import OtherTerms
 from fastopt.kernels.term import term
-
-#: Where every row has the coefficient of coupled weight decay.
-L2 = 1
-
-#: Coefficients that stand in no term, though they may be zero.
-NO_TERMS = {"grad_scale", "keep", "zero"}
 
 
 class Terms(Enum):
@@ -36,26 +33,42 @@ class Terms(Enum):
     SOME = "some"  # others are missing, too: the kernel has to ask
 
 
-def terms(kernel: Any, k: np.ndarray) -> Terms:
-    """Which terms a row leaves in a kernel."""
-    values = k.tolist()
-    if not all(values[place] for place in watched(kernel)):
-        return Terms.SOME
-    return Terms.ALL if values[L2] else Terms.NO_L2
+class Watched(NamedTuple):
+    """The places in a row of the coefficients that stand in a kernel's terms."""
+
+    l2: int | None
+    others: tuple[int, ...]
 
 
 @cache
-def watched(kernel: Any) -> tuple[int, ...]:
-    """The places in a row of the coefficients that may stand in terms, without ``l2``."""
+def watched(kernel: Any) -> Watched:
+    """The coefficients of a kernel's terms, as its code says: the first arguments of ``term``."""
     code = kernel.py_func.__code__
-    names = code.co_varnames[code.co_argcount :]
-    names = names[: names.index("i")]  # the loop's variable follows the coefficients
-    return tuple(place for place, name in enumerate(names) if place != L2 and name not in NO_TERMS)
+    instructions = dis.get_instructions(code)
+    found = set()
+    for each in instructions:
+        if each.opname == "LOAD_GLOBAL" and each.argval == "term":
+            name = next(each.argval for each in instructions if each.opname.startswith("LOAD_FAST"))
+            found.add(name if isinstance(name, str) else name[0])  # Python 3.13 loads two at once
+    places = {name: place for place, name in enumerate(code.co_varnames[code.co_argcount :]) if name in found}
+    return Watched(places.pop("l2", None), tuple(places.values()))
 
 
-def replacements(kernel: Any, terms: Terms) -> dict[str, Any]:
-    """What a kernel's version for these terms calls instead of the functions of these names."""
-    return {"to_fixed_tuple": _loading(terms, watched(kernel)), "term": term if terms is Terms.SOME else _there}
+def terms(kernel: Any, k: np.ndarray) -> Terms:
+    """Which terms a row leaves in a kernel."""
+    values, (l2, others) = k.tolist(), watched(kernel)
+    if not all(values[place] for place in others):
+        return Terms.SOME
+    return Terms.NO_L2 if l2 is not None and not values[l2] else Terms.ALL
+
+
+def replacements(kernel: Any, terms: Terms, *, refusing: bool = True) -> dict[str, Any]:
+    """What a kernel's version for these terms calls instead of the functions of these names.
+
+    One that is not ``refusing`` trusts that somebody else looks at its rows.
+    """
+    load = _loading(terms, watched(kernel), refusing)
+    return {"to_fixed_tuple": load, "term": term if terms is Terms.SOME else _there}
 
 
 @intrinsic
@@ -71,32 +84,34 @@ def _there(typing_context, c, x):
     return x(c, x), generate
 
 
-def _loading(terms: Terms, watched: tuple[int, ...]) -> Any:
+def _loading(terms: Terms, watched: Watched, refusing: bool) -> Any:
     """``to_fixed_tuple``, but it refuses rows with other terms, and gives ``l2`` as its bits for ``Terms.NO_L2``."""
+
+    l2, others = watched
 
     @intrinsic(prefer_literal=True)
     def load(typing_context, k, count):
         loaded = [k.dtype] * count.literal_value
         if terms is Terms.NO_L2:
-            loaded[L2] = types.Integer.from_bitwidth(k.dtype.bitwidth)
+            loaded[l2] = types.Integer.from_bitwidth(k.dtype.bitwidth)
         row = types.Tuple(loaded)
 
         def generate(context, builder, signature, values):
             data = context.make_array(k)(context, builder, values[0]).data
             numbers = [builder.load(cgutils.gep_inbounds(builder, data, place)) for place in range(len(loaded))]
-            zeros = [builder.fcmp_ordered("==", number, number.type(0)) for number in numbers]
-            missing = cgutils.false_bit
-            for place in watched:
-                missing = builder.or_(missing, zeros[place])
-            refused = {
-                Terms.NO_L2: builder.or_(missing, builder.not_(zeros[L2])),
-                Terms.ALL: builder.or_(missing, zeros[L2]),
-                Terms.SOME: builder.not_(missing),
-            }[terms]
-            with builder.if_then(refused, likely=False):
-                context.call_conv.return_user_exc(builder, OtherTerms, ())
+            if refusing:
+                zeros = [builder.fcmp_ordered("==", number, number.type(0)) for number in numbers]
+                missing = reduce(builder.or_, (zeros[place] for place in others), cgutils.false_bit)
+                no_l2 = cgutils.false_bit if l2 is None else zeros[l2]
+                refused = {
+                    Terms.NO_L2: builder.or_(missing, builder.not_(no_l2)),
+                    Terms.ALL: builder.or_(missing, no_l2),
+                    Terms.SOME: builder.not_(missing),
+                }[terms]
+                with builder.if_then(refused, likely=False):
+                    context.call_conv.return_user_exc(builder, OtherTerms, ())
             if terms is Terms.NO_L2:
-                numbers[L2] = builder.bitcast(numbers[L2], context.get_value_type(loaded[L2]))
+                numbers[l2] = builder.bitcast(numbers[l2], context.get_value_type(loaded[l2]))
             return context.make_tuple(builder, row, numbers)
 
         return row(k, count), generate
@@ -104,11 +119,12 @@ def _loading(terms: Terms, watched: tuple[int, ...]) -> Any:
     return load
 
 
+@numba.njit(_nrt=False)
 def look(coefficients):
     """Raises OtherTerms if one of the coefficients that :func:`places` lists has got to be, or not to be, zero."""
     for each in range(coefficients.shape[0]):
         address, itemsize, zero = coefficients[each]
-        c = _number_at(address, np.float64(0)) if itemsize == 8 else np.float64(_number_at(address, np.float32(0)))
+        c = number_at(address, np.float64(0)) if itemsize == 8 else np.float64(number_at(address, np.float32(0)))
         if (c == 0) != (zero != 0):
             raise OtherTerms
 
@@ -118,15 +134,8 @@ def places(rows: Iterable[tuple[Any, np.ndarray]]) -> np.ndarray:
     found = []
     for kernel, k in rows:
         start, zeros = k.__array_interface__["data"][0], (k == 0).tolist()
-        found += [(start + place * k.itemsize, k.itemsize, zeros[place]) for place in (L2, *watched(kernel))]
-    return np.array(found, np.int64)
-
-
-@intrinsic
-def _number_at(typing_context, address, like):
-    """The number of the type of ``like`` that lies at an address."""
-
-    def generate(context, builder, signature, values):
-        return builder.load(builder.inttoptr(values[0], values[1].type.as_pointer()))
-
-    return like(address, like), generate
+        l2, others = watched(kernel)
+        found += [
+            (start + place * k.itemsize, k.itemsize, zeros[place]) for place in (l2, *others) if place is not None
+        ]
+    return np.array(found, np.int64).reshape(-1, 3)
