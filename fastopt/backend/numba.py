@@ -6,14 +6,15 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastopt.backend.compile import driver, region, specialize, with_threads
+from fastopt.backend.compile import driver, region, specialize, squares_driver, with_threads
 from fastopt.backend.process import process
 from fastopt.backend.program import Call, Program, Work, array_at, run
-from fastopt.backend.tables import array_of, is_tiled, size_of, span_table, tile_table
+from fastopt.backend.tables import array_of, is_tiled, size_of, span_table, squares_table, tile_table
 from fastopt.backend.versions import Terms, look, places, terms
 from fastopt.errors import BackendError
 from fastopt.kernels import KERNELS
 from fastopt.sizes import BLOCK, GRAIN
+from fastopt.storage import Stream
 from fastopt.sums.sum_squares import sum_squares
 
 #: Elements from which on a parallel region is worth its cost: two threads.
@@ -61,24 +62,29 @@ class NumbaBackend:
     def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "NumbaTable":
         return NumbaTable(self, works, then)
 
-    def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
-        bound = []
+    def bind_sum_squares(self, gradients: Sequence[np.ndarray | Stream], threads: int) -> Callable[[float], float]:
+        bound: list[tuple] = []
         parallel = False
-        for gradient in map(writable, gradients):
+        for gradient in gradients:
             partials = np.zeros(-(-gradient.size // BLOCK))
-            signature = (numba.typeof(gradient), numba.float64, numba.typeof(partials))
             worth = worth_threads(gradient.size, threads)
-            bound.append((specialize(sum_squares, gradient.dtype, signature, worth), gradient, partials))
             parallel |= worth
+            if isinstance(gradient, Stream) and gradient.storage.name not in ("float32", "float64"):
+                stream, *scratch = squares_table(gradient, min(useful_threads(gradient.size, threads), partials.size))
+                bound.append((squares_driver(worth), stream, partials, *scratch))
+                continue
+            array = writable(array_of(gradient))
+            signature = (numba.typeof(array), numba.float64, numba.typeof(partials))
+            bound.append((specialize(sum_squares, array.dtype, signature, worth), array, partials))
 
-        def total(scale: float) -> float:
-            calls: list[Call] = [(kernel, gradient, scale, partials) for kernel, gradient, partials in bound]
+        def total(scale: float, keeps: Any = gradients) -> float:
+            calls: list[Call] = [(function, source, scale, *others) for function, source, *others in bound]
             if parallel:
                 run(with_threads(threads, calls), region)
             else:
                 run(calls)
             total = 0.0
-            for _, _, partials in bound:
+            for _, _, partials, *_ in bound:
                 for partial in partials.tolist():
                     total += partial
             return total

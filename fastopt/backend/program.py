@@ -105,7 +105,7 @@ class Backend(Protocol):
         The caller keeps the memory of all streams alive.
         """
 
-    def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
+    def bind_sum_squares(self, gradients: Sequence[np.ndarray | Stream], threads: int) -> Callable[[float], float]:
         """A function from a scale to the sum of ``(scale * g)**2`` over the gradients, in float64, fixed order."""
 
 

@@ -9,7 +9,7 @@ from fastopt.backend import drivers
 from fastopt.backend.compile import blend_address, codec_address
 from fastopt.backend.program import Follower, Work
 from fastopt.buffers import aligned_empty
-from fastopt.sizes import LINE, TILE
+from fastopt.sizes import BLOCK, LINE, TILE
 from fastopt.storage import Stream
 from fastopt.storages import EXACT
 
@@ -108,6 +108,14 @@ def tile_table(works: Sequence[Work], shares: int) -> Table:
     words = drivers.scratch_words(len(works[0].streams) + followers)
     scratch = aligned_empty(shares * words, np.dtype(np.int64)).reshape(shares, words)
     return Table(rows, bounds, (scratch,))
+
+
+def squares_table(stream: Stream, shares: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What :func:`fastopt.backend.drivers.squares` takes: a stream, and rows and blocks of scratch memory."""
+    dtype = np.dtype(np.float32)
+    found = _entry(stream, dtype, 0, GRADIENT)
+    rows = np.zeros((shares, LINE // 8), np.int64)
+    return np.array([*found, stream.size], np.int64), rows, np.empty((shares, BLOCK), dtype)
 
 
 def _rows(shares: list[list[list[int]]]) -> tuple[np.ndarray, np.ndarray]:
