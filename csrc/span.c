@@ -74,7 +74,8 @@ static void follow(const struct loops *loops, int32_t dtype, const fastopt_follo
         return;
     }
     void *const mean = fetch(loops, dtype, stream, start, count, row);
-    loops->blend(mean, p, follower->coefficients, count);
+    void *const buffers[] = {mean, (void *)p};
+    loops->blend(buffers, follower->coefficients, 0, count);
     if (mean == row)
         codec->encode[0](mean, count, stream->parts, start, NULL, 0);
 }

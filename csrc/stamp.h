@@ -16,7 +16,6 @@
 #include "kernel.h"
 #include "codec.h"
 #include "sum.h"
-#include "blend.h"
 
 static const struct loops STAMPED(loops) = {
     STAMPED(kernels), STAMPED(codecs), STAMPED(fill_noise), STAMPED(blend), STAMPED(sum_squares), STAMPED(is_exact),

@@ -26,7 +26,7 @@ struct loops {
     kernel_loop *const *kernels; /* by fastopt_find() */
     const struct codec *codecs;  /* by the storage's number */
     void (*fill_noise)(noise_key key, uint32_t first, int32_t count, uint32_t *noise);
-    void (*blend)(void *average, const void *parameters, const void *k, int32_t count);
+    kernel_loop *blend; /* for averages that follow */
     sum_loop *sum_squares;
     int (*is_exact)(void);
 };

@@ -89,7 +89,7 @@ class Rule(Declared):
         """The running numbers that the rule keeps between steps besides their count, with their first values."""
         return _NONE
 
-    def advance(self, step: int, **scalars: float) -> dict[str, float]:
+    def advance(self, step: int, *args: Any, **scalars: Any) -> dict[str, float]:
         """The scalars after a step (counted from 1), given those before it."""
         return {}
 
@@ -115,7 +115,7 @@ class Rule(Declared):
     #: Whether torch.optim keeps the step. If not, a parameter without states is about to make its first one.
     torch_step: ClassVar[bool] = True
 
-    def coefficients(self, step: int, **scalars: float) -> dict[str, float]:
+    def coefficients(self, step: int, *args: Any, **scalars: Any) -> dict[str, float]:
         """The numbers that the kernel needs for a step (counted from 1), by name, in the kernel's order.
 
         The first three are ``grad_scale``, ``l2`` and ``shrink``: see :meth:`common`. ``scalars`` are those before the

@@ -17,6 +17,7 @@ from fastopt.codecs import CODECS
 from fastopt.kernels import twin
 from fastopt.kernels.blend import blend
 from fastopt.storages import STORAGES
+from fastopt.sums.sum_squares import sum_squares
 
 _TABLE, _NUMBERS = numba.int64[:, ::1], numba.int64[::1]
 
@@ -39,6 +40,11 @@ def driver(kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, terms: Te
     """A loop of :mod:`fastopt.backend.drivers` over a kernel of so many buffers, by tiles or by spans."""
     key = "tiles" if tiled else "spans", kernel, dtype, buffers, parallel, terms
     return once(key, _driver, kernel, dtype, buffers, parallel, terms, tiled)
+
+
+def squares_driver(parallel: bool) -> Any:
+    """The sum of squares over blocks of an encoded stream: see :func:`fastopt.backend.drivers.squares`."""
+    return once(("squares", parallel), _squares_driver, parallel)
 
 
 def codec_address(name: str, loop: str, dtype: np.dtype) -> int:
@@ -84,6 +90,14 @@ def _driver(kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, terms: T
     work = twin(share, variant, {"kernel": called, "arguments": arguments(taken)}, **_options(False, terms))
     signature: tuple = (_TABLE, _NUMBERS, _TABLE, *(_TABLE,) * tiled)
     return _compile(loop, dtype, signature, parallel, {"work": work}, terms, variant)
+
+
+def _squares_driver(parallel: bool) -> Any:
+    dtype = np.dtype(np.float32)
+    add = twin(sum_squares, _variant(dtype, False, None), nogil=True)
+    work = twin(drivers.squares_of_share, _variant(dtype, False, None), {"kernel": add}, nogil=True)
+    signature = _NUMBERS, numba.float64, numba.float64[::1], _TABLE, numba.float32[:, ::1]
+    return _compile(drivers.squares, dtype, signature, parallel, {"work": work})
 
 
 def _codec_address(name: str, loop: str, dtype: np.dtype) -> tuple[int, Any]:

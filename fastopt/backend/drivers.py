@@ -19,7 +19,7 @@ from numba import prange
 from fastopt.backend.memory import address_of, array_at, call, number_at
 from fastopt.backend.versions import look
 from fastopt.codecs.noise import fill_noise
-from fastopt.sizes import TILE
+from fastopt.sizes import BLOCK, TILE
 
 _njit = numba.njit(error_model="numpy", _nrt=False)
 
@@ -140,3 +140,27 @@ def coded(row):
     """Calls a loop of a codec, or the kernel ``blend``."""
     codec(*arguments(row))
     return 0
+
+
+def squares(stream, scale, partials, rows, values):
+    """The sum of squares of each block of an encoded stream, as :func:`fastopt.sums.sum_squares.sum_squares` takes it.
+
+    ``stream`` is an entry and then the number of elements. There is a row for a codec, and one for a block's numbers,
+    for each share.
+    """
+    shares = rows.shape[0]
+    for share in prange(shares):
+        number = np.int64(share)
+        start, stop = partials.size * number // shares, partials.size * (number + 1) // shares
+        work(stream, scale, partials, rows[number], values[number], start, stop)
+
+
+def squares_of_share(stream, scale, partials, row, values, start, stop):
+    tiles = BLOCK // TILE
+    for block in range(start, stop):
+        row[CODEC_SIZE] = count = min(BLOCK, stream[ENTRY] - block * BLOCK)
+        row[VALUES] = address_of(values)
+        row[PART] = stream[FIRST] + block * tiles * stream[FIRST_BYTES]
+        row[OTHER_PART] = stream[SECOND] + block * tiles * stream[SECOND_BYTES]
+        call(stream[DECODE], address_of(row))
+        kernel(values[:count], scale, partials[block : block + 1])

@@ -6,14 +6,15 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastopt.backend.compile import driver, region, specialize, with_threads
+from fastopt.backend.compile import driver, region, specialize, squares_driver, with_threads
 from fastopt.backend.process import process
 from fastopt.backend.program import Call, Program, Work, array_at, run
-from fastopt.backend.tables import array_of, is_tiled, size_of, span_table, tile_table
+from fastopt.backend.tables import array_of, is_tiled, size_of, span_table, squares_table, tile_table
 from fastopt.backend.versions import Terms, look, places, terms
 from fastopt.errors import BackendError
 from fastopt.kernels import KERNELS
 from fastopt.sizes import BLOCK, GRAIN
+from fastopt.storage import Stream
 from fastopt.sums.sum_squares import sum_squares
 
 #: Elements from which on a parallel region is worth its cost: two threads.
@@ -26,17 +27,13 @@ class NumbaBackend:
     name = "numba"
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
-        rows: dict[tuple[str, int], tuple[Any, np.ndarray, Terms]] = {}
+        watched = _Watched()
         batches: dict[tuple, list[Work]] = {}
         for work in works:
-            kernel, left = declared(work.kernel), None
-            if isinstance(work.kernel, str):  # a kernel of the user's own has no versions
-                row = work.kernel, id(work.k)
-                if row not in rows:
-                    rows[row] = kernel, work.k, terms(kernel, work.k)
-                *_, left = rows[row]
-            batches.setdefault((kernel, work.k.dtype, left, len(work.streams), is_tiled(work)), []).append(work)
-        watched = places((kernel, k) for kernel, k, _ in rows.values())
+            kernel = declared(work.kernel)
+            left = watched.terms(work)
+            key = kernel, work.k.dtype, left, len(work.streams), is_tiled(work)
+            batches.setdefault(key, []).append(work)
         driven: list[Call] = []
         single: list[Call] = []
         parallel = False
@@ -45,46 +42,49 @@ class NumbaBackend:
                 shares = useful_threads(sum(map(size_of, batch)), threads)
                 loop = driver(kernel, dtype, streams, shares > 1, left, tiled=tiled)
                 table = tile_table(batch, shares) if tiled else span_table(batch, shares)
-                driven.append((loop, table.rows, table.bounds, watched[: 0 if driven else None], *table.scratch))
+                # The first loop looks at the rows of all.
+                driven.append((loop, table.rows, table.bounds, watched.places(not driven), *table.scratch))
                 parallel |= shares > 1
                 continue
             for work in batch:
                 buffers = *map(writable, map(array_of, work.streams)), work.k
                 worth = worth_threads(size_of(work), threads)
                 signature = (numba.from_dtype(dtype)[::1],) * len(buffers)
-                single.append((specialize(kernel, dtype, signature, worth, left), *buffers))
+                calls = [(specialize(kernel, dtype, signature, worth, left), *buffers)]
+                single += with_threads(threads, calls) if worth else calls
                 parallel |= worth
-        if any(worth_threads(call[1].size, threads) for call in single):
-            single = with_threads(threads, single)
-        looked = (
-            driven or not rows or (len(rows) == 1 and isinstance(works[0].kernel, str) and single[0][-1] is works[0].k)
-        )
-        if not looked:
-            # More rows than that of the first kernel, which refuses its row before anything is written.
-            single.insert(0, (specialize(look, watched.dtype, (numba.typeof(watched),), False), watched))
-        return Program([*driven, *single], (list(works),), region if parallel else None)
+        calls = [*driven, *single]
+        if not driven and not watched.looked_at_by(calls):
+            places = watched.places()
+            calls.insert(0, (specialize(look, places.dtype, (numba.typeof(places),), False), places))
+        return Program(calls, (list(works),), region if parallel else None)
 
     def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "NumbaTable":
         return NumbaTable(self, works, then)
 
-    def bind_sum_squares(self, gradients: Sequence[np.ndarray], threads: int) -> Callable[[float], float]:
-        bound = []
+    def bind_sum_squares(self, gradients: Sequence[np.ndarray | Stream], threads: int) -> Callable[[float], float]:
+        bound: list[tuple] = []
         parallel = False
-        for gradient in map(writable, gradients):
+        for gradient in gradients:
             partials = np.zeros(-(-gradient.size // BLOCK))
-            signature = (numba.typeof(gradient), numba.float64, numba.typeof(partials))
             worth = worth_threads(gradient.size, threads)
-            bound.append((specialize(sum_squares, gradient.dtype, signature, worth), gradient, partials))
             parallel |= worth
+            if isinstance(gradient, Stream) and gradient.storage.name not in ("float32", "float64"):
+                stream, *scratch = squares_table(gradient, min(useful_threads(gradient.size, threads), partials.size))
+                bound.append((squares_driver(worth), stream, partials, *scratch))
+                continue
+            array = writable(array_of(gradient))
+            signature = (numba.typeof(array), numba.float64, numba.typeof(partials))
+            bound.append((specialize(sum_squares, array.dtype, signature, worth), array, partials))
 
-        def total(scale: float) -> float:
-            calls: list[Call] = [(kernel, gradient, scale, partials) for kernel, gradient, partials in bound]
+        def total(scale: float, keeps: Any = gradients) -> float:
+            calls: list[Call] = [(function, source, scale, *others) for function, source, *others in bound]
             if parallel:
                 run(with_threads(threads, calls), region)
             else:
                 run(calls)
             total = 0.0
-            for _, _, partials in bound:
+            for _, _, partials, *_ in bound:
                 for partial in partials.tolist():
                     total += partial
             return total
@@ -92,12 +92,35 @@ class NumbaBackend:
         return total
 
 
+class _Watched:
+    """The rows of a program whose kernels have versions, with the terms that each leaves."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, int], tuple[np.ndarray, Terms]] = {}
+
+    def terms(self, work: Work) -> Terms | None:
+        """The terms that a work's row leaves, or None: a kernel of the user's own has no versions."""
+        if not isinstance(work.kernel, str):
+            return None
+        row = work.kernel, id(work.k)
+        if row not in self._rows:
+            self._rows[row] = work.k, terms(KERNELS[work.kernel], work.k)
+        return self._rows[row][1]
+
+    def places(self, wanted: bool = True) -> np.ndarray:
+        """What :func:`look` has to look at."""
+        return places((KERNELS[name], k) for (name, _), (k, _) in self._rows.items() if wanted)
+
+    def looked_at_by(self, calls: list[Call]) -> bool:
+        """Whether the first of these calls, of a version of a kernel, refuses any row that is not as it was."""
+        return not self._rows or (len(self._rows) == 1 and any(calls[0][-1] is k for k, _ in self._rows.values()))
+
+
 class NumbaTable:
     """Works that are bound anew at every step."""
 
     def __init__(self, backend: NumbaBackend, works: Sequence[Work], then: Sequence[Work]) -> None:
-        self._backend, self._works = backend, list(works)
-        self._then = backend.bind(then, 1)
+        self._backend, self._works, self._then = backend, list(works), list(then)
 
     def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
         for row in np.arange(len(self._works))[rows]:
@@ -110,8 +133,7 @@ class NumbaTable:
             if address and p.size:
                 g = array_at(address, g.size, g.dtype)  # type: ignore[union-attr]
                 works.append(work._replace(streams=(p, g, *states)))
-        program = self._backend.bind(works, threads)
-        return Program([*program.calls, *self._then.calls], (program, self._then), program.lock)
+        return self._backend.bind([*works, *self._then], threads)
 
 
 def worth_threads(size: int, threads: int) -> bool:

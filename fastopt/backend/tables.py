@@ -9,7 +9,7 @@ from fastopt.backend import drivers
 from fastopt.backend.compile import blend_address, codec_address
 from fastopt.backend.program import Follower, Work
 from fastopt.buffers import aligned_empty
-from fastopt.sizes import LINE, TILE
+from fastopt.sizes import BLOCK, LINE, TILE
 from fastopt.storage import Stream
 from fastopt.storages import EXACT
 
@@ -110,10 +110,18 @@ def tile_table(works: Sequence[Work], shares: int) -> Table:
     return Table(rows, bounds, (scratch,))
 
 
+def squares_table(stream: Stream, shares: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What :func:`fastopt.backend.drivers.squares` takes: a stream, and rows and blocks of scratch memory."""
+    dtype = np.dtype(np.float32)
+    found = _entry(stream, dtype, 0, GRADIENT)
+    rows = np.zeros((shares, LINE // 8), np.int64)
+    return np.array([*found, stream.size], np.int64), rows, np.empty((shares, BLOCK), dtype)
+
+
 def _rows(shares: list[list[list[int]]]) -> tuple[np.ndarray, np.ndarray]:
     bounds = np.cumsum([0, *map(len, shares)], dtype=np.int64)
     rows = [row for share in shares for row in share]
-    return np.array(rows, np.int64).reshape(len(rows), -1), bounds
+    return np.array(rows or [[]], np.int64)[: len(rows)], bounds
 
 
 def _entry(stream: np.ndarray | Stream, dtype: np.dtype, start: int, number: int) -> list[int]:
