@@ -19,6 +19,7 @@ CASES = {
     "Adamax": {},
     "NAdam": {},
     "RAdam": {},
+    "AdaBelief": {},
     "ASGD": {},
     "Rprop": {},
     "Lion": {},

@@ -14,6 +14,7 @@ from typing import Any
 
 import numba
 
+from fastopt.kernels.adabelief import adabelief
 from fastopt.kernels.adadelta import adadelta
 from fastopt.kernels.adagrad import adagrad
 from fastopt.kernels.adam import adam
@@ -40,6 +41,7 @@ if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
 KERNELS = {
     kernel.py_func.__name__: kernel
     for kernel in (
+        adabelief,
         adadelta,
         adagrad,
         adam,

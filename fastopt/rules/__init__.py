@@ -2,6 +2,7 @@
 
 from types import MappingProxyType
 
+from fastopt.rules.adabelief import AdaBelief
 from fastopt.rules.adadelta import Adadelta
 from fastopt.rules.adagrad import Adagrad
 from fastopt.rules.adam import Adam
@@ -35,6 +36,7 @@ RULES = MappingProxyType(
             Adamax,
             NAdam,
             RAdam,
+            AdaBelief,
             ASGD,
             Rprop,
             Lion,
