@@ -25,6 +25,7 @@ from fastopt.rules import (
     RAdam,
     RMSprop,
     Rprop,
+    Yogi,
 )
 
 __version__ = "0.1.0"
@@ -54,6 +55,7 @@ __all__ = [
     "Rprop",
     "Rule",
     "StepReport",
+    "Yogi",
     "backends",
     "get_include",
     "get_library",

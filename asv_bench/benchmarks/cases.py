@@ -20,6 +20,7 @@ CASES = {
     "NAdam": {},
     "RAdam": {},
     "AdaBelief": {},
+    "Yogi": {},
     "ASGD": {},
     "Rprop": {},
     "Lion": {},

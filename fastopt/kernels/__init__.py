@@ -33,6 +33,7 @@ from fastopt.kernels.rmsprop_momentum import rmsprop_momentum
 from fastopt.kernels.rprop import rprop
 from fastopt.kernels.sgd import sgd
 from fastopt.kernels.term import term as term
+from fastopt.kernels.yogi import yogi
 
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise ImportError("fastopt.kernels needs numba's compiler, and NUMBA_DISABLE_JIT is set")
@@ -59,6 +60,7 @@ KERNELS = {
         rmsprop_momentum,
         rprop,
         sgd,
+        yogi,
     )
 }
 

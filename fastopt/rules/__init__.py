@@ -18,6 +18,7 @@ from fastopt.rules.radam import RAdam
 from fastopt.rules.rmsprop import RMSprop
 from fastopt.rules.rprop import Rprop
 from fastopt.rules.sgd import SGD
+from fastopt.rules.yogi import Yogi
 
 #: Every rule by its name, read-only.
 RULES = MappingProxyType(
@@ -37,6 +38,7 @@ RULES = MappingProxyType(
             NAdam,
             RAdam,
             AdaBelief,
+            Yogi,
             ASGD,
             Rprop,
             Lion,

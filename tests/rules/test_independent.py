@@ -74,3 +74,30 @@ def test_adabelief(decay, decoupled):
     assert_close(ours(rule), by_torch(package.AdaBelief, **arguments))
     rectified = by_torch(package.AdaBelief, **arguments, rectify=True)  # what the authors' class does by default
     assert abs(ours(rule) - rectified).max() > 0.1
+
+
+def test_yogi_of_optax():
+    optax = pytest.importorskip("optax")
+    assert_close(ours(fastopt.Yogi(lr=0.05)), by_optax(optax.yogi(0.05)))
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("first", [0.0, 0.1])
+def test_yogi(first, decoupled):
+    package = pytest.importorskip("pytorch_optimizer")
+    rule = fastopt.Yogi(lr=0.05, initial_accumulator_value=first, weight_decay=0.3, decoupled_weight_decay=decoupled)
+    arguments = {"initial_accumulator": first, "weight_decay": 0.3, "weight_decouple": decoupled}
+    assert_close(ours(rule), by_torch(package.Yogi, lr=0.05, **arguments))
+
+
+def test_yogi_without_bias_correction_is_the_server_of_fedyogi():
+    """Written out: no package has it without the frame of federated learning around it."""
+    lr, beta1, beta2, tau = 0.05, 0.8, 0.95, 0.01
+    p, m, v, path = START, np.full(SIZE, tau**2), np.full(SIZE, tau**2), []
+    for gradient in GRADIENTS:
+        m = beta1 * m + (1 - beta1) * gradient
+        v = np.where(v > gradient**2, v - (1 - beta2) * gradient**2, v + (1 - beta2) * gradient**2)
+        p = p - lr * m / (np.sqrt(v) + tau)
+        path.append(p)
+    arguments = {"betas": (beta1, beta2), "eps": tau, "initial_accumulator_value": tau**2}
+    assert_close(ours(fastopt.Yogi(lr=lr, **arguments, bias_correction=False)), np.array(path))
