@@ -3,7 +3,7 @@
 #define KERNELS(_) \
     _(sgd) _(momentum) _(nesterov) _(adagrad) _(adadelta) \
     _(rmsprop) _(rmsprop_momentum) _(rmsprop_centered) _(rmsprop_centered_momentum) _(adam) \
-    _(amsgrad) _(adamax) _(nadam) _(adabelief) _(yogi) _(asgd) _(rprop) \
+    _(amsgrad) _(adamax) _(nadam) _(adabelief) _(yogi) _(adopt) _(asgd) _(rprop) \
     _(lion) _(blend)
 #endif
 
@@ -22,6 +22,7 @@
 #include "nadam.h"
 #include "adabelief.h"
 #include "yogi.h"
+#include "adopt.h"
 #include "asgd.h"
 #include "rprop.h"
 #include "lion.h"

@@ -19,6 +19,7 @@ from fastopt.kernels.adadelta import adadelta
 from fastopt.kernels.adagrad import adagrad
 from fastopt.kernels.adam import adam
 from fastopt.kernels.adamax import adamax
+from fastopt.kernels.adopt import adopt
 from fastopt.kernels.amsgrad import amsgrad
 from fastopt.kernels.asgd import asgd
 from fastopt.kernels.blend import blend
@@ -47,6 +48,7 @@ KERNELS = {
         adagrad,
         adam,
         adamax,
+        adopt,
         amsgrad,
         asgd,
         blend,

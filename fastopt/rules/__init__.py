@@ -8,6 +8,7 @@ from fastopt.rules.adagrad import Adagrad
 from fastopt.rules.adam import Adam
 from fastopt.rules.adamax import Adamax
 from fastopt.rules.adamw import AdamW
+from fastopt.rules.adopt import ADOPT
 from fastopt.rules.amsgrad import AMSGrad
 from fastopt.rules.asgd import ASGD
 from fastopt.rules.lion import Lion
@@ -39,6 +40,7 @@ RULES = MappingProxyType(
             RAdam,
             AdaBelief,
             Yogi,
+            ADOPT,
             ASGD,
             Rprop,
             Lion,
