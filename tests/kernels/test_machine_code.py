@@ -22,7 +22,7 @@ from cases import every_kernel
 
 import fastopt
 
-SOURCE = Path(__file__).parents[1] / "csrc"
+SOURCE = Path(__file__).parents[2] / "csrc"
 DTYPES = ("float32", "float64")
 
 if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
