@@ -250,11 +250,11 @@ def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path):
     optimizer = Optimizer(np.zeros(20_000), Adam(), backend=BACKENDS[-1])
     moments, versions = random.Random(0), []
     environment = os.environ | {"PYTHONPATH": TEST_PATH}
-    for _ in range(12):
+    for kill in range(1, 13):
         command = [sys.executable, "-c", "\n".join(line[4:] for line in SAVER.splitlines()), str(path), BACKENDS[-1]]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
         assert process.stdout.read(5) == b"ready"
-        time.sleep(moments.uniform(0.0, 0.05))
+        time.sleep(moments.uniform(0.0, 0.02 * kill))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
