@@ -26,6 +26,7 @@ from fastopt.rules import (
     RAdam,
     RMSprop,
     Rprop,
+    Signum,
     Yogi,
 )
 
@@ -56,6 +57,7 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "Rule",
+    "Signum",
     "StepReport",
     "Yogi",
     "backends",

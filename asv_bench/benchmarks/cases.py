@@ -24,6 +24,7 @@ CASES = {
     "ADOPT": {},
     "ASGD": {},
     "Rprop": {},
+    "Signum": {},
     "Lion": {},
 }
 

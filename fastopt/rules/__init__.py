@@ -19,6 +19,7 @@ from fastopt.rules.radam import RAdam
 from fastopt.rules.rmsprop import RMSprop
 from fastopt.rules.rprop import Rprop
 from fastopt.rules.sgd import SGD
+from fastopt.rules.signum import Signum
 from fastopt.rules.yogi import Yogi
 
 #: Every rule by its name, read-only.
@@ -43,6 +44,7 @@ RULES = MappingProxyType(
             ADOPT,
             ASGD,
             Rprop,
+            Signum,
             Lion,
         )
     }

@@ -121,3 +121,16 @@ def test_adopt_of_pytorch_optimizer_clips_at_the_next_steps_bound_and_decays_in_
     start = START / (1 - 0.05 * decay) if decoupled else START
     theirs = by_torch(package.ADOPT, start, **arguments, clip_lambda=lambda step: (step - 1) ** 0.25)
     assert_close(ours(rule), theirs)
+
+
+def test_signum_of_optax():
+    optax = pytest.importorskip("optax")
+    assert_close(ours(fastopt.Signum(lr=0.05)), by_optax(optax.signum(0.05)))
+    assert_close(ours(fastopt.Signum(lr=0.05, momentum=0.0)), by_optax(optax.sign_sgd(0.05)))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_signum(momentum):
+    package = pytest.importorskip("pytorch_optimizer")
+    rule = fastopt.Signum(lr=0.05, momentum=momentum, weight_decay=0.3)
+    assert_close(ours(rule), by_torch(package.SignSGD, lr=0.05, momentum=momentum, weight_decay=0.3))
