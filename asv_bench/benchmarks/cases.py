@@ -22,6 +22,7 @@ CASES = {
     "AdaBelief": {},
     "Yogi": {},
     "ADOPT": {},
+    "LaProp": {},
     "ASGD": {},
     "Rprop": {},
     "Signum": {},

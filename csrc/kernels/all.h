@@ -3,7 +3,7 @@
 #define KERNELS(_) \
     _(sgd) _(momentum) _(nesterov) _(adagrad) _(adadelta) \
     _(rmsprop) _(rmsprop_momentum) _(rmsprop_centered) _(rmsprop_centered_momentum) _(adam) \
-    _(amsgrad) _(adamax) _(nadam) _(adabelief) _(yogi) _(adopt) _(asgd) _(rprop) \
+    _(amsgrad) _(adamax) _(nadam) _(adabelief) _(yogi) _(adopt) _(laprop) _(asgd) _(rprop) \
     _(lion) _(blend)
 #endif
 
@@ -23,6 +23,7 @@
 #include "adabelief.h"
 #include "yogi.h"
 #include "adopt.h"
+#include "laprop.h"
 #include "asgd.h"
 #include "rprop.h"
 #include "lion.h"

@@ -23,6 +23,7 @@ from fastopt.kernels.adopt import adopt
 from fastopt.kernels.amsgrad import amsgrad
 from fastopt.kernels.asgd import asgd
 from fastopt.kernels.blend import blend
+from fastopt.kernels.laprop import laprop
 from fastopt.kernels.lion import lion
 from fastopt.kernels.momentum import momentum
 from fastopt.kernels.nadam import nadam
@@ -52,6 +53,7 @@ KERNELS = {
         amsgrad,
         asgd,
         blend,
+        laprop,
         lion,
         momentum,
         nadam,

@@ -11,6 +11,7 @@ from fastopt.rules.adamw import AdamW
 from fastopt.rules.adopt import ADOPT
 from fastopt.rules.amsgrad import AMSGrad
 from fastopt.rules.asgd import ASGD
+from fastopt.rules.laprop import LaProp
 from fastopt.rules.lion import Lion
 from fastopt.rules.momentum import Momentum
 from fastopt.rules.nadam import NAdam
@@ -42,6 +43,7 @@ RULES = MappingProxyType(
             AdaBelief,
             Yogi,
             ADOPT,
+            LaProp,
             ASGD,
             Rprop,
             Signum,
