@@ -11,6 +11,7 @@ from fastopt.rules import (
     ASGD,
     RULES,
     SGD,
+    AdaBelief,
     Adadelta,
     Adagrad,
     Adam,
@@ -24,6 +25,7 @@ from fastopt.rules import (
     RAdam,
     RMSprop,
     Rprop,
+    Yogi,
 )
 
 __version__ = "0.1.0"
@@ -33,6 +35,7 @@ __all__ = [
     "RULES",
     "SGD",
     "AMSGrad",
+    "AdaBelief",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -52,6 +55,7 @@ __all__ = [
     "Rprop",
     "Rule",
     "StepReport",
+    "Yogi",
     "backends",
     "get_include",
     "get_library",

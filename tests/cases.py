@@ -20,7 +20,7 @@ TELLING = {"momentum": 0.8, "t0": 10.0, "eps": 1e-3, "dampening": 0.3, "etas": (
 
 def other(field: Field) -> Any:
     """A value of the field's domain that is not its default."""
-    if field.name in TELLING:
+    if TELLING.get(field.name, field.default) != field.default:
         return TELLING[field.name]
     return _other(field.domain, field.default)
 

@@ -19,6 +19,8 @@ CASES = {
     "Adamax": {},
     "NAdam": {},
     "RAdam": {},
+    "AdaBelief": {},
+    "Yogi": {},
     "ASGD": {},
     "Rprop": {},
     "Lion": {},

@@ -3,7 +3,7 @@
 #define KERNELS(_) \
     _(sgd) _(momentum) _(nesterov) _(adagrad) _(adadelta) \
     _(rmsprop) _(rmsprop_momentum) _(rmsprop_centered) _(rmsprop_centered_momentum) _(adam) \
-    _(amsgrad) _(adamax) _(nadam) _(asgd) _(rprop) \
+    _(amsgrad) _(adamax) _(nadam) _(adabelief) _(yogi) _(asgd) _(rprop) \
     _(lion) _(blend)
 #endif
 
@@ -20,6 +20,8 @@
 #include "amsgrad.h"
 #include "adamax.h"
 #include "nadam.h"
+#include "adabelief.h"
+#include "yogi.h"
 #include "asgd.h"
 #include "rprop.h"
 #include "lion.h"

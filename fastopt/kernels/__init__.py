@@ -14,6 +14,7 @@ from typing import Any
 
 import numba
 
+from fastopt.kernels.adabelief import adabelief
 from fastopt.kernels.adadelta import adadelta
 from fastopt.kernels.adagrad import adagrad
 from fastopt.kernels.adam import adam
@@ -32,6 +33,7 @@ from fastopt.kernels.rmsprop_momentum import rmsprop_momentum
 from fastopt.kernels.rprop import rprop
 from fastopt.kernels.sgd import sgd
 from fastopt.kernels.term import term as term
+from fastopt.kernels.yogi import yogi
 
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise ImportError("fastopt.kernels needs numba's compiler, and NUMBA_DISABLE_JIT is set")
@@ -40,6 +42,7 @@ if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
 KERNELS = {
     kernel.py_func.__name__: kernel
     for kernel in (
+        adabelief,
         adadelta,
         adagrad,
         adam,
@@ -57,6 +60,7 @@ KERNELS = {
         rmsprop_momentum,
         rprop,
         sgd,
+        yogi,
     )
 }
 

@@ -2,6 +2,7 @@
 
 from types import MappingProxyType
 
+from fastopt.rules.adabelief import AdaBelief
 from fastopt.rules.adadelta import Adadelta
 from fastopt.rules.adagrad import Adagrad
 from fastopt.rules.adam import Adam
@@ -17,6 +18,7 @@ from fastopt.rules.radam import RAdam
 from fastopt.rules.rmsprop import RMSprop
 from fastopt.rules.rprop import Rprop
 from fastopt.rules.sgd import SGD
+from fastopt.rules.yogi import Yogi
 
 #: Every rule by its name, read-only.
 RULES = MappingProxyType(
@@ -35,6 +37,8 @@ RULES = MappingProxyType(
             Adamax,
             NAdam,
             RAdam,
+            AdaBelief,
+            Yogi,
             ASGD,
             Rprop,
             Lion,
