@@ -22,6 +22,7 @@ CASES = {
     "ASGD": {},
     "Rprop": {},
     "Lion": {},
+    "Adan": {},
 }
 
 BACKENDS = ["numba", "c"]

@@ -4,7 +4,7 @@
     _(sgd) _(momentum) _(nesterov) _(adagrad) _(adadelta) \
     _(rmsprop) _(rmsprop_momentum) _(rmsprop_centered) _(rmsprop_centered_momentum) _(adam) \
     _(amsgrad) _(adamax) _(nadam) _(asgd) _(rprop) \
-    _(lion) _(blend)
+    _(lion) _(adan) _(blend)
 #endif
 
 #include "sgd.h"
@@ -23,4 +23,5 @@
 #include "asgd.h"
 #include "rprop.h"
 #include "lion.h"
+#include "adan.h"
 #include "blend.h"

@@ -18,6 +18,7 @@ from fastopt.kernels.adadelta import adadelta
 from fastopt.kernels.adagrad import adagrad
 from fastopt.kernels.adam import adam
 from fastopt.kernels.adamax import adamax
+from fastopt.kernels.adan import adan
 from fastopt.kernels.amsgrad import amsgrad
 from fastopt.kernels.asgd import asgd
 from fastopt.kernels.blend import blend
@@ -44,6 +45,7 @@ KERNELS = {
         adagrad,
         adam,
         adamax,
+        adan,
         amsgrad,
         asgd,
         blend,

@@ -7,6 +7,7 @@ from fastopt.rules.adagrad import Adagrad
 from fastopt.rules.adam import Adam
 from fastopt.rules.adamax import Adamax
 from fastopt.rules.adamw import AdamW
+from fastopt.rules.adan import Adan
 from fastopt.rules.amsgrad import AMSGrad
 from fastopt.rules.asgd import ASGD
 from fastopt.rules.lion import Lion
@@ -38,6 +39,7 @@ RULES = MappingProxyType(
             ASGD,
             Rprop,
             Lion,
+            Adan,
         )
     }
 )
