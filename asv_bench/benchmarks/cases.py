@@ -23,6 +23,7 @@ CASES = {
     "Rprop": {},
     "Lion": {},
     "Adan": {},
+    "AdEMAMix": {},
 }
 
 BACKENDS = ["numba", "c"]

@@ -4,7 +4,7 @@
     _(sgd) _(momentum) _(nesterov) _(adagrad) _(adadelta) \
     _(rmsprop) _(rmsprop_momentum) _(rmsprop_centered) _(rmsprop_centered_momentum) _(adam) \
     _(amsgrad) _(adamax) _(nadam) _(asgd) _(rprop) \
-    _(lion) _(adan) _(blend)
+    _(lion) _(ademamix) _(adan) _(blend)
 #endif
 
 #include "sgd.h"
@@ -24,4 +24,5 @@
 #include "rprop.h"
 #include "lion.h"
 #include "adan.h"
+#include "ademamix.h"
 #include "blend.h"

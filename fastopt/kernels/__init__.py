@@ -19,6 +19,7 @@ from fastopt.kernels.adagrad import adagrad
 from fastopt.kernels.adam import adam
 from fastopt.kernels.adamax import adamax
 from fastopt.kernels.adan import adan
+from fastopt.kernels.ademamix import ademamix
 from fastopt.kernels.amsgrad import amsgrad
 from fastopt.kernels.asgd import asgd
 from fastopt.kernels.blend import blend
@@ -46,6 +47,7 @@ KERNELS = {
         adam,
         adamax,
         adan,
+        ademamix,
         amsgrad,
         asgd,
         blend,

@@ -8,6 +8,7 @@ from fastopt.rules.adam import Adam
 from fastopt.rules.adamax import Adamax
 from fastopt.rules.adamw import AdamW
 from fastopt.rules.adan import Adan
+from fastopt.rules.ademamix import AdEMAMix
 from fastopt.rules.amsgrad import AMSGrad
 from fastopt.rules.asgd import ASGD
 from fastopt.rules.lion import Lion
@@ -40,6 +41,7 @@ RULES = MappingProxyType(
             Rprop,
             Lion,
             Adan,
+            AdEMAMix,
         )
     }
 )

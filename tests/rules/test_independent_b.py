@@ -78,3 +78,29 @@ def test_adan_of_optax_looks_ahead_by_what_beta2_forgets():
     assert distance(0.5) < 1e-12
     assert distance(0.5, eps_root=1e-8) > 1e-7
     assert distance(0.92) > 0.1
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize("warmup", [None, 20, 1000])
+def test_ademamix(warmup, decay):
+    package = pytest.importorskip("pytorch_optimizer")
+    rule = fastopt.AdEMAMix(
+        lr=0.02, betas=(0.9, 0.99, 0.999), weight_decay=decay, alpha_warmup=warmup or 0, beta3_warmup=warmup or 0
+    )
+    theirs = {"lr": 0.02, "betas": rule.betas, "weight_decay": decay, "weight_decouple": True, "t_alpha_beta3": warmup}
+    assert_close(ours(rule), by_torch(package.AdEMAMix, alpha=5.0, **theirs))
+
+
+def test_ademamix_of_optax_counts_the_steps_of_its_schedules_from_zero():
+    optax = pytest.importorskip("optax")
+    rule = fastopt.AdEMAMix(lr=0.02, betas=(0.9, 0.999, 0.99), weight_decay=0.3, alpha_warmup=20)
+    arguments = {"b1": 0.9, "b2": 0.999, "b3": 0.99, "weight_decay": 0.3}
+
+    def distance(first: int) -> float:
+        def alpha(count):
+            return 5.0 * np.minimum((count + first) / 20, 1)
+
+        return abs(ours(rule) - by_optax(optax.contrib.ademamix(0.02, alpha=alpha, **arguments))).max()
+
+    assert distance(first=1) < 1e-12
+    assert distance(first=0) > 1e-4
