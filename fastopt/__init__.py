@@ -9,6 +9,7 @@ from fastopt.optimizer import Optimizer, StepReport
 from fastopt.rule import Rule
 from fastopt.rules import (
     ASGD,
+    MADGRAD,
     RULES,
     SGD,
     Adadelta,
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ASGD",
+    "MADGRAD",
     "RULES",
     "SGD",
     "AMSGrad",

@@ -24,6 +24,7 @@ CASES = {
     "Lion": {},
     "Adan": {},
     "AdEMAMix": {},
+    "MADGRAD": {},
 }
 
 BACKENDS = ["numba", "c"]

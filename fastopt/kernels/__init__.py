@@ -24,6 +24,7 @@ from fastopt.kernels.amsgrad import amsgrad
 from fastopt.kernels.asgd import asgd
 from fastopt.kernels.blend import blend
 from fastopt.kernels.lion import lion
+from fastopt.kernels.madgrad import madgrad
 from fastopt.kernels.momentum import momentum
 from fastopt.kernels.nadam import nadam
 from fastopt.kernels.nesterov import nesterov
@@ -52,6 +53,7 @@ KERNELS = {
         asgd,
         blend,
         lion,
+        madgrad,
         momentum,
         nadam,
         nesterov,

@@ -12,6 +12,7 @@ from fastopt.rules.ademamix import AdEMAMix
 from fastopt.rules.amsgrad import AMSGrad
 from fastopt.rules.asgd import ASGD
 from fastopt.rules.lion import Lion
+from fastopt.rules.madgrad import MADGRAD
 from fastopt.rules.momentum import Momentum
 from fastopt.rules.nadam import NAdam
 from fastopt.rules.nesterov import Nesterov
@@ -42,6 +43,7 @@ RULES = MappingProxyType(
             Lion,
             Adan,
             AdEMAMix,
+            MADGRAD,
         )
     }
 )

@@ -104,3 +104,28 @@ def test_ademamix_of_optax_counts_the_steps_of_its_schedules_from_zero():
 
     assert distance(first=1) < 1e-12
     assert distance(first=0) > 1e-4
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_madgrad(momentum, decay):
+    """The package adds eps to the learning rate."""
+    package = pytest.importorskip("pytorch_optimizer")
+    rule = fastopt.MADGRAD(lr=0.01 + 1e-6, momentum=momentum, weight_decay=decay)
+    assert_close(ours(rule), by_torch(package.MADGRAD, lr=0.01, momentum=momentum, weight_decay=decay))
+
+
+def test_the_cube_root_of_madgrad(backend, dtype):
+    """It is right for all numbers: with these arguments and states p becomes minus one over it."""
+    info = np.finfo(dtype)
+    rng = np.random.default_rng(3)
+    exponents = rng.integers(info.minexp - info.nmant, info.maxexp - 1, 20_000)
+    ordinary = np.ldexp(1 + rng.random(20_000), exponents).astype(dtype)
+    v = np.append(ordinary, [info.smallest_subnormal, info.max, 1, 0, np.inf]).astype(dtype)
+    optimizer = fastopt.Optimizer(np.zeros(v.size, dtype), fastopt.MADGRAD(momentum=0.0, eps=0.0), backend=backend)
+    optimizer.state["grad_sum_sq"].flat[:] = v
+    optimizer.state["s"].flat[:] = 1
+    optimizer.step(np.zeros(v.size, dtype))
+    with np.errstate(divide="ignore"):
+        expected = -1 / np.cbrt(v.astype(np.longdouble))
+    np.testing.assert_allclose(optimizer.flat, expected, rtol=2 * info.eps)
