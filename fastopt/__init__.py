@@ -9,6 +9,7 @@ from fastopt.optimizer import Optimizer, StepReport
 from fastopt.rule import Rule
 from fastopt.rules import (
     ASGD,
+    MADGRAD,
     RULES,
     SGD,
     AdaBelief,
@@ -17,6 +18,8 @@ from fastopt.rules import (
     Adam,
     Adamax,
     AdamW,
+    Adan,
+    AdEMAMix,
     AMSGrad,
     Lion,
     Momentum,
@@ -32,15 +35,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ASGD",
+    "MADGRAD",
     "RULES",
     "SGD",
     "AMSGrad",
+    "AdEMAMix",
     "AdaBelief",
     "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "Adan",
     "BackendError",
     "CheckpointError",
     "FlatBuffer",

@@ -24,6 +24,9 @@ CASES = {
     "ASGD": {},
     "Rprop": {},
     "Lion": {},
+    "Adan": {},
+    "AdEMAMix": {},
+    "MADGRAD": {},
 }
 
 BACKENDS = ["numba", "c"]

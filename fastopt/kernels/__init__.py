@@ -19,10 +19,13 @@ from fastopt.kernels.adadelta import adadelta
 from fastopt.kernels.adagrad import adagrad
 from fastopt.kernels.adam import adam
 from fastopt.kernels.adamax import adamax
+from fastopt.kernels.adan import adan
+from fastopt.kernels.ademamix import ademamix
 from fastopt.kernels.amsgrad import amsgrad
 from fastopt.kernels.asgd import asgd
 from fastopt.kernels.blend import blend
 from fastopt.kernels.lion import lion
+from fastopt.kernels.madgrad import madgrad
 from fastopt.kernels.momentum import momentum
 from fastopt.kernels.nadam import nadam
 from fastopt.kernels.nesterov import nesterov
@@ -47,10 +50,13 @@ KERNELS = {
         adagrad,
         adam,
         adamax,
+        adan,
+        ademamix,
         amsgrad,
         asgd,
         blend,
         lion,
+        madgrad,
         momentum,
         nadam,
         nesterov,

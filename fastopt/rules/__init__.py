@@ -8,9 +8,12 @@ from fastopt.rules.adagrad import Adagrad
 from fastopt.rules.adam import Adam
 from fastopt.rules.adamax import Adamax
 from fastopt.rules.adamw import AdamW
+from fastopt.rules.adan import Adan
+from fastopt.rules.ademamix import AdEMAMix
 from fastopt.rules.amsgrad import AMSGrad
 from fastopt.rules.asgd import ASGD
 from fastopt.rules.lion import Lion
+from fastopt.rules.madgrad import MADGRAD
 from fastopt.rules.momentum import Momentum
 from fastopt.rules.nadam import NAdam
 from fastopt.rules.nesterov import Nesterov
@@ -42,6 +45,9 @@ RULES = MappingProxyType(
             ASGD,
             Rprop,
             Lion,
+            Adan,
+            AdEMAMix,
+            MADGRAD,
         )
     }
 )
