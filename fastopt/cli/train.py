@@ -72,7 +72,8 @@ from fastopt.precision import COMPRESSED, ROUNDING
     "--state-dtype",
     type=OrNone(COMPRESSED),
     help="How the optimizer's states are stored (default none: as they are computed). 8bit is for weights of 4096 "
-    "elements and more; states of smaller ones stay as they are.",
+    "elements and more; states of smaller ones stay as they are. float16 is for momentum: in it the squares of small "
+    "gradients vanish, and Adam diverges.",
 )
 @click.option(
     "--rounding",
