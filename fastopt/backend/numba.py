@@ -131,7 +131,8 @@ class NumbaTable:
         for work, address in zip(self._works, gradients.tolist(), strict=True):
             p, g, *states = work.streams
             if address and p.size:
-                g = array_at(address, g.size, g.dtype)  # type: ignore[union-attr]
+                array = array_at(address, g.size, array_of(g).dtype)
+                g = g._replace(parts=(array,)) if isinstance(g, Stream) else array
                 works.append(work._replace(streams=(p, g, *states)))
         return self._backend.bind([*works, *self._then], threads)
 

@@ -3,7 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import numpy as np
@@ -11,9 +11,20 @@ import torch
 from torch import Tensor
 
 from fastopt.backend.program import array_at
+from fastopt.encoded import native
+from fastopt.storage import Storage, Stream
+from fastopt.storages import STORAGES
 
-#: The dtypes that kernels have.
+#: The dtypes that kernels compute in.
 DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+
+#: How the numbers of parameters, gradients and states are stored that kernels read, by their dtype.
+STORED: dict[torch.dtype, Storage] = {
+    torch.float32: STORAGES["float32"],
+    torch.float64: STORAGES["float64"],
+    torch.bfloat16: STORAGES["bfloat16"],
+    torch.float16: STORAGES["float16"],
+}
 
 #: The types of tensors that are nothing but their memory.
 PLAIN = {Tensor, torch.nn.Parameter, torch.nn.Buffer}
@@ -53,8 +64,6 @@ def obstacle(tensor: Tensor) -> str | None:
 def gradient_obstacle(gradient: Tensor, param: Tensor) -> str | None:
     """Why kernels cannot read a gradient, not even from a copy of the parameter's layout, or None if they can."""
     reason = _no_kernel(gradient)
-    if reason is None and gradient.dtype != param.dtype:
-        reason = f"has the dtype {gradient.dtype} while the parameter has {param.dtype}"
     if reason is None and gradient.shape != param.shape:
         reason = f"has the shape {tuple(gradient.shape)} while the parameter has {tuple(param.shape)}"
     return reason and f"has a gradient that {reason}"
@@ -67,7 +76,7 @@ def _no_kernel(tensor: Tensor) -> str | None:
         return f"is sparse ({tensor.layout})"
     if tensor.device.type != "cpu":
         return f"is on the device {tensor.device}"
-    if tensor.dtype not in DTYPES:
+    if tensor.dtype not in STORED:
         return f"has the dtype {tensor.dtype}"
     return "is a view that negates its memory" if tensor.is_neg() else None
 
@@ -85,7 +94,7 @@ def is_dense(tensor: Tensor) -> bool:
 
 def like(tensor: Tensor, source: Tensor) -> Tensor:
     """A copy of the source in the memory layout of a dense tensor."""
-    return torch.empty_like(tensor, memory_format=torch.preserve_format).copy_(source)
+    return torch.empty_like(tensor, dtype=source.dtype, memory_format=torch.preserve_format).copy_(source)
 
 
 #: Bytes of a page, within which processors compare the addresses of loads with those of recent stores.
@@ -112,21 +121,38 @@ def state_like(param: Tensor, first: float, place: int, places: int) -> Tensor:
     return state.fill_(first)
 
 
-def flat(tensor: Tensor) -> np.ndarray:
-    """A dense tensor's memory as a 1-D array, in the order in which it lies there. It does not keep it alive."""
-    return array_at(tensor.data_ptr(), tensor.numel(), DTYPES[tensor.dtype])
+class Numbers(NamedTuple):
+    """The numbers of a parameter, a gradient or a state: how they are stored, and a tensor for each of the arrays."""
+
+    storage: Storage
+    tensors: tuple[Tensor, ...]
+
+    def stream(self, computes: np.dtype) -> np.ndarray | Stream:
+        """The numbers as engines take them, in the order in which they lie in memory. It does not keep that alive."""
+        tensors = list(map(local, self.tensors))
+        arrays = zip(self.storage.parts, tensors, strict=True)
+        parts = tuple(array_at(tensor.data_ptr(), tensor.numel(), part.dtype) for part, tensor in arrays)
+        return native(Stream(self.storage, parts, tensors[0].numel()), computes)
+
+
+def numbers(tensor: Tensor) -> Numbers:
+    """The numbers of a dense tensor."""
+    return Numbers(STORED[tensor.dtype], (tensor,))
 
 
 def is_number(value: Any) -> bool:
     """Whether a value is a tensor of one element that a step can read and write in place."""
-    return type(value) in PLAIN and value.numel() == 1 and _no_kernel(value) is None
+    return type(value) in PLAIN and value.numel() == 1 and value.dtype in DTYPES and _no_kernel(value) is None
 
 
 def alias(value: Any) -> Any:
     """A tensor of the same memory whose storage is another object; of what kernels do not know, the value itself."""
     if type(value) not in PLAIN or _no_kernel(value):
         return value
-    return torch.from_numpy(np.asarray(_Keeper(value.detach())))
+    value = value.detach()
+    if value.dtype is torch.bfloat16:  # NumPy has no such numbers
+        return torch.from_numpy(np.asarray(_Keeper(value.view(torch.int16)))).view(value.dtype)
+    return torch.from_numpy(np.asarray(_Keeper(value)))
 
 
 def aliases() -> Counter[int]:

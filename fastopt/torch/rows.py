@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,11 +22,18 @@ class Row(NamedTuple):
     scalars: dict[str, Tensor | float]
     #: The dtype of each of these numbers.
     dtypes: tuple[torch.dtype, ...]
+    #: The dtype of the gradients that are expected.
+    gradient: torch.dtype
 
     @property
     def buffers(self) -> list[Tensor]:
         """What the kernel reads and writes beside the gradient, as it lies in this process's memory."""
         return list(map(memory.local, (self.param, *self.states.values())))
+
+    @property
+    def computes(self) -> np.dtype:
+        """In which dtype the kernel computes."""
+        return memory.STORED[self.param.dtype].computes
 
 
 class Survey(NamedTuple):
@@ -146,7 +154,7 @@ def _row(
     double = torch.get_default_dtype() == torch.float64 and not group.get("fused")  # as torch.optim makes them
     default = torch.float64 if double else torch.float32
     dtypes = tuple(value.dtype if isinstance(value, Tensor) else default for value in scalars.values())
-    return Row(number, p, entry, states, scalars, dtypes)
+    return Row(number, p, entry, states, scalars, dtypes, p.dtype if p.grad is None else p.grad.dtype)
 
 
 def _number(value: Any) -> Tensor | float:

@@ -1,0 +1,293 @@
+"""Parameters of 16 bits: every rule, on both backends, against its formula and against torch's own optimizers."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from variants import IN_TORCH, VARIANTS, assert_same_bits, ids, make, parameters, train
+
+import fastopt.torch
+
+NARROW = [torch.bfloat16, torch.float16]
+FLOATS = [torch.float32, torch.float64, *NARROW]
+
+
+def short(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+every_variant = pytest.mark.parametrize(("name", "arguments"), VARIANTS, ids=ids(VARIANTS))
+in_torch = pytest.mark.parametrize(("name", "arguments"), IN_TORCH, ids=ids(IN_TORCH))
+narrow = pytest.mark.parametrize("dtype", NARROW, ids=short)
+
+
+@pytest.fixture(params=["c", "numba"])
+def backend(request, monkeypatch):
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    monkeypatch.setenv("FASTOPT_BACKEND", request.param)
+    return request.param
+
+
+def exact(tensor):
+    return tensor.detach().double().numpy()
+
+
+def formula(optimizer, group, p):
+    """What a step by the gradient that a parameter has is to give, by the rule's paper, in float64.
+
+    Also the largest number that comes in: float32 kernels are off by some ulp of it.
+    """
+    rule = optimizer.make_rule(group)
+    entry = optimizer.state.get(p, {})
+    states = {
+        name: exact(entry[name] if name in entry else torch.full_like(p, first)) for name, first in rule.states.items()
+    }
+    step = int(entry["step"]) + 1 if "step" in entry else 1 + bool(entry)
+    result, after = rule.reference(step, exact(p), exact(p.grad), **states)
+    largest = max(np.abs(numbers).max(initial=1.0) for numbers in (exact(p), exact(p.grad), *states.values()))
+    return {"param": result, **after}, largest
+
+
+def assert_rounded(computed, expected, largest):
+    """Numbers are the expected ones, rounded once to their dtype, but for what float32 lacks in them."""
+    info = torch.finfo(computed.dtype)
+    ulp = info.eps * 2.0 ** np.floor(np.log2(np.maximum(np.abs(expected), info.smallest_normal)))
+    error = np.abs(exact(computed) - expected)
+    wrong = error > 0.5 * ulp + 32 * 2.0**-24 * largest
+    assert not wrong.any(), (computed[torch.tensor(wrong)], expected[wrong])
+
+
+@every_variant
+@narrow
+def test_steps_are_the_formula_rounded_once(name, arguments, dtype, backend):
+    optimizer = make(getattr(fastopt.torch, name), arguments, dtype)
+    generator = torch.Generator().manual_seed(2)
+    for step in range(5):
+        expected = {}
+        for group in optimizer.param_groups:
+            for number, p in enumerate(group["params"]):
+                p.grad = torch.randn(p.shape, generator=generator).to(dtype)
+                if number == 1 and step % 2:  # parameters come to be at different steps
+                    p.grad = None
+                else:
+                    expected[p] = formula(optimizer, group, p)
+        optimizer.step()
+        assert optimizer.explain().backend == backend and not optimizer.explain().torch
+        for p, (values, largest) in expected.items():
+            for key, value in values.items():
+                kept = p if key == "param" else optimizer.state[p][key]
+                assert kept.dtype == dtype
+                assert_rounded(kept, value, largest)
+
+
+@every_variant
+@narrow
+def test_both_backends_give_the_same_bits(name, arguments, dtype, monkeypatch):
+    pytest.importorskip("numba")
+    trained = []
+    for backend in ("c", "numba"):
+        monkeypatch.setenv("FASTOPT_BACKEND", backend)
+        optimizer = make(getattr(fastopt.torch, name), arguments, dtype)
+        train(optimizer, 0, 4)
+        trained.append(optimizer)
+    assert_same_bits(*trained)
+
+
+def assert_near(ours, theirs):
+    """Torch's loops round after every operation: parameters are off by some ulp of the largest one."""
+    for p, q in zip(parameters(ours), parameters(theirs), strict=True):
+        bound = (
+            8 * torch.finfo(q.dtype).eps * q.detach().abs().float().max().clamp(min=1.0).item() if q.numel() else 0.0
+        )
+        torch.testing.assert_close(p, q, rtol=0, atol=bound)
+
+
+def bearable(name, arguments, dtype):
+    """Arguments with which torch's loops do not divide by a zero that should be ``eps``."""
+    return arguments | ({"eps": 1e-3} if dtype == torch.float16 and "eps" in fastopt.RULES[name].fields else {})
+
+
+@in_torch
+def test_steps_are_near_to_torchs_loops(name, arguments):
+    """In bfloat16: in float16 torch has rounded a small second moment to zero before it divides by its root."""
+    ours, theirs = (make(getattr(module, name), arguments, torch.bfloat16) for module in (fastopt.torch, torch.optim))
+    train(ours, 0, 3)
+    train(theirs, 0, 3)
+    assert_near(ours, theirs)
+    for p, q in zip(parameters(ours), parameters(theirs), strict=True):
+        assert {key: value.dtype for key, value in ours.state[p].items()} == {
+            key: value.dtype for key, value in theirs.state[q].items()
+        }
+
+
+@narrow
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_steps_have_nearly_the_bits_of_torchs_fused_code(name, dtype):
+    """Both round once, and a number in the middle of two may go either way.
+
+    Not so SGD and Adagrad: torch 2.13 leaves the first parameters of 16 bits where they are, or rounds more often.
+    """
+    ours, theirs = (
+        make(getattr(fastopt.torch, name), {}, dtype),
+        make(getattr(torch.optim, name), {"fused": True}, dtype),
+    )
+    train(ours, 0, 1)
+    train(theirs, 0, 1)
+    for p, q in zip(parameters(ours), parameters(theirs), strict=True):
+        pairs = [(p, q), *((ours.state[p][key], value) for key, value in theirs.state[q].items())]
+        for computed, expected in pairs:
+            assert computed.dtype == expected.dtype
+            assert (computed != expected).sum() <= 0.01 * p.numel()
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=short)
+@pytest.mark.parametrize("gradients", FLOATS, ids=short)
+def test_gradients_of_any_dtype(dtype, gradients, backend):
+    optimizer = make(fastopt.torch.Adam, {}, dtype)
+    before = torch.Generator().manual_seed(3)
+    for p in parameters(optimizer):
+        p.grad_dtype = None
+        p.grad = torch.randn(p.shape, generator=before).to(dtype)
+    optimizer.step()
+    expected = {}
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.randn(p.shape, generator=before).to(gradients)
+            expected[p] = formula(optimizer, group, p)
+    optimizer.step()
+    assert not optimizer.explain().torch
+    for p, (values, largest) in expected.items():
+        assert_rounded(p, values["param"], largest)
+
+
+def test_gradients_of_another_dtype_with_as_many_bytes_are_noticed():
+    p = torch.nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
+    p.grad_dtype = None
+    optimizer = fastopt.torch.SGD([p], lr=1.0)
+    for step, dtype in enumerate([torch.bfloat16, torch.float16, torch.float32, torch.float16], 1):
+        p.grad = torch.ones(3, dtype=dtype)
+        optimizer.step()
+        assert p.tolist() == [-step] * 3
+
+
+@narrow
+def test_memory_in_another_order_is_stepped_in_place(dtype, backend):
+    """Gradients in the order of their shape are copied, whatever dtype they have."""
+    torch.manual_seed(0)
+    values, gradient = torch.randn(3, 4, 5, 2).to(dtype), torch.randn(3, 4, 5, 2)
+    stepped = []
+    for order in (torch.contiguous_format, torch.channels_last):
+        p = torch.nn.Parameter(values.clone(memory_format=order))
+        p.grad_dtype = torch.float32
+        p.grad = gradient.clone()
+        optimizer = fastopt.torch.NAdam([p])
+        optimizer.step()
+        assert optimizer.explain().copied == (order is torch.channels_last)
+        assert optimizer.state[p]["exp_avg"].stride() == p.stride()
+        stepped.append(p)
+    assert torch.equal(*stepped)
+
+
+def test_each_tensor_has_its_own_dtype(backend):
+    """What is stepped with others of another dtype gets the bits that it gets alone."""
+
+    def made(dtypes):
+        generator = torch.Generator().manual_seed(5)
+        tensors = {dtype: torch.randn(33, generator=generator, dtype=torch.float64).to(dtype) for dtype in FLOATS}
+        return [torch.nn.Parameter(tensors[dtype]) for dtype in dtypes]
+
+    together = fastopt.torch.AdamW(made(FLOATS))
+    apart = [fastopt.torch.AdamW(made([dtype])) for dtype in FLOATS]
+    for _ in range(3):
+        for optimizer in (together, *apart):
+            for p in parameters(optimizer):
+                p.grad = p.detach() + 1
+            optimizer.step()
+    for p, alone in zip(parameters(together), apart, strict=True):
+        assert torch.equal(p, *parameters(alone))
+        assert together.state[p]["exp_avg"].dtype == p.dtype
+    assert len(together.explain().kernels) == len(FLOATS)
+
+
+@narrow
+def test_frozen_and_empty_parameters(dtype):
+    frozen = torch.nn.Parameter(torch.ones(3, dtype=dtype), requires_grad=False)
+    empty, trained = (torch.nn.Parameter(torch.ones(size, dtype=dtype)) for size in (0, 3))
+    optimizer = fastopt.torch.Adam([frozen, empty, trained], lr=0.1)
+    empty.grad, trained.grad = torch.ones_like(empty), torch.ones_like(trained)
+    optimizer.step()
+    assert frozen.tolist() == [1.0] * 3 and frozen not in optimizer.state
+    assert (trained < 1).all()
+
+
+@narrow
+def test_gradients_are_unscaled_before_they_are_rounded(dtype):
+    """With the scale of a GradScaler, some gradients are numbers that 16 bits cannot hold without it."""
+    p = torch.nn.Parameter(torch.zeros(4, dtype=dtype))
+    q = torch.nn.Parameter(torch.zeros(4))
+    optimizer = fastopt.torch.SGD([p, q], lr=2.0**20, fused=True)
+    scaled = torch.tensor([2.0**-10, 1.0, -3.0, 2.0**12])
+    p.grad, q.grad = scaled.to(dtype), scaled.clone()
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0**18), torch.tensor(0.0)
+    optimizer.step()
+    expected = -4 * scaled
+    assert torch.equal(p.float(), expected) and torch.equal(q, expected)
+    assert torch.equal(p.grad, (scaled * 2.0**-18).to(dtype)) and torch.equal(q.grad, scaled * 2.0**-18)
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    assert torch.equal(p.float(), expected)
+    optimizer.grad_scale, optimizer.found_inf = None, None
+    p.data.zero_()
+    p.grad, q.grad = torch.full_like(p, 2.0**-20), None
+    optimizer.step()  # the scale is forgotten
+    assert p.tolist() == [-1.0] * 4
+
+
+@narrow
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+def test_grad_scaler(name, dtype):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 1).to(dtype)
+    optimizer = getattr(fastopt.torch, name)(model.parameters(), lr=0.01, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    before = [p.detach().clone() for p in model.parameters()]
+    for factor in (1.0, float("inf"), 1.0):
+        optimizer.zero_grad()
+        scaler.scale(model(factor * torch.ones(2, 4, dtype=dtype)).float().mean()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert scaler.get_scale() == 2.0**7
+    for p, q in zip(model.parameters(), before, strict=True):
+        assert p.isfinite().all() and not torch.equal(p, q)
+
+
+@in_torch
+@narrow
+def test_state_dicts_go_to_torch_and_back(name, arguments, dtype):
+    """And what was float32 in them is float32 afterwards: torch's own loading rounds it to 16 bits."""
+    arguments = bearable(name, arguments, dtype)
+    trained = make(getattr(torch.optim, name), arguments, dtype)
+    train(trained, 0, 3)
+    ours, theirs = (make(getattr(module, name), arguments, dtype) for module in (fastopt.torch, torch.optim))
+    for optimizer in (ours, theirs):
+        for p, q in zip(parameters(optimizer), parameters(trained), strict=True):
+            p.data.copy_(q.data)
+    ours.load_state_dict(copy.deepcopy(trained.state_dict()))
+    for p, q in zip(parameters(ours), parameters(trained), strict=True):
+        assert {key: value.dtype for key, value in ours.state[p].items()} == {
+            key: value.dtype for key, value in trained.state[q].items()
+        }
+    train(ours, 3, 4)
+    train(trained, 3, 4)
+    assert_near(ours, trained)
+    theirs.load_state_dict(ours.state_dict())
+    train(theirs, 4, 5)
+    again = make(getattr(fastopt.torch, name), arguments, dtype)
+    again.load_state_dict(copy.deepcopy(ours.state_dict()))
+    for p, q in zip(parameters(again), parameters(ours), strict=True):
+        p.data.copy_(q.data)
+    train(ours, 4, 6)
+    train(again, 4, 6)
+    assert_same_bits(ours, again)
