@@ -52,21 +52,21 @@ class Precision(NamedTuple):
 
 
 def check_precision(
-    dtype: np.dtype, states: Collection[str], *, master: Any, state_dtype: Any, rounding: Any, copy: Any
+    dtype: str, states: Collection[str], *, master: Any, state_dtype: Any, rounding: Any, copy: Any
 ) -> Precision:
     """The arguments for parameters of that dtype, and rules that keep these states.
 
     TypeError or ValueError, which names the argument, if it is outside its domain.
     """
     if master is not None:
-        if dtype.name not in _MASTERS:
+        if dtype not in _MASTERS:
             raise ValueError(f"master must be None for parameters of {dtype}, not {quoted(master)}")
-        if master not in ("float32", "split") or (master == "split" and dtype.name == "float16"):
-            raise ValueError(f"master must be {_MASTERS[dtype.name]} for parameters of {dtype}, not {quoted(master)}")
+        if master not in ("float32", "split") or (master == "split" and dtype == "float16"):
+            raise ValueError(f"master must be {_MASTERS[dtype]} for parameters of {dtype}, not {quoted(master)}")
     if copy is not None:
         if copy not in COPIES:
             raise ValueError(f"copy must be None, 'bfloat16' or 'float16', not {quoted(copy)}")
-        if dtype.name in COPIES:
+        if dtype in COPIES:
             raise ValueError(f"copy must be None for parameters of {dtype}, not {quoted(copy)}")
     return Precision(master, _check_states(state_dtype, states), ROUNDING.parse("rounding", rounding), copy)
 

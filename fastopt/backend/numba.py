@@ -122,9 +122,9 @@ class NumbaTable:
     def __init__(self, backend: NumbaBackend, works: Sequence[Work], then: Sequence[Work]) -> None:
         self._backend, self._works, self._then = backend, list(works), list(then)
 
-    def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
+    def use(self, rows: slice | np.ndarray, k: np.ndarray, keys: np.ndarray | None = None) -> None:
         for row in np.arange(len(self._works))[rows]:
-            self._works[row] = self._works[row]._replace(k=k)
+            self._works[row] = self._works[row]._replace(k=k, keys=keys)
 
     def bind(self, gradients: np.ndarray, threads: int) -> Program:
         works = []

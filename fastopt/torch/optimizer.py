@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
 from operator import is_
 from typing import Any, ClassVar, NamedTuple
@@ -21,6 +21,7 @@ from fastopt.torch.fallback import Fallback
 from fastopt.torch.plan import Plan, PlannedKernel, Stale
 from fastopt.torch.rows import Kind, kind, survey
 from fastopt.torch.states import States
+from fastopt.torch.stored import OPTIONS, check_options, options_of
 
 
 class Explanation(NamedTuple):
@@ -86,6 +87,18 @@ class RuleOptimizer(torch.optim.Optimizer):
     and as many threads as ``torch.get_num_threads()`` says. Parameters of 16 bits are computed in float32, and they and
     their states, which have their dtype, are rounded once, to nearest, as by torch's fused code.
 
+    Besides torch's arguments there are four, which groups may have, too:
+
+    - ``master="float32"`` keeps parameters of 16 bits exactly, in the state ``master``, and what the model has is
+      rounded from it in the same pass; ``"split"``, for bfloat16, keeps their lower halves alone, in ``remainder``.
+      Their other states are float32 then. Whoever writes to such a parameter deletes these states of it.
+    - ``state_dtype`` says how states are stored: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"8bit"``, for all or
+      in a dict by the state's name. In 8 bits ``exp_avg`` holds codes, and ``exp_avg_scales`` a scale for each 256.
+    - ``rounding="stochastic"`` rounds 16-bit states, and 16-bit parameters without a master, up or down at random:
+      ``"nearest"`` cannot add up what is small. It is the default where one of the two above is given.
+    - ``seed`` is that of the random numbers, which are a function of it, the step and the place in the parameter:
+      where replicas have one seed, and take the same steps, they stay equal.
+
     Where kernels cannot step a parameter (another device or dtype, a sparse gradient, gaps in its memory, memory shared
     with another parameter), the class of ``torch.optim`` steps it, with the same state. It steps all parameters while a
     dispatch mode records what is done (``make_fx``, fake tensors). Where torch has no such class the step raises
@@ -144,7 +157,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 continue
             for name, value in given.items():
                 if name != "step" and isinstance(value, Tensor) and not {value.dtype, p.dtype} <= memory.DTYPES.keys():
-                    entry[name] = value.to(p.device, copy=True)
+                    entry[name] = value.to(p.device)
 
     @property
     def state_was_seen(self) -> bool:
@@ -153,9 +166,17 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters, as torch does. ValueError if its hyperparameters are wrong."""
-        if isinstance(param_group, dict):
-            self.check_group(self.defaults | param_group)
+        if not isinstance(param_group, dict):
+            torch.optim.Optimizer.add_param_group(self, param_group)
+            return
+        group = self.defaults | param_group
+        self.check_group(group)
         torch.optim.Optimizer.add_param_group(self, param_group)
+        try:
+            self._check_options(group, {p.dtype for p in self.param_groups[-1]["params"]})
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         torch.optim.Optimizer.__setstate__(self, state)
@@ -164,7 +185,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not isinstance(self.state, States):
             self.state = States(dict, self.state)
         for group in self.param_groups:
-            for name, default in self.defaults.items():
+            for name, default in {**OPTIONS, **self.defaults}.items():
                 group.setdefault(name, default)
             group.update(self.constants)
         self._plan, self._known = None, ()
@@ -204,10 +225,11 @@ class RuleOptimizer(torch.optim.Optimizer):
     def share_memory(self) -> None:
         """Moves the states into shared memory, for training in several processes. Scalars stay in each process."""
         for group in self.param_groups:
-            for name in self.make_rule(group).states:
-                for p in group["params"]:
-                    if p in self.state:
-                        self.state[p][name].share_memory_()
+            numbers = {"step", *self.make_rule(group).torch_scalars}
+            for p in group["params"]:
+                for name, value in self.state.get(p, {}).items():
+                    if name not in numbers:
+                        value.share_memory_()
 
     def _follow_fused(self) -> None:
         if self.defaults.get("fused"):
@@ -291,7 +313,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                 rule = self.make_rule(group)
                 # A tensor or a list may change and be the same object: then there is nothing to compare with.
                 constant = all(map(_is_constant, values))
-                known[number] = values if constant else (), rule, kind(rule, in_torch=self.torch_class is not None)
+                found = kind(rule, options_of(group), in_torch=self.torch_class is not None)
+                known[number] = values if constant else (), rule, found
         return [rule for _, rule, _ in known], [kind for _, _, kind in known]
 
     def make_rule(self, group: Mapping[str, Any]) -> Rule:
@@ -341,6 +364,12 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise own
         self.make_rule(group)
 
+    def _check_options(self, group: Mapping[str, Any], dtypes: Collection[torch.dtype]) -> None:
+        try:
+            check_options(options_of(group), self.make_rule(group).states, dtypes)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{type(self).__name__}: {error}") from None
+
     def _unscale(self, scale: float, in_kernels: Sequence[Tensor]) -> None:
         """Divides the gradients by the scale of a GradScaler, in place, as torch's fused optimizers do.
 
@@ -363,6 +392,11 @@ class RuleOptimizer(torch.optim.Optimizer):
                     raise RuntimeError(
                         f"{self.describe(param)} {reason}, and torch.optim.{self.torch_class.__name__} has no {name}"
                     )
+            if not options_of(self.param_groups[number]).as_torch:
+                raise RuntimeError(
+                    f"{self.describe(param)} {reason}, and torch.optim.{self.torch_class.__name__} has none of "
+                    f"{', '.join(OPTIONS)}"
+                )
 
     def describe(self, param: Tensor) -> str:
         """The parameter's place, and its name if it has one, for error messages."""

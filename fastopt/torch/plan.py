@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from fastopt.backend.choice import select
-from fastopt.backend.program import Program, Work, array_at, run
+from fastopt.backend.program import Follower, Program, Work, array_at, run
 from fastopt.encoded import native
 from fastopt.rule import Row as Coefficients
 from fastopt.rule import Rule
 from fastopt.sizes import GRAIN_AWAKE
 from fastopt.storage import Stream
+from fastopt.storages import noise
 from fastopt.torch import memory
 from fastopt.torch.rows import Kind, Row, Survey
 from fastopt.torch.states import Watch
@@ -102,7 +103,7 @@ def _pieces(numbers: Sequence[Tensor], dtype: np.dtype) -> list[np.ndarray]:
 class _Batch:
     """The rows from ``start`` to ``stop``: those of one group and one set of dtypes, which share a rule."""
 
-    def __init__(self, rows: list[Row], rule: Rule, start: int) -> None:
+    def __init__(self, rows: list[Row], rule: Rule, seed: int, start: int) -> None:
         self.group, self.start, self.stop = rows[0].group, start, start + len(rows)
         self.dtype: Any = rows[0].computes
         #: How the parameters are stored.
@@ -113,7 +114,7 @@ class _Batch:
         for name, dtype in zip(rows[0].scalars, map(memory.DTYPES.get, rows[0].dtypes), strict=True):
             assert dtype is not None
             numbers = [row.scalars[name] for row in rows]
-            if not rule.torch_step:
+            if not rows[0].counted:
                 self.columns.append(_Column([np.array(numbers, dtype)]))
                 continue
             tensors = _tensors(numbers, dtype)
@@ -121,11 +122,16 @@ class _Batch:
             for row, tensor in zip(rows, tensors, strict=True):
                 row.entry[name] = tensor
         for row in rows:
-            row.entry.update(row.states)
+            row.entry.update(row.kept.tensors)
         self.scalar_dtypes = [column.dtype for column in self.columns]
         #: The coefficients of the step: one set of them where all rows make the same step.
         self.k = np.empty((1, len(rule.coefficients(1))), self.dtype)
         self.first = Coefficients(self.k[0])
+        #: The keys of stochastic rounding, for each set of coefficients, and what they are made from.
+        self.seed = seed
+        stochastic = any(numbers.stochastic for row in rows for numbers in row.kept.numbers)
+        pairs = 1 + len(rows[0].kept.numbers) // 2  # of streams, of which the gradient is one, too
+        self.keys = [np.empty(pairs, np.uint64) if stochastic else None]
         #: Whether the step before had the same scalars in all rows, and so left them the same.
         self.even = False
 
@@ -152,19 +158,22 @@ class Plan:
         self._waiting = found.waiting
         parts: dict[tuple, list[Row]] = {}
         for row in found.rows:
-            parts.setdefault((row.group, row.param.dtype, row.gradient, row.dtypes), []).append(row)
+            parts.setdefault((row.group, row.param.dtype, row.gradient, row.counted, row.dtypes), []).append(row)
         rows = list(chain.from_iterable(parts.values()))
         self._batches: list[_Batch] = []
         for part in parts.values():
             start = self._batches[-1].stop if self._batches else 0
-            self._batches.append(_Batch(part, rules[part[0].group], start))
+            group = part[0].group
+            self._batches.append(_Batch(part, rules[group], kinds[group].options.seed, start))
         columns = [column for batch in self._batches for column in batch.columns]
         works = []
         for batch in self._batches:
             kernel = rules[batch.group].kernel
             for row in rows[batch.start : batch.stop]:
-                p, *states = (memory.numbers(each).stream(batch.dtype) for each in (row.param, *row.states.values()))
-                works.append(Work(kernel, (p, _gradient_like(row), *states), batch.k))
+                p, *states = (numbers.stream(batch.dtype) for numbers in row.kept.numbers)
+                copy = row.kept.copy
+                followers = () if copy is None else (Follower(copy.stream(batch.dtype)),)
+                works.append(Work(kernel, (p, _gradient_like(row), *states), batch.k[0], followers, batch.keys[0]))
         #: What runs the kernels, and why.
         self.backend, self.backend_reason = select(own_kernel=any(not isinstance(work.kernel, str) for work in works))
         # The numbers beside the states are written in the same program, so that no interrupt can come in between.
@@ -193,7 +202,7 @@ class Plan:
         kept = [row for row in rows if row.entry]
         for row in kept:
             state[row.param] = row.entry
-        names = [[*row.states, *(row.scalars if rules[row.group].torch_step else ())] for row in kept]
+        names = [[*row.kept.tensors, *(row.scalars if row.counted else ())] for row in kept]
         written = [row.entry[name] for row, own in zip(kept, names, strict=True) for name in own]
         entries = [row.entry for row in kept]
         self._watch = Watch(state, entries, written, self._locals)
@@ -282,6 +291,7 @@ class Plan:
         if present is None and batch.goes_on():
             before = [column.values.item(0) for column in columns]
             after = _fill(batch.first, rule, scale, before, batch.scalar_dtypes)
+            _refresh(batch.keys[0], batch.seed, after[0])
             for column, value in zip(columns, after, strict=True):
                 column.update[:] = value
             return
@@ -295,12 +305,14 @@ class Plan:
         distinct, which = np.unique(scalars, axis=0, return_inverse=True)
         batch.k = np.empty((len(distinct), batch.k.shape[1]), batch.dtype)
         batch.first = Coefficients(batch.k[0])
+        batch.keys = [None if keys is None else np.empty_like(keys) for keys in [batch.keys[0]] * len(distinct)]
         for number, numbers in enumerate(distinct):
             chosen = rows[which.reshape(-1) == number]
             after = _fill(Coefficients(batch.k[number]), rule, scale, numbers.tolist(), batch.scalar_dtypes)
+            _refresh(batch.keys[number], batch.seed, after[0])
             for column, value in zip(columns, after, strict=True):
                 column.update[chosen] = value
-            self._table.use(batch.start + chosen, batch.k[number])
+            self._table.use(batch.start + chosen, batch.k[number], batch.keys[number])
             batch.even = len(chosen) == batch.stop - batch.start
 
     @property
@@ -317,6 +329,12 @@ class Plan:
             elements = sum(map(Tensor.numel, params))
             found.append(PlannedKernel(batch.group, name, batch.storage, len(params), elements))
         return tuple(found)
+
+
+def _refresh(keys: np.ndarray | None, seed: int, step: float) -> None:
+    """Fills in the keys of stochastic rounding, if there are some, for a step."""
+    if keys is not None:
+        keys[:] = [noise.key(seed, int(step), pair) for pair in range(keys.size)]
 
 
 def _gradient_like(row: Row) -> np.ndarray | Stream:
