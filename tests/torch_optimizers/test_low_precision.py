@@ -1,6 +1,8 @@
 """Parameters of 16 bits: every rule, on both backends, against its formula and against torch's own optimizers."""
 
 import copy
+import pickle
+import re
 
 import numpy as np
 import pytest
@@ -291,3 +293,278 @@ def test_state_dicts_go_to_torch_and_back(name, arguments, dtype):
     train(ours, 4, 6)
     train(again, 4, 6)
     assert_same_bits(ours, again)
+
+
+# Masters, states in other storages, and how they are rounded
+
+FORMATS = [
+    {"master": "float32"},
+    {"master": "split"},
+    {"rounding": "stochastic"},
+    {"state_dtype": "float32", "seed": 7},
+    {"state_dtype": "8bit"},
+    {"master": "float32", "state_dtype": "float16", "rounding": "nearest"},
+    {"master": "split", "state_dtype": "bfloat16", "seed": 2**64 - 1},
+    {"master": "split", "state_dtype": "8bit"},
+]
+format_ids = ["-".join(map(str, [*each.values()])) for each in FORMATS]
+every_format = pytest.mark.parametrize("options", FORMATS, ids=format_ids)
+
+
+def one(name, arguments, options, dtype=torch.bfloat16, size=5001):
+    """An optimizer of a parameter that is large enough for states in 8 bits."""
+    generator = torch.Generator().manual_seed(1)
+    p = torch.nn.Parameter(torch.randn(size, generator=generator).to(dtype))
+    return getattr(fastopt.torch, name)([p], **arguments, **options)
+
+
+@every_format
+@every_variant
+def test_both_backends_store_the_same_bits(name, arguments, options, monkeypatch):
+    pytest.importorskip("numba")
+    trained = []
+    for backend in ("c", "numba"):
+        monkeypatch.setenv("FASTOPT_BACKEND", backend)
+        optimizer = one(name, arguments, options)
+        train(optimizer, 0, 3)
+        assert optimizer.explain().backend == backend and not optimizer.explain().torch
+        trained.append(optimizer)
+    assert_same_bits(*trained)
+
+
+@every_format
+@every_variant
+def test_tensors_hold_what_fastopts_own_optimizer_stores(name, arguments, options):
+    """All bits of parameters, masters and states; torch keeps some rules' numbers in float32, and their bits differ."""
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    ours = one(name, arguments, options)
+    (p,) = parameters(ours)
+    rule = ours.make_rule(ours.param_groups[0])
+    if rule.torch_scalars:
+        pytest.skip("numbers beside the states")
+    params = fastopt.FlatBuffer({"p": np.zeros(p.numel())}, dtype=bfloat16)
+    params.flat.view(np.int16)[:] = p.detach().view(torch.int16).numpy()
+    whole = options.get("state_dtype") == "float32"
+    default = None if whole or "master" in options else "bfloat16"
+    wanted = options | {"state_dtype": None if whole else options.get("state_dtype", default)}
+    theirs = fastopt.Optimizer(params, rule, **wanted)
+    for _ in range(3):
+        p.grad = torch.randn(p.shape).bfloat16()
+        theirs.step({"p": p.grad.float().numpy()})
+        ours.step()
+    assert np.array_equal(p.detach().view(torch.int16).numpy(), params["p"].view(np.int16))
+    entry = ours.state[p]
+    if "master" in options:
+        master = entry["master"] if "master" in entry else joined(p, entry["remainder"])
+        assert np.array_equal(master.numpy(), theirs.master["p"])
+    for state in rule.states:
+        here, there = entry[state], theirs.state[state]["p"]
+        if here.dtype == torch.uint8:
+            assert np.array_equal(here.numpy(), there.parts["codes"])
+            assert np.array_equal(entry[f"{state}_scales"].numpy(), there.parts["scales"])
+        else:
+            assert np.array_equal(here.float().numpy(), there)
+
+
+def joined(p, remainder):
+    """The float32 whose upper half, rounded, and lower half are given."""
+    upper, lower = p.detach().view(torch.int16).int(), remainder.int()
+    return ((upper << 16) + lower).view(torch.float32)
+
+
+@every_format
+@every_variant
+def test_training_goes_on_from_a_file(name, arguments, options, tmp_path):
+    """Bit for bit, in an optimizer that was made without the options: they are in the file."""
+    ours = one(name, arguments, options)
+    train(ours, 0, 2)
+    torch.save(ours.state_dict(), tmp_path / "state")
+    again = one(name, arguments, {})
+    again.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    (p,), (q,) = parameters(ours), parameters(again)
+    q.data.copy_(p.data)
+    kept = {key: value.dtype for key, value in ours.state[p].items()}
+    assert {key: value.dtype for key, value in again.state[q].items()} == kept
+    train(ours, 2, 4)
+    train(again, 2, 4)
+    assert_same_bits(ours, again)
+    restored = copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))
+    for optimizer in (ours, *restored):
+        train(optimizer, 4, 5)
+    for optimizer in restored:
+        assert_same_bits(ours, optimizer)
+
+
+@every_format
+@in_torch
+def test_torchs_state_dicts_load_into_other_storages(name, arguments, options):
+    theirs = getattr(torch.optim, name)([p.detach().clone() for p in parameters(one(name, arguments, {}))], **arguments)
+    train(theirs, 0, 2)
+    ours = one(name, arguments, options)
+    (p,), (q,) = parameters(ours), parameters(theirs)
+    p.data.copy_(q)
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    train(ours, 2, 3)
+    fresh = one(name, arguments, options)
+    train(fresh, 0, 1)
+    assert {key: value.dtype for key, value in ours.state[p].items()} == {
+        key: value.dtype for key, value in fresh.state[parameters(fresh)[0]].items()
+    }
+    if "step" in theirs.state[q]:
+        assert ours.state[p]["step"] == 3
+    train(theirs, 2, 3)
+    torch.testing.assert_close(p, q, rtol=0, atol=0.05)
+
+
+MASTERS = ("float32", "split")
+
+
+def test_a_master_is_float32_training(backend):
+    """As parameters of float32 are trained by the same gradients, and the model's are that, rounded."""
+    for name in fastopt.RULES:
+        whole, master, split = one(name, {}, {}, torch.float32), *(one(name, {}, {"master": each}) for each in MASTERS)
+        (f,), (p,), (q,) = map(parameters, (whole, master, split))
+        f.data.copy_(p.data)
+        for _ in range(5):
+            p.grad = q.grad = torch.randn(p.shape).bfloat16()
+            f.grad = p.grad.float()
+            for each in (whole, master, split):
+                each.step()
+        assert torch.equal(master.state[p]["master"], f)
+        assert torch.equal(p, f.bfloat16())
+        assert torch.equal(joined(q, split.state[q]["remainder"]), f)
+
+
+@narrow
+def test_small_steps_add_up(dtype):
+    """In parameters that are rounded at random, or have a master; to nearest they stay where they are."""
+    size, steps = 4096, 64
+    moved = {}
+    for options in ({}, {"rounding": "stochastic"}, {"master": "float32"}):
+        p = torch.nn.Parameter(torch.full((size,), 1.5, dtype=dtype))
+        optimizer = fastopt.torch.SGD([p], lr=2.0**-16, **options)
+        for _ in range(steps):
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+        whole = optimizer.state[p].get("master", p).detach()
+        moved[str(options)] = (1.5 - whole.double().mean().item()) / (steps * 2.0**-16)
+    nearest, stochastic, master = moved.values()
+    assert nearest == 0 and master == 1 and stochastic == pytest.approx(1, rel=0.15)
+
+
+def test_replicas_of_one_seed_stay_equal():
+    """Whatever else an optimizer has to step: the noise is a function of seed, step and place."""
+    alone, together, other = ([], [], [])
+    for seed, optimizers, sizes in ((3, alone, [301]), (3, together, [7, 301]), (4, other, [301])):
+        params = [torch.nn.Parameter(torch.ones(size, dtype=torch.bfloat16)) for size in sizes]
+        optimizer = fastopt.torch.AdamW(params, rounding="stochastic", seed=seed)
+        optimizers.append(params[-1])
+        for step in range(4):
+            params[0].grad = None  # one parameter is behind the other
+            for p in params[-1:] if step < 2 else params:
+                p.grad = torch.linspace(-1, 1, p.numel()).bfloat16()
+            optimizer.step()
+    assert torch.equal(alone[0], together[0])
+    assert not torch.equal(alone[0], other[0])
+
+
+def test_tensors_of_32_bits_have_no_master():
+    p, q = torch.nn.Parameter(torch.ones(5)), torch.nn.Parameter(torch.ones(5, dtype=torch.bfloat16))
+    optimizer = fastopt.torch.AdamW([{"params": [p]}, {"params": [q], "master": "split"}], master="float32")
+    p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+    optimizer.step()
+    assert optimizer.state[p].keys() == {"step", "exp_avg", "exp_avg_sq"}
+    assert optimizer.state[q].keys() == {"step", "exp_avg", "exp_avg_sq", "remainder"}
+    assert optimizer.state_dict()["param_groups"][0]["master"] == "float32"
+
+
+def test_options_may_change_between_steps():
+    """What states hold is converted; a master is made of the parameters."""
+    p = torch.nn.Parameter(torch.randn(6, 5, 40, 10).to(torch.bfloat16, memory_format=torch.channels_last))
+    p.grad = torch.randn(p.shape).to(torch.bfloat16, memory_format=torch.channels_last)
+    optimizer = fastopt.torch.Adam([p], lr=0.0, betas=(1.0 - 2.0**-20, 0.5))
+    optimizer.step()
+    optimizer.state[p]["exp_avg"].copy_(torch.randn(p.shape))
+    expected = optimizer.state[p]["exp_avg"].float()
+    for options, dtype in (
+        ({"state_dtype": "8bit"}, torch.uint8),
+        ({"state_dtype": None, "master": "split"}, torch.float32),
+        ({"state_dtype": {"exp_avg": "float16"}, "master": "float32"}, torch.float16),
+        ({"state_dtype": {"exp_avg": "8bit"}}, torch.uint8),
+        ({"state_dtype": None, "master": None}, torch.bfloat16),
+    ):
+        optimizer.param_groups[0].update(options)
+        optimizer.step()
+        state = optimizer.state[p]["exp_avg"]
+        assert state.dtype == dtype and state.stride() == p.stride()
+        if dtype != torch.uint8:
+            torch.testing.assert_close(state.float(), expected, rtol=0.1, atol=0.02)
+
+
+WRONG = [
+    ({"master": "bfloat16"}, torch.bfloat16, "AdamW: master must be None, 'float32' or 'split'"),
+    ({"master": True}, torch.float32, "AdamW: master must be None, 'float32' or 'split'"),
+    ({"master": "split"}, torch.float16, "AdamW: master must be None or 'float32' for parameters of float16"),
+    ({"state_dtype": "float8"}, torch.bfloat16, "AdamW: state_dtype must be"),
+    ({"state_dtype": torch.bfloat16}, torch.bfloat16, "AdamW: state_dtype must be"),
+    ({"state_dtype": {"momentum": "8bit"}}, torch.bfloat16, "AdamW: state_dtype: the rules keep no state 'momentum'"),
+    ({"rounding": "up"}, torch.bfloat16, "AdamW: rounding must be"),
+    ({"seed": -1}, torch.bfloat16, "AdamW: seed must be"),
+    ({"seed": 1.5}, torch.bfloat16, "AdamW: seed must be"),
+]
+
+
+@pytest.mark.parametrize(("options", "dtype", "message"), WRONG, ids=[str(options) for options, *_ in WRONG])
+def test_wrong_options_are_refused(options, dtype, message):
+    p = torch.nn.Parameter(torch.ones(3, dtype=dtype))
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        fastopt.torch.AdamW([p], **options)
+    optimizer = fastopt.torch.AdamW([torch.nn.Parameter(torch.ones(3))])
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        optimizer.add_param_group({"params": [p], **options})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_what_torch_would_step_has_no_master():
+    p = torch.nn.Parameter(torch.randn(4, 6, dtype=torch.bfloat16)[:, ::2])
+    p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match=r"is not dense in memory, and torch\.optim\.AdamW has none of master"):
+        fastopt.torch.AdamW([p], master="split").step()
+
+
+def test_hooks_see_what_is_loaded_and_may_replace_it():
+    ours = one("AdamW", {}, {"master": "float32"})
+    train(ours, 0, 1)
+    again, seen = one("AdamW", {}, {}), []
+
+    def doubled(optimizer, saved):
+        entry = saved["state"][0]
+        return {**saved, "state": {0: {**entry, "master": 2 * entry["master"]}}}
+
+    again.register_load_state_dict_pre_hook(doubled)
+    again.register_load_state_dict_post_hook(lambda optimizer: seen.extend(optimizer.state.values()))
+    again.load_state_dict(ours.state_dict())
+    (entry,) = again.state.values()
+    assert torch.equal(entry["master"], 2 * ours.state[parameters(ours)[0]]["master"])
+    assert seen[0]["master"].dtype == torch.float32
+
+
+def test_a_state_in_8_bits_without_its_scales_is_refused():
+    optimizer = one("AdamW", {}, {"state_dtype": "8bit"})
+    train(optimizer, 0, 1)
+    (p,) = parameters(optimizer)
+    optimizer.state[p]["exp_avg_scales"] = torch.ones(3)
+    before = p.detach().clone()
+    with pytest.raises(RuntimeError, match=r"params'\]\[0\] has a state 'exp_avg' in 8 bits without 20 exp_avg_scales"):
+        optimizer.step()
+    assert torch.equal(p, before)
+
+
+@pytest.mark.parametrize("options", FORMATS, ids=format_ids)
+def test_states_move_into_shared_memory(options):
+    optimizer = one("AdamW", {}, options)
+    train(optimizer, 0, 1)
+    optimizer.share_memory()
+    (entry,) = optimizer.state.values()
+    assert all(value.is_shared() == (name != "step") for name, value in entry.items())
+    train(optimizer, 1, 2)
