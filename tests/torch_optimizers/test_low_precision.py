@@ -7,11 +7,10 @@ import re
 import numpy as np
 import pytest
 import torch
-from variants import IN_TORCH, VARIANTS, assert_same_bits, ids, make, parameters, train
+from variants import IN_TORCH, NARROW, VARIANTS, assert_rounded, assert_same_bits, exact, ids, make, parameters, train
 
 import fastopt.torch
 
-NARROW = [torch.bfloat16, torch.float16]
 FLOATS = [torch.float32, torch.float64, *NARROW]
 
 
@@ -32,10 +31,6 @@ def backend(request, monkeypatch):
     return request.param
 
 
-def exact(tensor):
-    return tensor.detach().double().numpy()
-
-
 def formula(optimizer, group, p):
     """What a step by the gradient that a parameter has is to give, by the rule's paper, in float64.
 
@@ -50,15 +45,6 @@ def formula(optimizer, group, p):
     result, after = rule.reference(step, exact(p), exact(p.grad), **states)
     largest = max(np.abs(numbers).max(initial=1.0) for numbers in (exact(p), exact(p.grad), *states.values()))
     return {"param": result, **after}, largest
-
-
-def assert_rounded(computed, expected, largest):
-    """Numbers are the expected ones, rounded once to their dtype, but for what float32 lacks in them."""
-    info = torch.finfo(computed.dtype)
-    ulp = info.eps * 2.0 ** np.floor(np.log2(np.maximum(np.abs(expected), info.smallest_normal)))
-    error = np.abs(exact(computed) - expected)
-    wrong = error > 0.5 * ulp + 32 * 2.0**-24 * largest
-    assert not wrong.any(), (computed[torch.tensor(wrong)], expected[wrong])
 
 
 @every_variant
@@ -310,6 +296,10 @@ FORMATS = [
 format_ids = ["-".join(map(str, [*each.values()])) for each in FORMATS]
 every_format = pytest.mark.parametrize("options", FORMATS, ids=format_ids)
 
+#: Each variant with a few of the formats, and all formats in turn.
+MIXED = [(*variant, FORMATS[place % len(FORMATS)]) for place, variant in enumerate(2 * VARIANTS, 1)]
+mixed = pytest.mark.parametrize(("name", "arguments", "options"), MIXED)
+
 
 def one(name, arguments, options, dtype=torch.bfloat16, size=5001):
     """An optimizer of a parameter that is large enough for states in 8 bits."""
@@ -332,16 +322,17 @@ def test_both_backends_store_the_same_bits(name, arguments, options, monkeypatch
     assert_same_bits(*trained)
 
 
+#: Torch keeps the running numbers of the others in float32.
+WITHOUT_SCALARS = [each for each in VARIANTS if not fastopt.RULES[each[0]]().torch_scalars]
+
+
 @every_format
-@every_variant
+@pytest.mark.parametrize(("name", "arguments"), WITHOUT_SCALARS, ids=ids(WITHOUT_SCALARS))
 def test_tensors_hold_what_fastopts_own_optimizer_stores(name, arguments, options):
-    """All bits of parameters, masters and states; torch keeps some rules' numbers in float32, and their bits differ."""
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     ours = one(name, arguments, options)
     (p,) = parameters(ours)
     rule = ours.make_rule(ours.param_groups[0])
-    if rule.torch_scalars:
-        pytest.skip("numbers beside the states")
     params = fastopt.FlatBuffer({"p": np.zeros(p.numel())}, dtype=bfloat16)
     params.flat.view(np.int16)[:] = p.detach().view(torch.int16).numpy()
     whole = options.get("state_dtype") == "float32"
@@ -372,8 +363,7 @@ def joined(p, remainder):
     return ((upper << 16) + lower).view(torch.float32)
 
 
-@every_format
-@every_variant
+@mixed
 def test_training_goes_on_from_a_file(name, arguments, options, tmp_path):
     """Bit for bit, in an optimizer that was made without the options: they are in the file."""
     ours = one(name, arguments, options)
@@ -395,8 +385,7 @@ def test_training_goes_on_from_a_file(name, arguments, options, tmp_path):
         assert_same_bits(ours, optimizer)
 
 
-@every_format
-@in_torch
+@pytest.mark.parametrize(("name", "arguments", "options"), [each for each in MIXED if each[:2] in IN_TORCH])
 def test_torchs_state_dicts_load_into_other_storages(name, arguments, options):
     theirs = getattr(torch.optim, name)([p.detach().clone() for p in parameters(one(name, arguments, {}))], **arguments)
     train(theirs, 0, 2)
