@@ -8,6 +8,7 @@ from fastopt.errors import BackendError, CheckpointError, NonFiniteGradientError
 from fastopt.optimizer import Optimizer, StepReport
 from fastopt.rule import Rule
 from fastopt.rules import (
+    ADOPT,
     ASGD,
     MADGRAD,
     RULES,
@@ -34,6 +35,7 @@ from fastopt.rules import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ADOPT",
     "ASGD",
     "MADGRAD",
     "RULES",

@@ -21,6 +21,7 @@ CASES = {
     "RAdam": {},
     "AdaBelief": {},
     "Yogi": {},
+    "ADOPT": {},
     "ASGD": {},
     "Rprop": {},
     "Lion": {},

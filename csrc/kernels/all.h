@@ -4,7 +4,7 @@
     _(sgd) _(momentum) _(nesterov) _(adagrad) _(adadelta) \
     _(rmsprop) _(rmsprop_momentum) _(rmsprop_centered) _(rmsprop_centered_momentum) _(adam) \
     _(amsgrad) _(adamax) _(nadam) _(adabelief) _(yogi) _(ademamix) _(adan) \
-    _(madgrad) _(asgd) _(rprop) _(lion) _(blend)
+    _(madgrad) _(asgd) _(rprop) _(lion) _(adopt) _(blend)
 #endif
 
 #include "sgd.h"
@@ -22,6 +22,7 @@
 #include "nadam.h"
 #include "adabelief.h"
 #include "yogi.h"
+#include "adopt.h"
 #include "asgd.h"
 #include "rprop.h"
 #include "lion.h"

@@ -21,6 +21,7 @@ from fastopt.kernels.adam import adam as adam
 from fastopt.kernels.adamax import adamax as adamax
 from fastopt.kernels.adan import adan as adan
 from fastopt.kernels.ademamix import ademamix as ademamix
+from fastopt.kernels.adopt import adopt as adopt
 from fastopt.kernels.amsgrad import amsgrad as amsgrad
 from fastopt.kernels.asgd import asgd as asgd
 from fastopt.kernels.blend import blend as blend

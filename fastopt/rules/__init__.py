@@ -13,6 +13,7 @@ from fastopt.rules.adamax import Adamax as Adamax
 from fastopt.rules.adamw import AdamW as AdamW
 from fastopt.rules.adan import Adan as Adan
 from fastopt.rules.ademamix import AdEMAMix as AdEMAMix
+from fastopt.rules.adopt import ADOPT as ADOPT
 from fastopt.rules.amsgrad import AMSGrad as AMSGrad
 from fastopt.rules.asgd import ASGD as ASGD
 from fastopt.rules.lion import Lion as Lion

@@ -42,9 +42,9 @@ def by_optax(transformation) -> np.ndarray:
     return np.array(path)
 
 
-def by_torch(kind, **arguments) -> np.ndarray:
+def by_torch(kind, start=START, **arguments) -> np.ndarray:
     torch = pytest.importorskip("torch")
-    p = torch.nn.Parameter(torch.from_numpy(START.copy()))
+    p = torch.nn.Parameter(torch.from_numpy(start.copy()))
     optimizer = kind([p], **arguments)
     path = []
     for gradient in GRADIENTS:
@@ -101,3 +101,23 @@ def test_yogi_without_bias_correction_is_the_server_of_fedyogi():
         path.append(p)
     arguments = {"betas": (beta1, beta2), "eps": tau, "initial_accumulator_value": tau**2}
     assert_close(ours(fastopt.Yogi(lr=lr, **arguments, bias_correction=False)), np.array(path))
+
+
+def test_adopt_of_optax():
+    pytest.importorskip("optax")
+    from optax.contrib import adopt
+
+    assert_close(ours(fastopt.ADOPT(lr=0.05)), by_optax(adopt(0.05)))
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_adopt_of_pytorch_optimizer_clips_at_the_next_steps_bound_and_decays_in_the_first_step(decoupled):
+    """The paper counts steps from 0 there, and moves no parameter in the first one; nor does the authors' class."""
+    package = pytest.importorskip("pytorch_optimizer")
+    decay = 0.3
+    rule = fastopt.ADOPT(lr=0.05, weight_decay=decay, decoupled_weight_decay=decoupled)
+    arguments = {"lr": 0.05, "weight_decay": decay, "weight_decouple": decoupled}
+    assert abs(ours(rule) - by_torch(package.ADOPT, **arguments)).max() > 0.01
+    start = START / (1 - 0.05 * decay) if decoupled else START
+    theirs = by_torch(package.ADOPT, start, **arguments, clip_lambda=lambda step: (step - 1) ** 0.25)
+    assert_close(ours(rule), theirs)
