@@ -10,7 +10,7 @@ from fastopt.rule import Rule, State
 
 
 class Adan(Rule):
-    """Adan: adaptive moments with Nesterov's momentum by differences of gradients.
+    """Adan: adaptive Nesterov momentum, by differences of gradients.
 
     Xie et al., TPAMI 2024, arXiv:2208.06677, Algorithm 1::
 
@@ -24,10 +24,9 @@ class Adan(Rule):
     with m the state ``exp_avg``, n ``exp_avg_diff``, v ``exp_avg_sq`` and h ``previous_grad``. The weight decay is
     decoupled, and with ``no_prox`` that of AdamW: ``p = (1 - lr weight_decay) p - lr u``.
 
-    Elsewhere: the paper's own betas are what is forgotten, one minus these, which are those of its authors' code. optax
-    keeps the paper's factor ``1 - beta2`` before d and n, though its betas are these: it is another rule unless beta2
-    is 0.5. It also adds 1e-8 under the root, and decays as ``no_prox`` does. The authors' code clips gradients, where
-    that is asked for, by itself.
+    Elsewhere: the paper's own betas are one minus these, which are those of its authors' code. optax has these, too,
+    and yet the paper's factor ``1 - beta2`` where beta2 stands before d and n: that is another rule unless beta2 is
+    0.5. It also adds 1e-8 under the root, and decays as ``no_prox`` does.
     """
 
     lr: LearningRate = 1e-3

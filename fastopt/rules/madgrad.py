@@ -9,7 +9,7 @@ from fastopt.rule import Rule, State
 
 
 class MADGRAD(Rule):
-    """MADGRAD: dual averaging over the cube root of the sum of squared gradients, with momentum.
+    """MADGRAD: dual averaging with momentum, over the cube root of a sum of squares.
 
     Defazio & Jelassi, JMLR 23, 2022, arXiv:2101.11075, Algorithm 1::
 
