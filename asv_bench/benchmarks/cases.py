@@ -27,6 +27,9 @@ CASES = {
     "Rprop": {},
     "Signum": {},
     "Lion": {},
+    "Adan": {},
+    "AdEMAMix": {},
+    "MADGRAD": {},
 }
 
 BACKENDS = ["numba", "c"]

@@ -3,8 +3,8 @@
 #define KERNELS(_) \
     _(sgd) _(momentum) _(nesterov) _(adagrad) _(adadelta) \
     _(rmsprop) _(rmsprop_momentum) _(rmsprop_centered) _(rmsprop_centered_momentum) _(adam) \
-    _(amsgrad) _(adamax) _(nadam) _(adabelief) _(yogi) _(adopt) _(laprop) _(asgd) _(rprop) \
-    _(lion) _(blend)
+    _(amsgrad) _(adamax) _(nadam) _(adabelief) _(yogi) _(ademamix) _(adan) \
+    _(madgrad) _(asgd) _(rprop) _(lion) _(adopt) _(laprop) _(blend)
 #endif
 
 #include "sgd.h"
@@ -27,4 +27,7 @@
 #include "asgd.h"
 #include "rprop.h"
 #include "lion.h"
+#include "adan.h"
+#include "ademamix.h"
+#include "madgrad.h"
 #include "blend.h"

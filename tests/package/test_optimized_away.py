@@ -60,8 +60,8 @@ import os, sys
 from fastopt.cli import main
 os.chdir(sys.argv[1])
 commands = [
-    "train --epochs 1 --out run", "landscape -o sgd:lr=0.1", "bench --rule sgd --size 100 --turns 1", "info", "--help",
-    "train --help", "landscape --help", "bench --help", "info --help",
+    "train --epochs 1 --out run", "landscape -o sgd:lr=0.1", "bench --rule sgd --size 100 --turns 1", "info",
+    "rules", "rules adam", "--help", "train --help", "landscape --help", "bench --help", "rules --help", "info --help",
 ]
 for command in commands:
     sys.argv[1:] = command.split()
