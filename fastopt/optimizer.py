@@ -135,7 +135,7 @@ class Optimizer:
         members = assign(list(layout.shapes), rule)
         states = list(dict.fromkeys(name for each, _ in members.values() for name in each.states))
         precision = check_precision(
-            flat.dtype, states, master=master, state_dtype=state_dtype, rounding=rounding, copy=copy
+            flat.dtype.name, states, master=master, state_dtype=state_dtype, rounding=rounding, copy=copy
         )
         self._asked = backend, threads
         self._choose(layout, members.values())

@@ -54,14 +54,14 @@ class Precision(NamedTuple):
 
 
 def check_precision(
-    dtype: np.dtype, states: Collection[str], *, master: Any, state_dtype: Any, rounding: Any, copy: Any
+    dtype: str, states: Collection[str], *, master: Any, state_dtype: Any, rounding: Any, copy: Any
 ) -> Precision:
     """The arguments for parameters of that dtype, and rules that keep these states.
 
     TypeError or ValueError, which names the argument, if it is outside its domain.
     """
     if master is not None:
-        allowed = MASTERS.get(dtype.name, ())
+        allowed = MASTERS.get(dtype, ())
         if master not in allowed:
             *others, last = map(repr, (None, *allowed))
             words = f"{', '.join(others)} or {last}" if others else last
@@ -69,7 +69,7 @@ def check_precision(
     if copy is not None:
         if copy not in COPIES:
             raise ValueError(f"copy must be None, 'bfloat16' or 'float16', not {quoted(copy)}")
-        if dtype.name in COPIES:
+        if dtype in COPIES:
             raise ValueError(f"copy must be None for parameters of {dtype}, not {quoted(copy)}")
     return Precision(master, _check_states(state_dtype, states), ROUNDING.parse("rounding", rounding), copy)
 

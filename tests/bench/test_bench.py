@@ -98,7 +98,7 @@ def test_traffic_in_other_storages(mix, held, moved):
     assert mix.traffic(fastopt.Adam(), 2**20) == moved * 2**20
 
 
-@pytest.mark.parametrize("states", range(4))
+@pytest.mark.parametrize("states", range(5))
 @pytest.mark.parametrize("parallel", [False, True])
 def test_the_limit_reads_and_writes_what_a_step_does(states, parallel):
     p, g, *others = (np.full(40_001, float(number)) for number in range(1, 3 + states))

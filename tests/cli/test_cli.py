@@ -492,7 +492,10 @@ def test_info():
 @pytest.mark.parametrize(
     ("rooms", "missing"),
     [
-        ("fastopt.cli.info", "rich sklearn matplotlib threadpoolctl fastopt.train fastopt.bench fastopt.landscape"),
+        (
+            "fastopt.cli.info fastopt.cli.rules",
+            "rich sklearn matplotlib threadpoolctl fastopt.train fastopt.bench fastopt.landscape",
+        ),
         ("fastopt.cli.bench fastopt.bench.chart fastopt.bench.report", "sklearn threadpoolctl fastopt.train"),
         ("fastopt.landscape.chart fastopt.landscape.paths", "sklearn threadpoolctl fastopt.train fastopt.bench"),
     ],
@@ -514,7 +517,7 @@ def test_a_command_does_without_what_is_another_s(rooms, missing):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("train", "--help"), ("landscape", "-h"), ("info", "-h")])
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("train", "--help"), ("landscape", "-h"), ("rules", "-h")])
 def test_help(arguments):
     assert "Usage: fastopt" in ok(*arguments).stdout
 

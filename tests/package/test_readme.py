@@ -7,7 +7,7 @@ import pytest
 
 import fastopt
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 RULES = Path(fastopt.rules.__file__).with_name("README.md")
 
 
@@ -44,10 +44,6 @@ def test_environment_variables_exist(line):
     name = re.search(r"FASTOPT_\w+", line)[0]
     sources = [*README.parent.glob("csrc/*.py"), *README.parent.glob("fastopt/**/*.py")]
     assert any(name in source.read_text() for source in sources)
-
-
-def test_the_sentence_names_every_rule():
-    assert not [name for name in fastopt.RULES if not re.search(rf"\b{name}\b", README.read_text())]
 
 
 def test_links_lead_somewhere():
