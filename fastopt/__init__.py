@@ -22,6 +22,7 @@ from fastopt.rules import (
     Adan,
     AdEMAMix,
     AMSGrad,
+    LaProp,
     Lion,
     Momentum,
     NAdam,
@@ -29,6 +30,7 @@ from fastopt.rules import (
     RAdam,
     RMSprop,
     Rprop,
+    Signum,
     Yogi,
 )
 
@@ -52,6 +54,7 @@ __all__ = [
     "BackendError",
     "CheckpointError",
     "FlatBuffer",
+    "LaProp",
     "Lion",
     "Momentum",
     "NAdam",
@@ -62,6 +65,7 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "Rule",
+    "Signum",
     "StepReport",
     "Yogi",
     "backends",
