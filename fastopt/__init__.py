@@ -27,6 +27,7 @@ from fastopt.rules import (
     RAdam,
     RMSprop,
     Rprop,
+    SophiaG,
 )
 
 __version__ = "0.1.0"
@@ -57,6 +58,7 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "Rule",
+    "SophiaG",
     "StepReport",
     "backends",
     "get_include",

@@ -25,6 +25,7 @@ CASES = {
     "Adan": {},
     "AdEMAMix": {},
     "MADGRAD": {},
+    "SophiaG": {},
 }
 
 BACKENDS = ["numba", "c"]

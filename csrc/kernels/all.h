@@ -4,7 +4,7 @@
     _(sgd) _(momentum) _(nesterov) _(adagrad) _(adadelta) \
     _(rmsprop) _(rmsprop_momentum) _(rmsprop_centered) _(rmsprop_centered_momentum) _(adam) \
     _(amsgrad) _(adamax) _(nadam) _(asgd) _(rprop) \
-    _(lion) _(madgrad) _(ademamix) _(adan) _(blend)
+    _(lion) _(sophiag) _(madgrad) _(ademamix) _(adan) _(blend)
 #endif
 
 #include "sgd.h"
@@ -26,4 +26,5 @@
 #include "adan.h"
 #include "ademamix.h"
 #include "madgrad.h"
+#include "sophiag.h"
 #include "blend.h"

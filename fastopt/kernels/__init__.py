@@ -34,6 +34,7 @@ from fastopt.kernels.rmsprop_centered_momentum import rmsprop_centered_momentum
 from fastopt.kernels.rmsprop_momentum import rmsprop_momentum
 from fastopt.kernels.rprop import rprop
 from fastopt.kernels.sgd import sgd
+from fastopt.kernels.sophiag import sophiag
 from fastopt.kernels.term import term as term
 
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
@@ -63,6 +64,7 @@ KERNELS = {
         rmsprop_momentum,
         rprop,
         sgd,
+        sophiag,
     )
 }
 

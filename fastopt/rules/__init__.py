@@ -20,6 +20,7 @@ from fastopt.rules.radam import RAdam
 from fastopt.rules.rmsprop import RMSprop
 from fastopt.rules.rprop import Rprop
 from fastopt.rules.sgd import SGD
+from fastopt.rules.sophiag import SophiaG
 
 #: Every rule by its name, read-only.
 RULES = MappingProxyType(
@@ -44,6 +45,7 @@ RULES = MappingProxyType(
             Adan,
             AdEMAMix,
             MADGRAD,
+            SophiaG,
         )
     }
 )

@@ -17,7 +17,7 @@ from fastopt.declared import Flag, NumberOrCallable, Tuple, real
 from fastopt.rule import Rule
 from fastopt.torch import memory, recording
 from fastopt.torch.fallback import Fallback
-from fastopt.torch.plan import Plan, PlannedKernel, Stale
+from fastopt.torch.plan import Gradients, Plan, PlannedKernel, Stale
 from fastopt.torch.rows import Kind, kind, survey
 from fastopt.torch.states import States
 
@@ -197,15 +197,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         rules, kinds = self._current_rules()
         if recording.recorder() and self._leave_to_torch():
             return loss
-        plan = self._plan
         looked = self._others is not None and self.state_was_seen
-        if plan is None or not (plan.kinds == kinds and plan.holds(self.param_groups, self.state)):
-            plan = self._make_plan(rules, kinds)
-        try:
-            gradients = plan.gradients()
-        except Stale:
-            plan = self._make_plan(rules, kinds)
-            gradients = plan.gradients()
+        plan, gradients = self._current_plan(rules, kinds)
         scale = getattr(self, "grad_scale", None)
         if scale is not None:
             self._unscale(scale.item())
@@ -217,6 +210,28 @@ class RuleOptimizer(torch.optim.Optimizer):
                 self.state.seen = False  # torch's optimizer has looked, and the plan knows what was before
         plan.run(gradients, torch.get_num_threads())
         return loss
+
+    @torch._disable_dynamo
+    def update_hessian(self) -> None:
+        """Updates the estimate of the Hessian by the gradients as they are, as fastopt.SophiaG says; nothing else.
+
+        TypeError if the rule has no such estimate.
+        """
+        rules, kinds = self._current_rules()
+        plan, gradients = self._current_plan(rules, kinds)
+        plan.prepare_estimates(rules, gradients)
+        plan.run(gradients, torch.get_num_threads())
+
+    def _current_plan(self, rules: list[Rule], kinds: list[Kind]) -> tuple[Plan, Gradients]:
+        """The plan, made anew where something has changed, and the gradients that kernels read."""
+        plan = self._plan
+        if plan is None or not (plan.kinds == kinds and plan.holds(self.param_groups, self.state)):
+            plan = self._make_plan(rules, kinds)
+        try:
+            return plan, plan.gradients()
+        except Stale:
+            plan = self._make_plan(rules, kinds)
+            return plan, plan.gradients()
 
     def _make_plan(self, rules: list[Rule], kinds: list[Kind]) -> Plan:
         self._plan = None

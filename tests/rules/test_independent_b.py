@@ -129,3 +129,44 @@ def test_the_cube_root_of_madgrad(backend, dtype):
     with np.errstate(divide="ignore"):
         expected = -1 / np.cbrt(v.astype(np.longdouble))
     np.testing.assert_allclose(optimizer.flat, expected, rtol=2 * info.eps)
+
+
+def sophia(steps: int, rate: float, beta1: float, beta2: float, rho: float, batch: float, decay: float) -> np.ndarray:
+    """The loop of the paper's authors, in NumPy: an estimate of the Hessian after every fourth step."""
+    p, m, h = START.copy(), np.zeros(SIZE), np.zeros(SIZE)
+    path = []
+    for number, gradient in enumerate(GRADIENTS[:steps]):
+        p *= 1 - rate * decay
+        m = m * beta1 + gradient * (1 - beta1)
+        p -= rate * np.sign(m) * np.minimum(abs(m) / (rho * batch * h + 1e-15), 1)
+        if number % 4 == 3:
+            h = h * beta2 + (1 - beta2) * LABELS[number] ** 2
+        path.append(p.copy())
+    return np.array(path)
+
+
+LABELS = [scale * RNG.standard_normal(SIZE) for scale in np.geomspace(0.3, 0.01, STEPS)]
+
+
+def test_sophiag_in_both_doors(backend):
+    torch = pytest.importorskip("torch")
+    ft = pytest.importorskip("fastopt.torch")
+    arguments = {"lr": 0.01, "betas": (0.9, 0.8), "rho": 0.5, "weight_decay": 0.3, "batch_size": 64.0}
+    expected = sophia(STEPS, 0.01, 0.9, 0.8, 0.5, 64.0, 0.3)
+    p, q = START.copy(), torch.nn.Parameter(torch.from_numpy(START.copy()))
+    ours, theirs = fastopt.Optimizer(p, fastopt.SophiaG(**arguments), backend=backend), ft.SophiaG([q], **arguments)
+    clipped = 0
+    for number in range(STEPS):
+        q.grad = torch.from_numpy(GRADIENTS[number].copy())
+        before = p.copy()
+        ours.step(GRADIENTS[number])
+        theirs.step()
+        np.testing.assert_allclose(p, expected[number], **CLOSE)
+        clipped += np.isclose(abs(p - before * (1 - 0.003)), 0.01).mean() / STEPS
+        if number % 4 == 3:
+            ours.update_hessian(2 * LABELS[number], grad_scale=0.5)
+            q.grad = torch.from_numpy(LABELS[number].copy())
+            theirs.update_hessian()
+            assert ours.step_count == theirs.state[q]["step"] == number + 1
+        assert p.tobytes() == q.detach().numpy().tobytes()
+    assert 0.3 < clipped < 0.9
