@@ -8,10 +8,12 @@ from fastopt.errors import BackendError, CheckpointError, NonFiniteGradientError
 from fastopt.optimizer import Optimizer, StepReport
 from fastopt.rule import Rule
 from fastopt.rules import (
+    ADOPT,
     ASGD,
     MADGRAD,
     RULES,
     SGD,
+    AdaBelief,
     Adadelta,
     Adagrad,
     Adam,
@@ -28,17 +30,20 @@ from fastopt.rules import (
     RMSprop,
     Rprop,
     SophiaG,
+    Yogi,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ADOPT",
     "ASGD",
     "MADGRAD",
     "RULES",
     "SGD",
     "AMSGrad",
     "AdEMAMix",
+    "AdaBelief",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -60,6 +65,7 @@ __all__ = [
     "Rule",
     "SophiaG",
     "StepReport",
+    "Yogi",
     "backends",
     "get_include",
     "get_library",

@@ -230,7 +230,7 @@ class StepPlan:
         """
         for group in self.groups:
             group.prepare_estimate(scale)
-        self._fill_keys(self.state.counts[STEP])  # of the last step: what that has rounded stays as it is
+        self._fill_keys(self.state.counts[STEP] + 1)  # of the next step, which leaves the Hessian as it is
         self._run(reading.estimate or self._bind_estimate(reading), lambda: self._bind_estimate(reading))
 
     # Commit

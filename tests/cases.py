@@ -29,7 +29,7 @@ TELLING = {
 
 def other(field: Field) -> Any:
     """A value of the field's domain that is not its default."""
-    if field.name in TELLING:
+    if TELLING.get(field.name, field.default) != field.default:
         return TELLING[field.name]
     return _other(field.domain, field.default)
 

@@ -6,7 +6,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastopt.backend.compile import driver, region, specialize, squares_driver, with_threads
+from fastopt.backend.compile import driver, learn, region, specialize, squares_driver, with_threads
 from fastopt.backend.process import process
 from fastopt.backend.program import Call, Program, Work, array_at, run
 from fastopt.backend.tables import array_of, is_tiled, size_of, span_table, squares_table, tile_table
@@ -57,6 +57,7 @@ class NumbaBackend:
         if not driven and not watched.looked_at_by(calls):
             places = watched.places()
             calls.insert(0, (specialize(look, places.dtype, (numba.typeof(places),), False), places))
+        learn(each for _, *arguments in calls for each in arguments if isinstance(each, np.ndarray))
         return Program(calls, (list(works),), region if parallel else None)
 
     def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "NumbaTable":
@@ -122,16 +123,17 @@ class NumbaTable:
     def __init__(self, backend: NumbaBackend, works: Sequence[Work], then: Sequence[Work]) -> None:
         self._backend, self._works, self._then = backend, list(works), list(then)
 
-    def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
+    def use(self, rows: slice | np.ndarray, k: np.ndarray, keys: np.ndarray | None = None) -> None:
         for row in np.arange(len(self._works))[rows]:
-            self._works[row] = self._works[row]._replace(k=k)
+            self._works[row] = self._works[row]._replace(k=k, keys=keys)
 
     def bind(self, gradients: np.ndarray, threads: int) -> Program:
         works = []
         for work, address in zip(self._works, gradients.tolist(), strict=True):
             p, g, *states = work.streams
             if address and p.size:
-                g = array_at(address, g.size, g.dtype)  # type: ignore[union-attr]
+                array = array_at(address, g.size, array_of(g).dtype)
+                g = g._replace(parts=(array,)) if isinstance(g, Stream) else array
                 works.append(work._replace(streams=(p, g, *states)))
         return self._backend.bind([*works, *self._then], threads)
 
