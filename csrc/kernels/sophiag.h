@@ -6,13 +6,15 @@ KERNEL(sophiag, (exp_avg, hessian),
     const real before = exp_avg[i];
     const real h = hessian[i];
     const real grad = grad_scale * g[i] + TERM(l2, param);
-    const real m = TERM(beta1, before) + one_minus_beta1 * grad;
-    real ratio = m / (curvature * h + eps);
+    /* Before the selections: what stands within makes GCC branch. */
+    const real averaged = TERM(beta1, before) + one_minus_beta1 * grad;
+    const real m = keep == 0 ? before : averaged;
+    real ratio = m / (TERM(curvature, h) + eps);
     ratio = ratio > one ? one : ratio;
     ratio = ratio < -one ? -one : ratio;
-    const real moved = TERM(shrink, param) - TERM(step_size, ratio);
     const real estimate = TERM(beta2, h) + one_minus_beta2 * (grad * grad);
-    exp_avg[i] = keep == 0 ? before : m;
+    const real moved = TERM(shrink, param) - TERM(step_size, ratio);
+    exp_avg[i] = m;
     hessian[i] = keep == 0 ? estimate : h;
     p[i] = keep == 0 ? param : moved;
 }

@@ -28,12 +28,10 @@ def sophiag(p, g, exp_avg, hessian, k):
         before = exp_avg[i]
         h = hessian[i]
         grad = grad_scale * g[i] + term(l2, param)
-        m = term(beta1, before) + one_minus_beta1 * grad
-        ratio = m / (curvature * h + eps)
+        m = before if keep == 0 else term(beta1, before) + one_minus_beta1 * grad
+        ratio = m / (term(curvature, h) + eps)
         ratio = one if ratio > one else ratio
         ratio = -one if ratio < -one else ratio
-        moved = term(shrink, param) - term(step_size, ratio)
-        estimate = term(beta2, h) + one_minus_beta2 * (grad * grad)
-        exp_avg[i] = before if keep == 0 else m
-        hessian[i] = estimate if keep == 0 else h
-        p[i] = param if keep == 0 else moved
+        exp_avg[i] = m
+        hessian[i] = term(beta2, h) + one_minus_beta2 * (grad * grad) if keep == 0 else h
+        p[i] = param if keep == 0 else term(shrink, param) - term(step_size, ratio)
