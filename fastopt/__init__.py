@@ -31,6 +31,7 @@ from fastopt.rules import (
     RMSprop,
     Rprop,
     Signum,
+    SophiaG,
     Yogi,
 )
 
@@ -66,6 +67,7 @@ __all__ = [
     "Rprop",
     "Rule",
     "Signum",
+    "SophiaG",
     "StepReport",
     "Yogi",
     "backends",

@@ -30,6 +30,7 @@ CASES = {
     "Adan": {},
     "AdEMAMix": {},
     "MADGRAD": {},
+    "SophiaG": {},
 }
 
 BACKENDS = ["numba", "c"]

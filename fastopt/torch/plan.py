@@ -241,6 +241,13 @@ class Plan:
             part = None if present is None else present[batch.start : batch.stop]
             self._prepare(batch, rules[batch.group], part, 1.0 / scale if batch.narrow else 1.0)
 
+    def prepare_estimates(self, rules: Sequence[Rule], gradients: Gradients) -> None:
+        """Works out the coefficients of an update of the Hessian: the numbers beside the states stay as they are."""
+        self.prepare([rule.estimator() for rule in rules], gradients, 1.0)
+        for batch in self._batches:
+            for column in batch.columns:
+                column.update[:] = column.values
+
     def run(self, gradients: Gradients, threads: int) -> None:
         """One step of the kernels, with the coefficients that were prepared."""
         if not self._params:
