@@ -8,14 +8,19 @@ from fastopt.errors import BackendError, CheckpointError, NonFiniteGradientError
 from fastopt.optimizer import Optimizer, StepReport
 from fastopt.rule import Rule
 from fastopt.rules import (
+    ADOPT,
     ASGD,
+    MADGRAD,
     RULES,
     SGD,
+    AdaBelief,
     Adadelta,
     Adagrad,
     Adam,
     Adamax,
     AdamW,
+    Adan,
+    AdEMAMix,
     AMSGrad,
     Lion,
     Momentum,
@@ -24,20 +29,26 @@ from fastopt.rules import (
     RAdam,
     RMSprop,
     Rprop,
+    Yogi,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ADOPT",
     "ASGD",
+    "MADGRAD",
     "RULES",
     "SGD",
     "AMSGrad",
+    "AdEMAMix",
+    "AdaBelief",
     "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "Adan",
     "BackendError",
     "CheckpointError",
     "FlatBuffer",
@@ -52,6 +63,7 @@ __all__ = [
     "Rprop",
     "Rule",
     "StepReport",
+    "Yogi",
     "backends",
     "get_include",
     "get_library",

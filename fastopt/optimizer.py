@@ -82,7 +82,8 @@ class Optimizer:
     state_dtype
         How states are stored: None, as kernels compute them; ``"bfloat16"``, ``"float16"`` or ``"8bit"``, which is
         floating point in a byte with a scale for each 256 elements; or a mapping from the names of states to these.
-        In ``8bit``, parameters of fewer than 4096 elements keep their states as they are computed.
+        In ``8bit``, parameters of fewer than 4096 elements keep their states as they are computed. ``float16`` has no
+        numbers below 6e-8, where second moments of small gradients vanish and Adam diverges: it is for momentum.
     rounding
         How steps round parameters in 16 bits without a master, and states in 16 bits: ``"stochastic"``, up or down as
         often as is right on the average, or to ``"nearest"``. In ``8bit``, states that have signs go to the nearest

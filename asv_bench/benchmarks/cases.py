@@ -19,9 +19,15 @@ CASES = {
     "Adamax": {},
     "NAdam": {},
     "RAdam": {},
+    "AdaBelief": {},
+    "Yogi": {},
+    "ADOPT": {},
     "ASGD": {},
     "Rprop": {},
     "Lion": {},
+    "Adan": {},
+    "AdEMAMix": {},
+    "MADGRAD": {},
 }
 
 BACKENDS = ["numba", "c"]

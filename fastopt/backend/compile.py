@@ -1,7 +1,7 @@
 """Kernels as machine code: compiled once a signature, cached on disk, and run with fewer threads if asked for."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -57,6 +57,15 @@ def blend_address(dtype: np.dtype) -> int:
     return once((blend, dtype), _blend_address, dtype)[0]
 
 
+def learn(arrays: Iterable[np.ndarray]) -> None:
+    """Has numba look up the types of arrays, which it does once for each kind of them in a process.
+
+    It does so in Python code, when a dispatcher is called with one. In a step, an interrupt could come in between.
+    """
+    for array in arrays:
+        once((_nothing, array.dtype, array.ndim), _learn, array)
+
+
 def once(key: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function that compiles gives; it is called once for each key, in a thread of its own.
 
@@ -78,6 +87,16 @@ def _keep(key: Any, function: Callable[..., Any], arguments: tuple) -> None:
 
 def _specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool, terms: Terms | None) -> Any:
     return _compile(kernel, dtype, signature, parallel, replacements(kernel, terms) if terms else {}, terms)
+
+
+def _nothing(array):
+    """Takes an array of any type."""
+
+
+def _learn(array: np.ndarray) -> Any:
+    dispatcher = _compile(_nothing, array.dtype, (numba.typeof(array),), False, {}, variant=f"{array.ndim}d")
+    dispatcher(array)
+    return dispatcher
 
 
 def _driver(kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, terms: Terms | None, tiled: bool) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastopt.backend.compile import driver, region, specialize, squares_driver, with_threads
+from fastopt.backend.compile import driver, learn, region, specialize, squares_driver, with_threads
 from fastopt.backend.process import process
 from fastopt.backend.program import Call, Program, Work, array_at, run
 from fastopt.backend.tables import array_of, is_tiled, size_of, span_table, squares_table, tile_table
@@ -57,6 +57,7 @@ class NumbaBackend:
         if not driven and not watched.looked_at_by(calls):
             places = watched.places()
             calls.insert(0, (specialize(look, places.dtype, (numba.typeof(places),), False), places))
+        learn(each for _, *arguments in calls for each in arguments if isinstance(each, np.ndarray))
         return Program(calls, (list(works),), region if parallel else None)
 
     def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "NumbaTable":

@@ -15,6 +15,7 @@ EXTRA = {
     "rich": "rich",
     "sklearn": "scikit-learn",
     "matplotlib": "matplotlib",
+    "ml_dtypes": "ml_dtypes",
     "threadpoolctl": "threadpoolctl",
 }
 

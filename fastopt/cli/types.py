@@ -1,5 +1,6 @@
 """The kinds of values that options of several commands take."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -28,8 +29,21 @@ class Positive(click.ParamType):
         return number
 
 
+class OrNone(click.Choice):
+    """One of a few words, or "none", which is None inside a tuple of one, since None is "not given"."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        super().__init__(("none", *words))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        word = super().convert(value, param, ctx)
+        return (None if word == "none" else word,)
+
+
 class BatchSize(click.ParamType):
-    """A whole number from 1, or "full", which is None inside a tuple of one, since None is "not given"."""
+    """A whole number from 1, or "full": None inside a tuple of one, as for :class:`OrNone`."""
 
     name = "n|full"
 

@@ -5,7 +5,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +152,8 @@ def train(request: Request, data: Dataset, resume: Path | None = None) -> list[r
 
 def _settings(values: dict[str, Any], epochs: int, stored: Settings | None = None) -> Settings:
     """Settings from the arguments, those not given from ``stored``; the optimizer is set for each run."""
-    names = ("schedule", "hidden", "batch_size", "dtype", "seed", "max_norm", "switch_to", "switch_at")
-    given = {name: values[name] for name in names if name in values}
+    shared = {field.name for field in fields(Settings)} - {"optimizer", "epochs"}
+    given = {name: value for name, value in values.items() if name in shared}
     settings = replace(stored or Settings(), **given, epochs=epochs)
     if (settings.switch_to is None) != (settings.switch_at is None):
         argument = "switch_to" if settings.switch_to is None else "switch_at"

@@ -65,7 +65,7 @@ def test_traffic_is_what_the_design_counts(rule, bytes_moved):
     assert cases.traffic(fastopt.RULES[rule](), "float64") == 2 * bytes_moved
 
 
-@pytest.mark.parametrize("states", range(4))
+@pytest.mark.parametrize("states", range(5))
 @pytest.mark.parametrize("parallel", [False, True])
 def test_the_limit_reads_and_writes_what_a_step_does(states, parallel):
     p, g, *others = (np.full(40_001, float(number)) for number in range(1, 3 + states))

@@ -72,6 +72,24 @@ def test_metrics_say_what_was_run():
     assert set(content["runs"][0]["seconds"]) == {"network", "optimizer", "validation"}
 
 
+def test_a_resumed_run_keeps_its_storages():
+    stored = ("--dtype", "bfloat16", "--master", "split", "--state-dtype", "8bit")
+    words = "in bfloat16 (master split, states in 8bit), 17,226 parameters"
+    assert words in ok("train", *stored, "--epochs", "1").stdout
+    checkpoint = "runs/digits/checkpoint.safetensors"
+    assert words in ok("train", "--resume", checkpoint, "--epochs", "2").stdout
+    config, run = metrics()["config"], metrics()["runs"][0]
+    assert (config["dtype"], config["master"], config["state_dtype"]) == ("bfloat16", "split", "8bit")
+    assert run["storages"] == {
+        "params": "split",
+        "exp_avg": "float8_signed and float32",
+        "exp_avg_sq": "float8_unsigned, stochastic and float32",
+    }
+    for other in (("--master", "none"), ("--state-dtype", "none"), ("--rounding", "nearest")):
+        message = fastopt_("train", "--resume", checkpoint, *other).stderr
+        assert f"{other[0]}: got {other[1]}; allowed: " in message and f", as in {checkpoint}" in message
+
+
 def test_the_same_seed_gives_the_same_history_on_either_backend():
     for backend in ("numba", "c"):
         ok("train", *SHORT, "--backend", backend, "--out", backend)
@@ -312,7 +330,12 @@ WRONG = [
     (("train", "--decimal", ";"), "--decimal"),
     (("train", "--decimal", ","), "--decimal"),
     (("train", "--drop", "x"), "--drop"),
-    (("train", "--dtype", "float16"), "--dtype"),
+    (("train", "--dtype", "float8"), "--dtype"),
+    (("train", "--master", "split"), "--master: got split; allowed: none, for parameters in float32"),
+    (("train", "--dtype", "float16", "--master", "split"), "--master: got split; allowed: none, float32, for"),
+    (("train", "--dtype", "bfloat16", "--master", "float64"), "--master"),
+    (("train", "--state-dtype", "float64"), "--state-dtype"),
+    (("train", "--rounding", "up"), "--rounding"),
     (("train", "--seed", "-1"), "--seed"),
     (("train", "--threads", "0"), "--threads"),
     (("train", "--backend", "cuda"), "--backend"),
@@ -377,11 +400,11 @@ def test_a_backend_that_is_missing(folder, module):
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("module", ["click", "rich", "sklearn", "matplotlib", "threadpoolctl"])
+@pytest.mark.parametrize("module", ["click", "rich", "sklearn", "matplotlib", "ml_dtypes", "threadpoolctl"])
 def test_a_dependency_that_is_missing(folder, module):
     code = (
         f"import sys; sys.modules[{module!r}] = None; from fastopt.cli import main; "
-        "sys.argv = ['fastopt', 'train']; main()"
+        "sys.argv = ['fastopt', 'train', '--dtype', 'bfloat16']; main()"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
@@ -429,6 +452,8 @@ def test_checkpoints_that_are_not_whole():
         (("--seed", "1"), "--seed"),
         (("--batch-size", "full"), "--batch-size"),
         (("--dtype", "float64"), "--dtype"),
+        (("--state-dtype", "8bit"), "--state-dtype"),
+        (("--rounding", "nearest"), "--rounding"),
         (("--schedule", "linear"), "--schedule"),
         (("--epochs", "9"), "--epochs"),
     ],
@@ -467,7 +492,10 @@ def test_info():
 @pytest.mark.parametrize(
     ("rooms", "missing"),
     [
-        ("fastopt.cli.info", "rich sklearn matplotlib threadpoolctl fastopt.train fastopt.bench fastopt.landscape"),
+        (
+            "fastopt.cli.info fastopt.cli.rules",
+            "rich sklearn matplotlib threadpoolctl fastopt.train fastopt.bench fastopt.landscape",
+        ),
         ("fastopt.cli.bench fastopt.bench.chart fastopt.bench.report", "sklearn threadpoolctl fastopt.train"),
         ("fastopt.landscape.chart fastopt.landscape.paths", "sklearn threadpoolctl fastopt.train fastopt.bench"),
     ],
@@ -489,7 +517,7 @@ def test_a_command_does_without_what_is_another_s(rooms, missing):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("train", "--help"), ("landscape", "-h"), ("info", "-h")])
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("train", "--help"), ("landscape", "-h"), ("rules", "-h")])
 def test_help(arguments):
     assert "Usage: fastopt" in ok(*arguments).stdout
 

@@ -143,6 +143,44 @@ def numba_threads() -> int:
     return numba.get_num_threads()
 
 
+@pytest.mark.parametrize(
+    ("shapes", "options"),
+    [
+        ("SMALL", {"ema_decay": 0.9}),
+        ("LARGE", {"accumulate": 2}),
+        ("SMALL", {"copy": "bfloat16", "state_dtype": "float16"}),
+        ("LARGE", {"copy": "bfloat16", "ema_decay": 0.9}),
+    ],
+    ids=["spans", "threads", "tiles", "tiles on threads"],
+)
+def test_a_process_runs_no_python_between_the_calls_of_its_first_steps(shapes, options, backend):
+    """As numba does where it meets an array of a type for the first time: an instruction of it would be in between."""
+    python(
+        """
+        import sys
+        import fastopt.backend.program
+        import test_interrupts as tests
+
+        shapes, backend, options = eval(sys.argv[1])
+        parameters = tests.random_buffer(0, "float32", getattr(tests, shapes))
+        optimizer = fastopt.Optimizer(parameters, tests.RULES, backend=backend, threads=2, **options)
+        found = []
+
+        def note(frame, event, argument):
+            caller = frame.f_back  # None for a compiled function, for which numba shows a frame
+            if event == "call" and caller and caller.f_code is fastopt.backend.program.run.__code__:
+                found.append(frame.f_code)
+
+        sys.setprofile(note)
+        for _ in range(3):
+            optimizer.step(parameters.copy())
+        sys.setprofile(None)
+        assert not found, found
+        """,
+        repr((shapes, backend, options)),
+    )
+
+
 def test_at_every_instruction_where_programs_are_bound(backend):
     """The first step, one with another gradient, and one after freezing: none may be left with a wrong program."""
     track = Track("groups", SMALL, backend)

@@ -123,15 +123,7 @@ def test_a_run_that_goes_on_has_the_bits_of_one_that_never_stopped(mix, backend,
         assert_same(train(other, mix, 3, 7), whole)
 
 
-#: A second moment of 8 bits becomes zero where its block has one 2^18 times as large, and Adam divides by its root.
-VANISHING = pytest.mark.xfail(strict=True, reason="second moments of 8 bits vanish beside large ones")
-BROUGHT_DOWN = [
-    pytest.param(mix, marks=[VANISHING] if "32, states in 8 bits" in mix or "64, states in 8 bits" in mix else [])
-    for mix in MIXES
-]
-
-
-@pytest.mark.parametrize("mix", BROUGHT_DOWN)
+@pytest.mark.parametrize("mix", MIXES)
 def test_a_quadratic_is_brought_down(mix, backend):
     dtype, gradient, options = MIXES[mix]
     for rule in (fastopt.Adam(lr=0.02), fastopt.Momentum(lr=0.02), fastopt.RMSprop(lr=0.02)):

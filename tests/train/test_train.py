@@ -141,6 +141,47 @@ def test_both_backends_give_the_same_bits(digits, optimizer, dtype):
     assert bits(runs[0]) == bits(runs[1])
 
 
+STORED = {
+    "parameters in 16 bits": {"dtype": "bfloat16"},
+    "rounded to nearest": {"dtype": "float16", "state_dtype": "float16", "rounding": "nearest"},
+    "master": {"dtype": "float16", "master": "float32", "state_dtype": "bfloat16"},
+    "split": {"dtype": "bfloat16", "master": "split"},
+    "8 bits": {"state_dtype": "8bit", "hidden": (64,)},
+}
+
+
+@pytest.mark.parametrize("stored", STORED.values(), ids=STORED.keys())
+def test_both_backends_give_the_same_bits_in_any_storage(digits, stored):
+    plain, *runs = (after(digits, **{"hidden": (16,)} | each) for each in ({}, stored, stored | {"backend": "c"}))
+    assert bits(runs[0]) == bits(runs[1])
+    assert bits(runs[0]) != bits(plain)
+    assert bits(after(digits, seed=2**64 + 1, **stored))[0] != bits(runs[0])[0]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_network_of_16_bits_computes_in_float32(digits, dtype):
+    x, y = digits.x_train[:50].astype(np.float32), digits.y_train[:50]
+    stored = Network((64, 8, 10), dtype)
+    plain = Network((64, 8, 10), "float32")
+    for scale in (1, 3):  # parameters are read anew each time
+        stored.params.flat[...] *= scale
+        plain.params.flat[...] = stored.params.flat
+        assert stored.gradients(x, y) == plain.gradients(x, y)
+        assert stored.grads.flat.tobytes() == plain.grads.flat.tobytes()
+        assert stored.evaluate(x, y)[0] == plain.evaluate(x, y)[0]
+    assert stored.params.dtype == dtype
+
+
+@pytest.mark.parametrize("master", ["float32", "split"])
+def test_the_second_optimizer_takes_over_what_the_first_had_exactly(digits, master):
+    stored = {"dtype": "bfloat16", "master": master}
+    before = after(digits, 2, **stored)
+    run = after(digits, 3, switch_to="sgd:lr=0", switch_at=2, **stored)
+    for name, exact in before.optimizer.master.items():
+        assert (exact != before.network.params[name].astype(np.float32)).any()
+        assert run.optimizer.master[name].tobytes() == exact.tobytes()
+
+
 def test_the_norm_is_clipped(digits):
     settings = {"optimizer": "sgd:lr=1", "hidden": (16,), "batch_size": None, "dtype": "float64"}
     lengths = []
@@ -165,6 +206,9 @@ STOPPED = {
     "switch": {"switch_to": "sgd:lr=0.1", "switch_at": 2},
     "switch and schedule": {"switch_to": "nadam", "switch_at": 1, "schedule": "linear"},
     "whole batches": {"batch_size": None},
+    "split, 8 bits": {"dtype": "bfloat16", "master": "split", "state_dtype": "8bit", "hidden": (64,)},
+    "switch in 16 bits": {"dtype": "bfloat16", "master": "split", "switch_to": "momentum", "switch_at": 1},
+    "to nearest": {"dtype": "float16", "state_dtype": "bfloat16", "rounding": "nearest"},
 }
 
 
@@ -208,6 +252,9 @@ def test_more_epochs_later_are_as_if_asked_for_at_once(digits, tmp_path):
         ({"hidden": (16, 16)}, "hidden"),
         ({"batch_size": 31}, "batch_size"),
         ({"dtype": "float64"}, "dtype"),
+        ({"dtype": "bfloat16", "master": "float32"}, "dtype"),
+        ({"state_dtype": "bfloat16"}, "state_dtype"),
+        ({"rounding": "nearest"}, "rounding"),
         ({"seed": 1}, "seed"),
         ({"max_norm": 1.0}, "max_norm"),
         ({"switch_to": "sgd", "switch_at": 1}, "switch_to"),
@@ -365,6 +412,13 @@ def test_schedules_that_cannot_be(text, words):
 def test_a_plateau_is_told_how_epochs_end(digits):
     run = after(digits, 4, optimizer="sgd:lr=0.1", schedule="plateau:patience=0,threshold=1000")
     assert np.allclose([entry["lr"] for entry in run.history], [0.1, 0.1, 0.01, 0.001])
+
+
+@pytest.mark.parametrize(("dtype", "master"), [("float32", "split"), ("float64", "float32"), ("float16", "split")])
+def test_masters_that_cannot_be(digits, dtype, master):
+    with pytest.raises(InputError, match=f"got {master}; allowed: none.*, for parameters in {dtype}") as caught:
+        Run(digits, Settings(dtype=dtype, master=master))
+    assert caught.value.argument == "master"
 
 
 @pytest.mark.parametrize("batch_size", [0, 1439])
