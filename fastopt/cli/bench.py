@@ -15,7 +15,8 @@ from fastopt.backend.process import processors, resolve_threads
 from fastopt.bench import cases
 from fastopt.bench.peers import PEERS
 from fastopt.bench.session import TURNS
-from fastopt.errors import InputError, nearest
+from fastopt.cli.types import Kind
+from fastopt.errors import InputError, one_of
 from fastopt.machine import MEMORY_SHARE, memory, shortage
 from fastopt.rule import Rule
 
@@ -24,7 +25,7 @@ UNITS = {"k": 10**3, "m": 10**6, "g": 10**9}
 LARGEST = 2**31
 
 
-class Words(click.ParamType):
+class Words(Kind):
     """Words, separated by commas, each of them one of a few; ``all`` stands for all of them."""
 
     name = "names"
@@ -38,11 +39,11 @@ class Words(click.ParamType):
         given = [word.strip().lower() for word in value.split(",")]
         for word in given:
             if word not in self.words and word != "all":
-                self.fail(f"got {word!r}; {nearest(word, (*self.words, 'all'))}", param, ctx)
+                self.fail(f"must be {one_of(word, (*self.words, 'all'))}", param, ctx)
         return self.words if "all" in given else tuple(dict.fromkeys(given))
 
 
-class RuleSpec(click.ParamType):
+class RuleSpec(Kind):
     """A rule, by name and hyperparameters, or ``all``, which is one for every kernel."""
 
     name = "rule"
@@ -58,7 +59,7 @@ class RuleSpec(click.ParamType):
             self.fail(error.message, param, ctx)
 
 
-class Size(click.ParamType):
+class Size(Kind):
     """A number of parameters: ``1000``, ``30k``, ``1.5M``, ``1e6``."""
 
     name = "size"
@@ -74,10 +75,11 @@ class Size(click.ParamType):
         except ValueError:
             number = float("nan")
         if math.isnan(number):
-            self.fail(f"got {value!r}; allowed: a whole number from 1 on, such as 1000, 30k or 20M", param, ctx)
+            self.fail(f"must be a whole number >= 1, such as 1000, 30k or 20M, not {value!r}", param, ctx)
         allowed = round(min(max(number, 1), LARGEST))
         if number != allowed:
-            self.fail(f"got {value!r}; the nearest that is allowed: {allowed}", param, ctx)
+            domain = f"a whole number from 1 to {LARGEST}"
+            self.fail(f"must be {domain}, not {value!r}; the nearest is {allowed}", param, ctx)
         return allowed
 
 
@@ -191,13 +193,15 @@ def command(
 
 
 def _threads(threads: int | None) -> int:
-    source, given = ("--threads", threads) if threads is not None else ("FASTOPT_NUM_THREADS", None)
+    source = "FASTOPT_NUM_THREADS" if threads is None else "--threads"
     try:
-        found = resolve_threads(given)
-    except ValueError as error:
-        raise click.UsageError(f"{source}: {error}; the nearest that is allowed: 1") from None
-    if found > processors():
-        raise click.UsageError(f"{source}: got {found}; the nearest that is allowed: {processors()}, one per processor")
+        found = resolve_threads(None) if threads is None else threads
+    except ValueError as error:  # names the variable
+        raise click.UsageError(str(error)) from None
+    allowed = min(max(found, 1), processors())
+    if found != allowed:
+        domain = f"from 1 to {processors()}, one per processor"
+        raise click.UsageError(f"{source} must be {domain}, not {found}; the nearest is {allowed}")
     return found
 
 
@@ -216,15 +220,15 @@ def _backends(names: tuple[str, ...] | None) -> list[str]:
 def _check_memory(needed: int, size: int) -> None:
     if short := shortage(needed):
         allowed = int(size * MEMORY_SHARE * (memory() or 0) / needed)
-        raise click.UsageError(f"--size: {size} {short}; the nearest that is allowed: {allowed}")
+        raise click.UsageError(f"--size must be up to {allowed}, not {size}, which {short}")
 
 
 def _check_out(path: Path) -> None:
     if path.suffix.lower() != ".png":
         allowed = str(path.with_suffix(".png"))
-        raise click.UsageError(f"--out: got {str(path)!r}; the nearest that is allowed: {allowed!r}")
+        raise click.UsageError(f"--out must be a name that ends in .png, such as {allowed!r}, not {str(path)!r}")
     if not path.parent.is_dir():
-        raise click.UsageError(f"--out: {str(path.parent)!r} is no folder")
+        raise click.UsageError(f"--out must be a file in a folder that is there, not {str(path)!r}")
 
 
 def _progress(total: int) -> Any:

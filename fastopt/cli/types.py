@@ -1,9 +1,11 @@
 """The kinds of values that options of several commands take."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import click
+
+from fastopt.errors import InputError
 
 MOST = 10**9  # epochs and the like: more would take longer than anybody waits
 BACKENDS = click.Choice(("auto", "numba", "c"))
@@ -14,7 +16,15 @@ def is_whole(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 20 and int(text) >= 1
 
 
-class Positive(click.ParamType):
+class Kind(click.ParamType):
+    """A kind of values whose errors name the option as the library names an argument: "--lr must be A, not B"."""
+
+    def fail(self, message: str, param: click.Parameter | None = None, ctx: click.Context | None = None) -> NoReturn:
+        name = param.opts[0] if param is not None else self.name
+        raise click.UsageError(InputError(name, message).named(name), ctx)
+
+
+class Positive(Kind):
     """A finite number above zero."""
 
     name = "number"
@@ -25,7 +35,7 @@ class Positive(click.ParamType):
         except ValueError:
             number = -1.0
         if not 0 < number < float("inf"):
-            self.fail(f"got {value!r}; allowed: a finite number > 0", param, ctx)
+            self.fail(f"must be a finite number > 0, not {value!r}", param, ctx)
         return number
 
 
@@ -42,7 +52,7 @@ class OrNone(click.Choice):
         return (None if word == "none" else word,)
 
 
-class BatchSize(click.ParamType):
+class BatchSize(Kind):
     """A whole number from 1, or "full": None inside a tuple of one, as for :class:`OrNone`."""
 
     name = "n|full"
@@ -53,11 +63,11 @@ class BatchSize(click.ParamType):
         if value == "full":
             return (None,)
         if not is_whole(value):
-            self.fail(f"got {value!r}; allowed: a whole number >= 1, or full", param, ctx)
+            self.fail(f"must be a whole number >= 1, or full, not {value!r}", param, ctx)
         return (int(value),)
 
 
-class Widths(click.ParamType):
+class Widths(Kind):
     """Sizes of hidden layers, separated by commas, or "none"."""
 
     name = "sizes"
@@ -67,5 +77,5 @@ class Widths(click.ParamType):
             return value
         parts = [] if value == "none" else [part.strip() for part in value.split(",")]
         if not all(map(is_whole, parts)):
-            self.fail(f"got {value!r}; allowed: whole numbers >= 1 with commas between, or none", param, ctx)
+            self.fail(f"must be whole numbers >= 1 with commas between, or none, not {value!r}", param, ctx)
         return tuple(map(int, parts))
