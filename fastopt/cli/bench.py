@@ -13,11 +13,14 @@ from fastopt import specs
 from fastopt.backend.choice import NAMES
 from fastopt.backend.process import processors, resolve_threads
 from fastopt.bench import cases
+from fastopt.bench.mix import Mix
 from fastopt.bench.peers import PEERS
 from fastopt.bench.session import TURNS
-from fastopt.cli.types import Kind
+from fastopt.buffers import DTYPES
+from fastopt.cli.types import Kind, OrNone, Positive
 from fastopt.errors import InputError, one_of
 from fastopt.machine import MEMORY_SHARE, memory, shortage
+from fastopt.precision import COMPRESSED, COPIES, MASTERS, ROUNDING
 from fastopt.rule import Rule
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -102,7 +105,42 @@ class Size(Kind):
     metavar="PARAMETERS",
     help="Such as 1000, 30k or 20M; give it several times for several. Default 1k, 10k, 100k, 1M, 10M.",
 )
-@click.option("--dtype", type=click.Choice(("float32", "float64")), default="float32", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="How parameters are stored."
+)
+@click.option("--grad-dtype", type=click.Choice(DTYPES), help="How the gradient is stored. Default: as parameters.")
+@click.option(
+    "--state-dtype",
+    type=OrNone(COMPRESSED),
+    default="none",
+    show_default=True,
+    help="How states are stored; none: as they are computed.",
+)
+@click.option(
+    "--master",
+    type=OrNone(("float32", "split")),
+    default="none",
+    show_default=True,
+    help="What keeps parameters in 16 bits exactly: a copy in float32, or the lower halves of it.",
+)
+@click.option(
+    "--copy",
+    type=OrNone(COPIES),
+    default="none",
+    show_default=True,
+    help="A copy of the parameters in 16 bits that each step writes.",
+)
+@click.option(
+    "--rounding",
+    type=click.Choice(ROUNDING.words),
+    default="stochastic",
+    show_default=True,
+    help="Of states in 16 bits, and of parameters in 16 bits without a master.",
+)
+@click.option("--max-norm", type=Positive(), help="Clip the gradient's norm to this in each step.")
+@click.option(
+    "--grad-scale", type=Positive(), default=1.0, help="Multiply the gradient by this in each step: 1 / loss scale."
+)
 @click.option("--threads", type=int, help="Default: every processor.")
 @click.option("--backend", "backends", type=Words(NAMES), metavar="numba|c|all", help="Default: all that run here.")
 @click.option(
@@ -133,13 +171,13 @@ def command(
     context: click.Context,
     rules: tuple[tuple[Rule, ...], ...],
     sizes: tuple[int, ...],
-    dtype: str,
     threads: int | None,
     backends: tuple[str, ...] | None,
     peers: tuple[str, ...] | None,
     turns: int,
     as_json: bool,
     out: Path,
+    **stored: Any,
 ) -> int:
     """Measure steps here: time, throughput, and slowdown against what the memory allows.
 
@@ -149,8 +187,11 @@ def command(
       fastopt bench --rule all --size 20M
       fastopt bench --rule adamw --size 1k --size 1M --against torch-fused,optax
       fastopt bench --rule rmsprop:centered=true --backend c --threads 1 --json
+      fastopt bench -r adamw -n 5M --state-dtype 8bit --against bitsandbytes
+      fastopt bench -r adamw -n 20M --grad-dtype bfloat16 --copy bfloat16 --max-norm 1 --against torch-fused
 
-    Engines are measured in turn, each in a process of its own.
+    Engines are measured in turn, each in a process of its own. What fastopt does in one pass, others do
+    as a sequence: convert the gradient, unscale it, clip it, step, copy.
     """
     from rich.console import Console
 
@@ -159,11 +200,12 @@ def command(
     chosen = tuple(dict.fromkeys(rule for group in rules for rule in group))
     chosen = chosen or tuple(cases.cases()[name] for name in cases.DEFAULT)
     sizes = tuple(sorted(set(sizes))) or SIZES
+    mix = _mix(stored)
     threads = _threads(threads)
     engines = _backends(backends)
     missing = [name for name in peers or () if PEERS[name].missing()]
     engines += [name for name in peers or () if name not in missing]
-    _check_memory(session.memory_needed(chosen, max(sizes), dtype, engines), max(sizes))
+    _check_memory(session.memory_needed(chosen, max(sizes), mix, engines), max(sizes))
     _check_out(out)
     progress = _progress(len(chosen) * len(sizes))
     try:
@@ -172,7 +214,7 @@ def command(
             results, refusals = session.run(
                 chosen,
                 sizes,
-                dtype,
+                mix,
                 threads,
                 engines,
                 lambda what: progress.update(task, advance=1, description=what),
@@ -183,13 +225,27 @@ def command(
     if results:
         chart.draw(out, results)
     if as_json:
-        settings = {"sizes": list(sizes), "dtype": dtype, "threads": threads, "engines": engines, "turns": turns}
+        settings = {"sizes": list(sizes), "threads": threads, "engines": engines, "turns": turns} | mix._asdict()
         click.echo(json.dumps(report.as_json(results, refusals, missing, settings), indent=2))
     else:
         report.show(Console(width=None if os.isatty(1) else 120), results, refusals, missing)
         if results:
             click.echo(str(out))
     return 0 if results else 1
+
+
+def _mix(stored: dict[str, Any]) -> Mix:
+    for name in ("state_dtype", "master", "copy"):  # None is one of their values
+        (stored[name],) = stored[name]
+    mix = Mix(**stored | {"grad_dtype": stored["grad_dtype"] or stored["dtype"]})
+    for option, given, allowed in (
+        ("--master", mix.master, MASTERS.get(mix.dtype, ())),
+        ("--copy", mix.copy, () if mix.dtype in COPIES else COPIES),
+    ):
+        if given is not None and given not in allowed:
+            words = " or ".join(("none", *allowed))
+            raise click.UsageError(f"{option} must be {words} for parameters in {mix.dtype}, not {given}")
+    return mix
 
 
 def _threads(threads: int | None) -> int:
