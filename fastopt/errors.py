@@ -57,11 +57,8 @@ def listed(names: Iterable[str]) -> str:
 
 def did_you_mean(given: Any, names: Iterable[str]) -> str:
     """What follows "must be A, not B" about a name: "; did you mean C?", or nothing if none of ``names`` is near."""
-    import difflib  # only when something is wrong: importing it takes a while
-
-    by_fold = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(str(given)[:QUOTED].lower(), by_fold, n=1, cutoff=0.5)
-    return f"; did you mean {by_fold[close[0]]!r}?" if close else ""
+    near = _near(given, names)
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def one_of(given: Any, names: Iterable[str]) -> str:
@@ -70,8 +67,17 @@ def one_of(given: Any, names: Iterable[str]) -> str:
     return f"one of {listed(every)}, not {quoted(given)}{did_you_mean(given, every)}"
 
 
-def nearest(given: str, allowed: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: the nearest right one, and all that are allowed."""
-    names = list(allowed)
-    hint = did_you_mean(given, names).removeprefix("; ")
-    return f"{hint} allowed: {listed(names)}".lstrip()
+def nearest(given: Any, names: Iterable[str]) -> str:
+    """What follows "no parameter B; " about a name that is none of ``names``: the nearest one, and all of them."""
+    every = list(names)
+    near = _near(given, every)
+    hint = f"did you mean {near!r}? " if near else ""
+    return f"{hint}there {'is' if len(every) == 1 else 'are'} {listed(every)}"
+
+
+def _near(given: Any, names: Iterable[str]) -> str | None:
+    import difflib  # only when something is wrong: importing it takes a while
+
+    by_fold = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(str(given)[:QUOTED].lower(), by_fold, n=1, cutoff=0.5)
+    return by_fold[close[0]] if close else None
