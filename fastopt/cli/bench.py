@@ -17,7 +17,7 @@ from fastopt.bench.mix import Mix
 from fastopt.bench.peers import PEERS
 from fastopt.bench.session import TURNS
 from fastopt.buffers import DTYPES
-from fastopt.cli.types import Kind, OrNone, Positive
+from fastopt.cli.types import Kind, OrNone, Positive, Whole, Word
 from fastopt.errors import InputError, one_of
 from fastopt.machine import MEMORY_SHARE, memory, shortage
 from fastopt.precision import COMPRESSED, COPIES, MASTERS, ROUNDING
@@ -105,10 +105,8 @@ class Size(Kind):
     metavar="PARAMETERS",
     help="Such as 1000, 30k or 20M; give it several times for several. Default 1k, 10k, 100k, 1M, 10M.",
 )
-@click.option(
-    "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="How parameters are stored."
-)
-@click.option("--grad-dtype", type=click.Choice(DTYPES), help="How the gradient is stored. Default: as parameters.")
+@click.option("--dtype", type=Word(DTYPES), default="float32", show_default=True, help="How parameters are stored.")
+@click.option("--grad-dtype", type=Word(DTYPES), help="How the gradient is stored. Default: as parameters.")
 @click.option(
     "--state-dtype",
     type=OrNone(COMPRESSED),
@@ -132,7 +130,7 @@ class Size(Kind):
 )
 @click.option(
     "--rounding",
-    type=click.Choice(ROUNDING.words),
+    type=Word(ROUNDING.words),
     default="stochastic",
     show_default=True,
     help="Of states in 16 bits, and of parameters in 16 bits without a master.",
@@ -141,7 +139,7 @@ class Size(Kind):
 @click.option(
     "--grad-scale", type=Positive(), default=1.0, help="Multiply the gradient by this in each step: 1 / loss scale."
 )
-@click.option("--threads", type=int, help="Default: every processor.")
+@click.option("--threads", type=Whole(1), help="Default: every processor.")
 @click.option("--backend", "backends", type=Words(NAMES), metavar="numba|c|all", help="Default: all that run here.")
 @click.option(
     "--against",
@@ -152,7 +150,7 @@ class Size(Kind):
 )
 @click.option(
     "--turns",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=TURNS,
     show_default=True,
     help="How often each is measured, in new memory; the medians are shown.",
@@ -251,13 +249,11 @@ def _mix(stored: dict[str, Any]) -> Mix:
 def _threads(threads: int | None) -> int:
     source = "FASTOPT_NUM_THREADS" if threads is None else "--threads"
     try:
-        found = resolve_threads(None) if threads is None else threads
-    except ValueError as error:  # names the variable
+        found = resolve_threads(threads)
+    except ValueError as error:  # the variable is no number: the message names it
         raise click.UsageError(str(error)) from None
-    allowed = min(max(found, 1), processors())
-    if found != allowed:
-        domain = f"from 1 to {processors()}, one per processor"
-        raise click.UsageError(f"{source} must be {domain}, not {found}; the nearest is {allowed}")
+    if found > processors():
+        raise click.UsageError(f"{source} must be up to {processors()}, one per processor, not {found}")
     return found
 
 

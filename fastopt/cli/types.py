@@ -5,10 +5,9 @@ from typing import Any, NoReturn
 
 import click
 
-from fastopt.errors import InputError
+from fastopt.errors import InputError, one_of, quoted
 
 MOST = 10**9  # epochs and the like: more would take longer than anybody waits
-BACKENDS = click.Choice(("auto", "numba", "c"))
 
 
 def is_whole(text: str) -> bool:
@@ -35,11 +34,31 @@ class Positive(Kind):
         except ValueError:
             number = -1.0
         if not 0 < number < float("inf"):
-            self.fail(f"must be a finite number > 0, not {value!r}", param, ctx)
+            self.fail(f"must be a finite number > 0, not {quoted(value)}", param, ctx)
         return number
 
 
-class OrNone(click.Choice):
+class Whole(Kind, click.IntRange):
+    """A whole number from ``min`` on, and up to ``max`` if there is one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return click.IntRange(self.min, self.max).convert(value, None, None)
+        except click.BadParameter:
+            domain = f">= {self.min}" if self.max is None else f"from {self.min} to {self.max}"
+            self.fail(f"must be a whole number {domain}, not {quoted(value)}", param, ctx)
+
+
+class Word(Kind, click.Choice):
+    """One of a few words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value not in self.choices:
+            self.fail(f"must be {one_of(value, self.choices)}", param, ctx)
+        return value
+
+
+class OrNone(Word):
     """One of a few words, or "none", which is None inside a tuple of one, since None is "not given"."""
 
     def __init__(self, words: Iterable[str]) -> None:
@@ -63,7 +82,7 @@ class BatchSize(Kind):
         if value == "full":
             return (None,)
         if not is_whole(value):
-            self.fail(f"must be a whole number >= 1, or full, not {value!r}", param, ctx)
+            self.fail(f"must be a whole number >= 1, or full, not {quoted(value)}", param, ctx)
         return (int(value),)
 
 
@@ -77,5 +96,8 @@ class Widths(Kind):
             return value
         parts = [] if value == "none" else [part.strip() for part in value.split(",")]
         if not all(map(is_whole, parts)):
-            self.fail(f"must be whole numbers >= 1 with commas between, or none, not {value!r}", param, ctx)
+            self.fail(f"must be whole numbers >= 1 with commas between, or none, not {quoted(value)}", param, ctx)
         return tuple(map(int, parts))
+
+
+BACKENDS = Word(("auto", "numba", "c"))
