@@ -22,6 +22,7 @@ from fastopt.rules import (
     Adan,
     AdEMAMix,
     AMSGrad,
+    LaProp,
     Lion,
     Momentum,
     NAdam,
@@ -29,6 +30,8 @@ from fastopt.rules import (
     RAdam,
     RMSprop,
     Rprop,
+    Signum,
+    SophiaG,
     Yogi,
 )
 
@@ -52,6 +55,7 @@ __all__ = [
     "BackendError",
     "CheckpointError",
     "FlatBuffer",
+    "LaProp",
     "Lion",
     "Momentum",
     "NAdam",
@@ -62,6 +66,8 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "Rule",
+    "Signum",
+    "SophiaG",
     "StepReport",
     "Yogi",
     "backends",

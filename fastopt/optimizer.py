@@ -401,6 +401,18 @@ class Optimizer:
         plan.commit(reading)
         return _report(StepReport, (step, norm, False))
 
+    def update_hessian(self, grads: FlatBuffer | np.ndarray | Mapping[str, Any], *, grad_scale: float = 1.0) -> None:
+        """Updates the estimate of the Hessian by a gradient of its own, as :class:`fastopt.SophiaG` says; nothing else.
+
+        ``grads`` and ``grad_scale`` are as for :meth:`step`. TypeError if a rule has no such estimate. After an error
+        everything is as it was.
+        """
+        grad_scale = _checked_scale(grad_scale, self._state.dtype)
+        given, plan, reading = self._bound
+        if grads is not given or plan.forks != process.forks:
+            plan, reading = self._bind(grads, measured=False)
+        plan.estimate(reading, grad_scale)
+
     def _refuse(self, norm: float, nonfinite: str) -> StepReport:
         if nonfinite == "raise":
             raise NonFiniteGradientError(f"grads: the gradient is not finite (its norm is {norm}); nothing has changed")

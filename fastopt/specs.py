@@ -14,7 +14,7 @@ def rule(text: str, argument: str = "optimizer") -> fastopt.Rule:
     """The rule that ``text`` describes, such as "sgd:lr=0.1" or "adam:betas=0.9/0.99,amsgrad=true".
 
     Names count in upper or lower case. A name with dots is that of a rule of the user's own: the
-    module and the class, as in "package.module.Signum:lr=0.1". It is imported, so a text that comes
+    module and the class, as in "package.module.Ternary:lr=0.1". It is imported, so a text that comes
     from a file must not get here unless it ``names_built_in``. Raises InputError naming ``argument``
     for an unknown name or key and for a value that the rule does not allow.
     """

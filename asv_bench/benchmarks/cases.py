@@ -22,12 +22,15 @@ CASES = {
     "AdaBelief": {},
     "Yogi": {},
     "ADOPT": {},
+    "LaProp": {},
     "ASGD": {},
     "Rprop": {},
+    "Signum": {},
     "Lion": {},
     "Adan": {},
     "AdEMAMix": {},
     "MADGRAD": {},
+    "SophiaG": {},
 }
 
 #: How numbers are stored: the dtypes of parameters and gradient, and what the optimizer is asked for.

@@ -25,6 +25,7 @@ from fastopt.kernels.adopt import adopt as adopt
 from fastopt.kernels.amsgrad import amsgrad as amsgrad
 from fastopt.kernels.asgd import asgd as asgd
 from fastopt.kernels.blend import blend as blend
+from fastopt.kernels.laprop import laprop as laprop
 from fastopt.kernels.lion import lion as lion
 from fastopt.kernels.madgrad import madgrad as madgrad
 from fastopt.kernels.momentum import momentum as momentum
@@ -36,6 +37,7 @@ from fastopt.kernels.rmsprop_centered_momentum import rmsprop_centered_momentum 
 from fastopt.kernels.rmsprop_momentum import rmsprop_momentum as rmsprop_momentum
 from fastopt.kernels.rprop import rprop as rprop
 from fastopt.kernels.sgd import sgd as sgd
+from fastopt.kernels.sophiag import sophiag as sophiag
 from fastopt.kernels.term import term as term
 from fastopt.kernels.yogi import yogi as yogi
 

@@ -96,7 +96,7 @@ def keep(rule: Rule, p: Tensor, entry: Mapping[str, Any], precision: Precision) 
     ValueError, which names it, if a state does not fit the parameter.
     """
     exact, copy, tensors = Numbers(memory.STORED[p.dtype], (p,)), None, dict[str, Tensor]()
-    places = len(rule.states) + 1
+    places = len(rule.states) + (precision.master is not None)
     if precision.master == "split":
         remainder = _reused(p, REMAINDER, entry.get(REMAINDER), torch.int16)
         if remainder is None:

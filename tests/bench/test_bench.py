@@ -305,7 +305,7 @@ def test_a_rule_that_a_peer_lacks_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--rule", "adamv"], ["--rule must be one of 'adabelief', ", "not 'adamv'; did you mean 'adam'?"]),
+        (["--rule", "adamv"], ["--rule must be one of 'ada", "not 'adamv'; did you mean 'adam'?"]),
         (["--rule", "adam:lr=-1"], ["--rule", "lr"]),
         (["--rule", "adam:beta=1"], ["--rule", "betas"]),
         (["--size", "0"], [f"--size must be a whole number from 1 to {2**31}, not '0'; the nearest is 1\n"]),

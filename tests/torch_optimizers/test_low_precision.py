@@ -298,7 +298,8 @@ every_format = pytest.mark.parametrize("options", FORMATS, ids=format_ids)
 
 #: Each variant with a few of the formats, and all formats in turn.
 MIXED = [(*variant, FORMATS[place % len(FORMATS)]) for place, variant in enumerate(2 * VARIANTS, 1)]
-mixed = pytest.mark.parametrize(("name", "arguments", "options"), MIXED)
+mixed_ids = ["-".join(map(str, [name, *arguments, *options.values()])) for name, arguments, options in MIXED]
+mixed = pytest.mark.parametrize(("name", "arguments", "options"), MIXED, ids=mixed_ids)
 
 
 def one(name, arguments, options, dtype=torch.bfloat16, size=5001):
@@ -465,6 +466,23 @@ def test_tensors_of_32_bits_have_no_master():
     assert optimizer.state[p].keys() == {"step", "exp_avg", "exp_avg_sq"}
     assert optimizer.state[q].keys() == {"step", "exp_avg", "exp_avg_sq", "remainder"}
     assert optimizer.state_dict()["param_groups"][0]["master"] == "float32"
+
+
+def test_how_numbers_are_stored_is_explained():
+    p, q = (torch.nn.Parameter(torch.ones(size, dtype=torch.bfloat16)) for size in (5000, 5))
+    optimizer = fastopt.torch.Adam([p, q], master="float32", state_dtype="8bit")
+    p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+    optimizer.step()
+    assert str(optimizer.explain()).splitlines()[1:] == [
+        "param_groups[0]: adam (2 parameters, 5005 elements of bfloat16; params in bfloat16, master in float32, "
+        "exp_avg in float8_signed and float32, exp_avg_sq in float8_unsigned, stochastic and float32)"
+    ]
+    split = fastopt.torch.Adam([q], master="split")
+    split.step()
+    assert split.explain().kernels[0].storages == {"params": "split", "exp_avg": "float32", "exp_avg_sq": "float32"}
+    rounded = fastopt.torch.SGD([q], rounding="stochastic")
+    rounded.step()
+    assert rounded.explain().kernels[0].storages == {"params": "bfloat16, stochastic"}
 
 
 def test_options_may_change_between_steps():
