@@ -17,8 +17,8 @@ from fastopt.bench.mix import Mix
 from fastopt.bench.peers import PEERS
 from fastopt.bench.session import TURNS
 from fastopt.buffers import DTYPES
-from fastopt.cli.types import OrNone, Positive
-from fastopt.errors import InputError, nearest
+from fastopt.cli.types import Kind, OrNone, Positive, Whole, Word
+from fastopt.errors import InputError, one_of
 from fastopt.machine import MEMORY_SHARE, memory, shortage
 from fastopt.precision import COMPRESSED, COPIES, MASTERS, ROUNDING
 from fastopt.rule import Rule
@@ -28,7 +28,7 @@ UNITS = {"k": 10**3, "m": 10**6, "g": 10**9}
 LARGEST = 2**31
 
 
-class Words(click.ParamType):
+class Words(Kind):
     """Words, separated by commas, each of them one of a few; ``all`` stands for all of them."""
 
     name = "names"
@@ -42,11 +42,11 @@ class Words(click.ParamType):
         given = [word.strip().lower() for word in value.split(",")]
         for word in given:
             if word not in self.words and word != "all":
-                self.fail(f"got {word!r}; {nearest(word, (*self.words, 'all'))}", param, ctx)
+                self.fail(f"must be {one_of(word, (*self.words, 'all'))}", param, ctx)
         return self.words if "all" in given else tuple(dict.fromkeys(given))
 
 
-class RuleSpec(click.ParamType):
+class RuleSpec(Kind):
     """A rule, by name and hyperparameters, or ``all``, which is one for every kernel."""
 
     name = "rule"
@@ -62,7 +62,7 @@ class RuleSpec(click.ParamType):
             self.fail(error.message, param, ctx)
 
 
-class Size(click.ParamType):
+class Size(Kind):
     """A number of parameters: ``1000``, ``30k``, ``1.5M``, ``1e6``."""
 
     name = "size"
@@ -78,10 +78,11 @@ class Size(click.ParamType):
         except ValueError:
             number = float("nan")
         if math.isnan(number):
-            self.fail(f"got {value!r}; allowed: a whole number from 1 on, such as 1000, 30k or 20M", param, ctx)
+            self.fail(f"must be a whole number >= 1, such as 1000, 30k or 20M, not {value!r}", param, ctx)
         allowed = round(min(max(number, 1), LARGEST))
         if number != allowed:
-            self.fail(f"got {value!r}; the nearest that is allowed: {allowed}", param, ctx)
+            domain = f"a whole number from 1 to {LARGEST}"
+            self.fail(f"must be {domain}, not {value!r}; the nearest is {allowed}", param, ctx)
         return allowed
 
 
@@ -104,10 +105,8 @@ class Size(click.ParamType):
     metavar="PARAMETERS",
     help="Such as 1000, 30k or 20M; give it several times for several. Default 1k, 10k, 100k, 1M, 10M.",
 )
-@click.option(
-    "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="How parameters are stored."
-)
-@click.option("--grad-dtype", type=click.Choice(DTYPES), help="How the gradient is stored. Default: as parameters.")
+@click.option("--dtype", type=Word(DTYPES), default="float32", show_default=True, help="How parameters are stored.")
+@click.option("--grad-dtype", type=Word(DTYPES), help="How the gradient is stored. Default: as parameters.")
 @click.option(
     "--state-dtype",
     type=OrNone(COMPRESSED),
@@ -131,7 +130,7 @@ class Size(click.ParamType):
 )
 @click.option(
     "--rounding",
-    type=click.Choice(ROUNDING.words),
+    type=Word(ROUNDING.words),
     default="stochastic",
     show_default=True,
     help="Of states in 16 bits, and of parameters in 16 bits without a master.",
@@ -140,7 +139,7 @@ class Size(click.ParamType):
 @click.option(
     "--grad-scale", type=Positive(), default=1.0, help="Multiply the gradient by this in each step: 1 / loss scale."
 )
-@click.option("--threads", type=int, help="Default: every processor.")
+@click.option("--threads", type=Whole(1), help="Default: every processor.")
 @click.option("--backend", "backends", type=Words(NAMES), metavar="numba|c|all", help="Default: all that run here.")
 @click.option(
     "--against",
@@ -151,7 +150,7 @@ class Size(click.ParamType):
 )
 @click.option(
     "--turns",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=TURNS,
     show_default=True,
     help="How often each is measured, in new memory; the medians are shown.",
@@ -242,19 +241,19 @@ def _mix(stored: dict[str, Any]) -> Mix:
         ("--copy", mix.copy, () if mix.dtype in COPIES else COPIES),
     ):
         if given is not None and given not in allowed:
-            words = ", ".join(("none", *allowed))
-            raise click.UsageError(f"{option}: got {given}; allowed: {words}, for parameters in {mix.dtype}")
+            words = " or ".join(("none", *allowed))
+            raise click.UsageError(f"{option} must be {words} for parameters in {mix.dtype}, not {given}")
     return mix
 
 
 def _threads(threads: int | None) -> int:
-    source, given = ("--threads", threads) if threads is not None else ("FASTOPT_NUM_THREADS", None)
+    source = "FASTOPT_NUM_THREADS" if threads is None else "--threads"
     try:
-        found = resolve_threads(given)
-    except ValueError as error:
-        raise click.UsageError(f"{source}: {error}; the nearest that is allowed: 1") from None
+        found = resolve_threads(threads)
+    except ValueError as error:  # the variable is no number: the message names it
+        raise click.UsageError(str(error)) from None
     if found > processors():
-        raise click.UsageError(f"{source}: got {found}; the nearest that is allowed: {processors()}, one per processor")
+        raise click.UsageError(f"{source} must be up to {processors()}, one per processor, not {found}")
     return found
 
 
@@ -273,15 +272,15 @@ def _backends(names: tuple[str, ...] | None) -> list[str]:
 def _check_memory(needed: int, size: int) -> None:
     if short := shortage(needed):
         allowed = int(size * MEMORY_SHARE * (memory() or 0) / needed)
-        raise click.UsageError(f"--size: {size} {short}; the nearest that is allowed: {allowed}")
+        raise click.UsageError(f"--size must be up to {allowed}, not {size}, which {short}")
 
 
 def _check_out(path: Path) -> None:
     if path.suffix.lower() != ".png":
         allowed = str(path.with_suffix(".png"))
-        raise click.UsageError(f"--out: got {str(path)!r}; the nearest that is allowed: {allowed!r}")
+        raise click.UsageError(f"--out must be a name that ends in .png, such as {allowed!r}, not {str(path)!r}")
     if not path.parent.is_dir():
-        raise click.UsageError(f"--out: {str(path.parent)!r} is no folder")
+        raise click.UsageError(f"--out must be a file in a folder that is there, not {str(path)!r}")
 
 
 def _progress(total: int) -> Any:

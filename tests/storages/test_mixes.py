@@ -423,7 +423,7 @@ def test_codes_of_another_kind_are_refused():
         ({"storage": "float8_unsigned"}, "is float8_unsigned, not float8_signed as here; convert=True"),
         ({"storage": "float9"}, "storage must be one of float32, .* not 'float9'"),
         ({"storage": 5}, "storage must be one of"),
-        ({"more": np.ones(3)}, "has the unknown part 'more'; allowed: 'codes', 'scales'"),
+        ({"more": np.ones(3)}, "has the unknown part 'more'; there are 'codes', 'scales'"),
     ]:
         state = optimizer.state_dict()
         state["state"]["w"]["exp_avg"] = good | change
