@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import cases, every_form, every_kernel, short, within
-from test_bits import CORNERS, DTYPES, assert_same, coefficients, data, using
+from test_bits import CORNERS, assert_same, coefficients, data, using
 
 import fastopt
 from fastopt.backend.choice import select
