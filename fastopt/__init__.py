@@ -32,6 +32,7 @@ from fastopt.rules import (
     RMSprop,
     Rprop,
     Signum,
+    SophiaG,
     Yogi,
 )
 
@@ -68,6 +69,7 @@ __all__ = [
     "Rprop",
     "Rule",
     "Signum",
+    "SophiaG",
     "StepReport",
     "Yogi",
     "backends",

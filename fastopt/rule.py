@@ -123,6 +123,13 @@ class Rule(Declared):
         """
         raise NotImplementedError(f"{type(self).__name__} declares no coefficients")
 
+    def estimator(self) -> "Rule":
+        """The rule whose steps, by the same kernel, update nothing but an estimate of the Hessian.
+
+        TypeError if the rule has none.
+        """
+        raise TypeError(f"update_hessian needs rules that estimate a Hessian, not {type(self).__name__}")
+
     def reference(
         self, step: int, p: np.ndarray, g: np.ndarray, **state: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:

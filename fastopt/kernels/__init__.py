@@ -38,6 +38,7 @@ from fastopt.kernels.rmsprop_centered_momentum import rmsprop_centered_momentum 
 from fastopt.kernels.rmsprop_momentum import rmsprop_momentum as rmsprop_momentum
 from fastopt.kernels.rprop import rprop as rprop
 from fastopt.kernels.sgd import sgd as sgd
+from fastopt.kernels.sophiag import sophiag as sophiag
 from fastopt.kernels.term import term as term
 from fastopt.kernels.yogi import yogi as yogi
 

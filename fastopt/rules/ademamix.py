@@ -26,6 +26,8 @@ class AdEMAMix(Rule):
     with m the state ``exp_avg``, s ``exp_avg_slow`` and v ``exp_avg_sq``. Both warm-ups are numbers of steps, usually
     all of a run, and zero for none: without them a large alpha or beta3 may diverge at the start. beta3(t) lets the
     memory of s, in steps, grow evenly from that of m, and is never larger than beta3. The weight decay is decoupled.
+    s moves by a ten-thousandth: in ``8bit``, or rounded to nearest in 16 bits, it stands still. Leave its storage as it
+    is, as ``state_dtype={"exp_avg": "8bit", "exp_avg_sq": "8bit"}`` does.
 
     Elsewhere: alpha is 5 in bitsandbytes and optax, as here, and 2 in the authors' code. bitsandbytes decays by 0.01
     unless told otherwise, and calls the warm-ups t_alpha and t_beta3. The schedules that optax has for alpha and beta3

@@ -18,7 +18,7 @@ from fastopt.declared import Flag, NumberOrCallable, Tuple, real
 from fastopt.rule import Rule
 from fastopt.torch import memory, recording
 from fastopt.torch.fallback import Fallback
-from fastopt.torch.plan import Plan, PlannedKernel, Stale
+from fastopt.torch.plan import Gradients, Plan, PlannedKernel, Stale
 from fastopt.torch.rows import Kind, kind, survey
 from fastopt.torch.states import States
 from fastopt.torch.stored import OPTIONS, check_options, options_of
@@ -253,15 +253,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         rules, kinds = self._current_rules()
         if recording.recorder() and self._leave_to_torch():
             return loss
-        plan = self._plan
         looked = self._others is not None and self.state_was_seen
-        if plan is None or not (plan.kinds == kinds and plan.holds(self.param_groups, self.state)):
-            plan = self._make_plan(rules, kinds)
-        try:
-            gradients = plan.gradients()
-        except Stale:
-            plan = self._make_plan(rules, kinds)
-            gradients = plan.gradients()
+        plan, gradients = self._current_plan(rules, kinds)
         grad_scale = getattr(self, "grad_scale", None)
         scale = 1.0 if grad_scale is None else grad_scale.item()
         if grad_scale is not None:
@@ -276,6 +269,28 @@ class RuleOptimizer(torch.optim.Optimizer):
         if grad_scale is not None:
             _divide(plan.narrow, scale)
         return loss
+
+    @torch._disable_dynamo
+    def update_hessian(self) -> None:
+        """Updates the estimate of the Hessian by the gradients as they are, as fastopt.SophiaG says; nothing else.
+
+        TypeError if the rule has no such estimate.
+        """
+        rules, kinds = self._current_rules()
+        plan, gradients = self._current_plan(rules, kinds)
+        plan.prepare_estimates(rules, gradients)
+        plan.run(gradients, torch.get_num_threads())
+
+    def _current_plan(self, rules: list[Rule], kinds: list[Kind]) -> tuple[Plan, Gradients]:
+        """The plan, made anew where something has changed, and the gradients that kernels read."""
+        plan = self._plan
+        if plan is None or not (plan.kinds == kinds and plan.holds(self.param_groups, self.state)):
+            plan = self._make_plan(rules, kinds)
+        try:
+            return plan, plan.gradients()
+        except Stale:
+            plan = self._make_plan(rules, kinds)
+            return plan, plan.gradients()
 
     def _make_plan(self, rules: list[Rule], kinds: list[Kind]) -> Plan:
         self._plan = None
