@@ -29,6 +29,7 @@ CASES = {
     "AdEMAMix": {},
     "MADGRAD": {},
     "SophiaG": {},
+    "FTRL": {},
 }
 
 BACKENDS = ["numba", "c"]
