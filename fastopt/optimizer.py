@@ -18,7 +18,7 @@ from fastopt.checkpoint.convert import converted
 from fastopt.checkpoint.saved import PARTS, Saved, Stored, in_state_dict, parse
 from fastopt.declared import Flag, Interval, Whole, real
 from fastopt.encoded import EncodedBuffer
-from fastopt.errors import NonFiniteGradientError, nearest, quoted
+from fastopt.errors import NonFiniteGradientError, nearest, one_of, quoted
 from fastopt.groups import Group, assign
 from fastopt.plan import Explanation, Reading, StepPlan
 from fastopt.precision import check_precision, check_seed
@@ -375,7 +375,7 @@ class Optimizer:
         if type(grad_scale) is not float or grad_scale != 1.0:
             grad_scale = _checked_scale(grad_scale, self._state.dtype)
         if nonfinite not in NONFINITE:
-            raise ValueError(f"nonfinite must not be {quoted(nonfinite)}; {nearest(nonfinite, NONFINITE)}")
+            raise ValueError(f"nonfinite must be {one_of(nonfinite, NONFINITE)}")
         looking = nonfinite != "propagate"
         given, plan, reading = self._bound
         if grads is not given or plan.forks != process.forks:

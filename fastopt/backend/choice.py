@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fastopt.backend.process import process
 from fastopt.backend.program import Backend
-from fastopt.errors import BackendError, nearest
+from fastopt.errors import BackendError, did_you_mean
 
 NAMES = ("numba", "c")
 CHOICES = ("auto", *NAMES)
@@ -104,7 +104,7 @@ def select(backend: str | None = None, *, own_kernel: bool = False, spans: int =
     if asked == "auto" and os.environ.get("FASTOPT_BACKEND"):
         source, asked = "FASTOPT_BACKEND", os.environ["FASTOPT_BACKEND"]
     if asked not in CHOICES:
-        raise ValueError(f"{source} must be one of {', '.join(CHOICES)}, not {asked!r}; {nearest(asked, CHOICES)}")
+        raise ValueError(f"{source} must be one of {', '.join(CHOICES)}, not {asked!r}{did_you_mean(asked, CHOICES)}")
     if asked != "auto":
         return _get(asked), f"{source} asks for it"
     if own_kernel:

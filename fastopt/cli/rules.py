@@ -30,7 +30,7 @@ def command(context: click.Context, name: str | None) -> None:
     try:
         shown = table() if name is None else sheet(type(specs.rule(name, "name")))
     except InputError as error:
-        raise click.UsageError(error.message, context) from None
+        raise click.UsageError(error.named("NAME"), context) from None
     for line in shown:
         click.echo(line)
 

@@ -7,7 +7,7 @@ import click
 
 from fastopt.buffers import DTYPES
 from fastopt.cli.errors import named_errors
-from fastopt.cli.types import BACKENDS, MOST, BatchSize, OrNone, Positive, Widths
+from fastopt.cli.types import BACKENDS, MOST, BatchSize, OrNone, Positive, Whole, Widths, Word
 from fastopt.precision import COMPRESSED, ROUNDING
 
 
@@ -20,7 +20,7 @@ from fastopt.precision import COMPRESSED, ROUNDING
 @click.option("--target", metavar="COLUMN", help="The column of a CSV file to predict.")
 @click.option(
     "--decimal",
-    type=click.Choice((".", ",")),
+    type=Word((".", ",")),
     help="The decimal separator in a CSV file (default: a point).",
 )
 @click.option(
@@ -39,7 +39,7 @@ from fastopt.precision import COMPRESSED, ROUNDING
     help="Samples in a step: a number (default 32), full for batch "
     "gradient descent, 1 for stochastic gradient descent.",
 )
-@click.option("--epochs", type=click.IntRange(1, MOST), help="Passes over the data (default 30).")
+@click.option("--epochs", type=Whole(1, MOST), help="Passes over the data (default 30).")
 @click.option(
     "--until-converged",
     type=Positive(),
@@ -54,12 +54,12 @@ from fastopt.precision import COMPRESSED, ROUNDING
     "exponential, plateau; spans all steps unless told otherwise. --switch-at gives each part its own.",
 )
 @click.option("--switch-to", metavar="NAME[:KEY=VALUE,...]", help="The optimizer that goes on after --switch-at.")
-@click.option("--switch-at", type=click.IntRange(1, MOST), metavar="EPOCH", help="The last epoch of --optimizer.")
+@click.option("--switch-at", type=Whole(1, MOST), metavar="EPOCH", help="The last epoch of --optimizer.")
 @click.option("--max-norm", type=Positive(), help="Clip the gradient's norm to this.")
 @click.option("--hidden", type=Widths(), help="Sizes of the hidden layers, such as 128,64 (default), or none.")
 @click.option(
     "--dtype",
-    type=click.Choice(DTYPES),
+    type=Word(DTYPES),
     help="How parameters are stored (default float32). With those in 16 bits the network computes in float32.",
 )
 @click.option(
@@ -77,16 +77,16 @@ from fastopt.precision import COMPRESSED, ROUNDING
 )
 @click.option(
     "--rounding",
-    type=click.Choice(ROUNDING.words),
+    type=Word(ROUNDING.words),
     help="Of states in 16 bits, and of parameters in 16 bits without a master (default stochastic).",
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=Whole(0),
     help="Decides first weights, order of samples and stochastic rounding (default 0).",
 )
 @click.option("--backend", type=BACKENDS, help="What runs the optimizer (default auto). The results are the same.")
-@click.option("--threads", type=click.IntRange(1, MOST), help="Threads of the optimizer.")
+@click.option("--threads", type=Whole(1, MOST), help="Threads of the optimizer.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Default runs/<data>.")
 @click.option(
     "--resume",

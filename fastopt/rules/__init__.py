@@ -17,6 +17,7 @@ from fastopt.rules.adopt import ADOPT as ADOPT
 from fastopt.rules.amsgrad import AMSGrad as AMSGrad
 from fastopt.rules.asgd import ASGD as ASGD
 from fastopt.rules.ftrl import FTRL as FTRL
+from fastopt.rules.laprop import LaProp as LaProp
 from fastopt.rules.lion import Lion as Lion
 from fastopt.rules.madgrad import MADGRAD as MADGRAD
 from fastopt.rules.momentum import Momentum as Momentum
@@ -26,6 +27,7 @@ from fastopt.rules.radam import RAdam as RAdam
 from fastopt.rules.rmsprop import RMSprop as RMSprop
 from fastopt.rules.rprop import Rprop as Rprop
 from fastopt.rules.sgd import SGD as SGD
+from fastopt.rules.signum import Signum as Signum
 from fastopt.rules.sophiag import SophiaG as SophiaG
 from fastopt.rules.yogi import Yogi as Yogi
 

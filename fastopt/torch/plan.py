@@ -52,16 +52,22 @@ _NO_GRADIENTS = Gradients((), np.empty(0, np.int64), None)
 
 
 class PlannedKernel(NamedTuple):
-    """A kernel that steps run: for parameters of which group and dtype, how many of them, with how many elements."""
+    """A kernel that steps run: for parameters of which group and dtype, how many of them, with how many elements.
+
+    ``storages`` says how the parameters (``"params"``), their master and their states are stored, by their names.
+    """
 
     group: int
     kernel: str
     dtype: str
     parameters: int
     elements: int
+    storages: Mapping[str, str]
 
     def __str__(self) -> str:
         counts = f"{self.parameters} parameters, {self.elements} elements of {self.dtype}"
+        if {*self.storages.values()} != {self.dtype}:
+            counts += "; " + ", ".join(f"{name} in {storage}" for name, storage in self.storages.items())
         return f"param_groups[{self.group}]: {self.kernel} ({counts})"
 
 
@@ -106,8 +112,9 @@ class _Batch:
     def __init__(self, rows: list[Row], rule: Rule, seed: int, start: int) -> None:
         self.group, self.start, self.stop = rows[0].group, start, start + len(rows)
         self.dtype: Any = rows[0].computes
-        #: How the parameters are stored.
-        self.storage = memory.STORED[rows[0].param.dtype].name
+        #: The dtype of the parameters, and how they and what belongs to them are stored, in words.
+        self.stored = memory.STORED[rows[0].param.dtype].name
+        self.storages = _storages(rows, rule)
         #: Whether the gradients have fewer bits than what kernels compute in.
         self.narrow = rows[0].gradient.itemsize < self.dtype.itemsize
         self.columns: list[_Column] = []
@@ -334,8 +341,20 @@ class Plan:
             kernel, params = self._kernels[batch.start], self._locals(self._params[batch.start : batch.stop])
             name = kernel if isinstance(kernel, str) else f"{kernel.__module__}.{kernel.__qualname__}"
             elements = sum(map(Tensor.numel, params))
-            found.append(PlannedKernel(batch.group, name, batch.storage, len(params), elements))
+            found.append(PlannedKernel(batch.group, name, batch.stored, len(params), elements, batch.storages))
         return tuple(found)
+
+
+def _storages(rows: Sequence[Row], rule: Rule) -> dict[str, str]:
+    """How the parameters of some rows, their masters and states are stored, by name, in words."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        kept = row.kept
+        named = zip(("params" if kept.copy is None else "master", *rule.states), kept.numbers, strict=True)
+        for name, numbers in (*(() if kept.copy is None else (("params", kept.copy),)), *named):
+            words = f"{numbers.storage.name}, stochastic" if numbers.stochastic else numbers.storage.name
+            found.setdefault(name, {})[words] = None
+    return {name: " and ".join(words) for name, words in found.items()}
 
 
 def _refresh(keys: np.ndarray | None, seed: int, step: float) -> None:

@@ -99,11 +99,18 @@ def survey(
                 others.setdefault(number, []).append((p, reason))
             else:
                 try:
-                    rows.append(_row(number, group, rule, kinds[number].options, p, entry, describe))
+                    row = _row(number, group, rule, kinds[number].options, p, entry, describe)
                 except RuntimeError:
                     if p.grad is not None:
                         raise
                     waiting.append(p)
+                    continue
+                # What has no gradient may be of this dtype for a while only: its state is not converted.
+                as_it_is = all(entry.get(name) is tensor for name, tensor in row.kept.tensors.items())
+                if p.grad is None and not as_it_is:
+                    waiting.append(p)
+                else:
+                    rows.append(row)
     for row in _clashing(rows):
         if row.param.grad is None:
             waiting.append(row.param)

@@ -177,15 +177,15 @@ class Run:
     def _check_batch_size(self) -> int:
         size = self.rows if self.settings.batch_size is None else self.settings.batch_size
         if not 1 <= size <= self.rows:
-            raise InputError("batch_size", f"got {size}; allowed: 1 to {self.rows}, the training rows, or full")
+            raise InputError("batch_size", f"must be from 1 to {self.rows}, the training rows, or full, not {size}")
         return size
 
     def _check_master(self) -> None:
         master, dtype = self.settings.master, self.settings.dtype
         allowed = MASTERS.get(dtype, ())
         if master is not None and master not in allowed:
-            words = ", ".join(("none", *allowed))
-            raise InputError("master", f"got {master}; allowed: {words}, for parameters in {dtype}")
+            words = " or ".join(("none", *allowed))
+            raise InputError("master", f"must be {words} for parameters in {dtype}, not {master}")
 
     def _check_memory(self, sizes: tuple[int, ...]) -> int:
         """The bytes that a run takes. Raises InputError, before it takes them, if there are not so many."""
@@ -200,7 +200,7 @@ class Run:
         # All that is stored, once more while warming up; outputs and their gradients of a batch.
         needed = 2 * stored + rows * sum(sizes) * settings.computes.itemsize
         if short := shortage(needed):
-            raise InputError("hidden", f"got {as_text(self.settings.hidden)}, which {short}; allowed: smaller layers")
+            raise InputError("hidden", f"must be smaller layers, not {as_text(self.settings.hidden)}, which {short}")
         return needed
 
     def _check_fit(self, path: Path, extra: dict[str, Any]) -> None:
@@ -208,12 +208,10 @@ class Run:
         for field in fields(Settings):
             ours, other = getattr(self.settings, field.name), getattr(theirs, field.name)
             if field.name != "epochs" and not same_setting(field.name, ours, other, path):
-                raise InputError(field.name, f"got {as_text(ours)}; allowed: {as_text(other)}, as in {path}")
+                raise InputError(field.name, f"must be {as_text(other)}, as in {path}, not {as_text(ours)}")
         if phases(replace(self.settings, epochs=theirs.epochs), self.steps_per_epoch) != self.phases:
-            raise InputError(
-                "epochs",
-                f"got {self.settings.epochs}; allowed: 1 to {theirs.epochs}, as its schedule spans",
-            )
+            allowed = f"from 1 to {theirs.epochs}, as its schedule spans"
+            raise InputError("epochs", f"must be {allowed}, not {self.settings.epochs}")
         check_data(path, extra, self._fingerprint)
         self._check_position(path, extra["position"])
 
@@ -343,4 +341,4 @@ class Run:
 def check_data(path: Path, extra: dict[str, Any], fingerprint: str) -> None:
     """Raises InputError for "data" unless the checkpoint ``path`` is from data with that fingerprint."""
     if extra["data"] != fingerprint:
-        raise InputError("data", f"these are not the samples that {path} was trained on")
+        raise InputError("data", f"must be the samples that {path} was trained on")

@@ -40,7 +40,7 @@ class Network:
 
     def __init__(self, sizes: Sequence[int], dtype: str = "float32", seed: int = 0) -> None:
         if len(sizes) < 2 or min(sizes) < 1:
-            raise ValueError(f"sizes: got {tuple(sizes)}; allowed: two or more numbers from 1")
+            raise ValueError(f"sizes must be two or more whole numbers >= 1, not {tuple(sizes)}")
         self.sizes = tuple(sizes)
         self.params = fastopt.FlatBuffer(_first_parameters(self.sizes, seed), dtype=dtype)
         self.dtype = self.params.dtype

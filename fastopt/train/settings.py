@@ -93,7 +93,7 @@ def same_setting(field: str, ours: Any, theirs: Any, path: Path) -> bool:
             return specs.split(ours, field) == specs.split(theirs, field)
         return specs.same_rule(ours, theirs, field)
     except InputError as error:  # ours has been used already
-        raise fastopt.CheckpointError(f"{path}: extra.settings.{field}: {error.message}") from None
+        raise fastopt.CheckpointError(f"{path}: {error.named(f'extra.settings.{field}')}") from None
 
 
 def as_text(value: Any) -> str:

@@ -10,14 +10,13 @@ import fastopt
 
 STEPS = 30
 SIZE = 50
-CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 
 RNG = np.random.default_rng(7)
 START = RNG.standard_normal(SIZE)
 GRADIENTS = [scale * RNG.standard_normal(SIZE) for scale in np.geomspace(3, 0.01, STEPS)]
 
 
-def ours(rule: fastopt.Rule, start=START) -> np.ndarray:
+def ours(rule: fastopt.Rule, start: np.ndarray = START) -> np.ndarray:
     """The parameters after each step: shape ``(STEPS, SIZE)``."""
     p = start.copy()
     optimizer = fastopt.Optimizer(p, rule)
@@ -42,7 +41,7 @@ def by_optax(transformation) -> np.ndarray:
     return np.array(path)
 
 
-def by_torch(kind, start=START, **arguments) -> np.ndarray:
+def by_torch(kind, start: np.ndarray = START, **arguments) -> np.ndarray:
     torch = pytest.importorskip("torch")
     p = torch.nn.Parameter(torch.from_numpy(start.copy()))
     optimizer = kind([p], **arguments)
@@ -54,8 +53,8 @@ def by_torch(kind, start=START, **arguments) -> np.ndarray:
     return np.array(path)
 
 
-def assert_close(path: np.ndarray, other: np.ndarray) -> None:
-    np.testing.assert_allclose(path, other, **CLOSE)
+def assert_close(path: np.ndarray, other: np.ndarray, atol: float = 1e-12) -> None:
+    np.testing.assert_allclose(path, other, rtol=1e-11, atol=atol)
 
 
 @pytest.mark.parametrize("no_prox", [False, True])
@@ -181,7 +180,7 @@ def test_sophiag_in_both_doors(backend):
         before = p.copy()
         ours.step(GRADIENTS[number])
         theirs.step()
-        np.testing.assert_allclose(p, expected[number], **CLOSE)
+        np.testing.assert_allclose(p, expected[number], rtol=1e-11, atol=1e-12)
         clipped += np.isclose(abs(p - before * (1 - 0.003)), 0.01).mean() / STEPS
         if number % 4 == 3:
             ours.update_hessian(2 * LABELS[number], grad_scale=0.5)
@@ -255,3 +254,29 @@ def test_adopt_of_pytorch_optimizer_clips_at_the_next_steps_bound_and_decays_in_
     start = START / (1 - 0.05 * decay) if decoupled else START
     theirs = by_torch(package.ADOPT, start, **arguments, clip_lambda=lambda step: (step - 1) ** 0.25)
     assert_close(ours(rule), theirs)
+
+
+def test_signum_of_optax():
+    optax = pytest.importorskip("optax")
+    assert_close(ours(fastopt.Signum(lr=0.05)), by_optax(optax.signum(0.05)))
+    assert_close(ours(fastopt.Signum(lr=0.05, momentum=0.0)), by_optax(optax.sign_sgd(0.05)))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_signum(momentum):
+    package = pytest.importorskip("pytorch_optimizer")
+    rule = fastopt.Signum(lr=0.05, momentum=momentum, weight_decay=0.3)
+    assert_close(ours(rule), by_torch(package.SignSGD, lr=0.05, momentum=momentum, weight_decay=0.3))
+
+
+def test_laprop_of_pytorch_optimizer_decays_what_it_has_just_added():
+    """And if the decay is coupled not at all. It has 1e-15 under the root, and float32 numbers in its ``foreach``."""
+    package = pytest.importorskip("pytorch_optimizer")
+    plain, decay = {"lr": 0.05}, {"lr": 0.05, "weight_decay": 0.3}
+    shrink = 1 - 0.05 * 0.3
+    undecayed = ours(fastopt.LaProp(**plain))
+    assert_close(undecayed, by_torch(package.LaProp, **plain, foreach=False), atol=1e-8)
+    assert_close(undecayed, by_torch(package.LaProp, **decay, foreach=False, weight_decouple=False), atol=1e-8)
+    theirs = by_torch(package.LaProp, **decay, foreach=False)
+    assert abs(ours(fastopt.LaProp(**decay)) - theirs).max() > 1e-3
+    assert_close(shrink * ours(fastopt.LaProp(**decay), START / shrink), theirs, atol=1e-8)

@@ -298,7 +298,8 @@ every_format = pytest.mark.parametrize("options", FORMATS, ids=format_ids)
 
 #: Each variant with a few of the formats, and all formats in turn.
 MIXED = [(*variant, FORMATS[place % len(FORMATS)]) for place, variant in enumerate(2 * VARIANTS, 1)]
-mixed = pytest.mark.parametrize(("name", "arguments", "options"), MIXED)
+mixed_ids = ["-".join(map(str, [name, *arguments, *options.values()])) for name, arguments, options in MIXED]
+mixed = pytest.mark.parametrize(("name", "arguments", "options"), MIXED, ids=mixed_ids)
 
 
 def one(name, arguments, options, dtype=torch.bfloat16, size=5001):
@@ -308,8 +309,7 @@ def one(name, arguments, options, dtype=torch.bfloat16, size=5001):
     return getattr(fastopt.torch, name)([p], **arguments, **options)
 
 
-@every_format
-@every_variant
+@mixed
 def test_both_backends_store_the_same_bits(name, arguments, options, monkeypatch):
     pytest.importorskip("numba")
     trained = []
@@ -467,6 +467,23 @@ def test_tensors_of_32_bits_have_no_master():
     assert optimizer.state_dict()["param_groups"][0]["master"] == "float32"
 
 
+def test_how_numbers_are_stored_is_explained():
+    p, q = (torch.nn.Parameter(torch.ones(size, dtype=torch.bfloat16)) for size in (5000, 5))
+    optimizer = fastopt.torch.Adam([p, q], master="float32", state_dtype="8bit")
+    p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+    optimizer.step()
+    assert str(optimizer.explain()).splitlines()[1:] == [
+        "param_groups[0]: adam (2 parameters, 5005 elements of bfloat16; params in bfloat16, master in float32, "
+        "exp_avg in float8_signed and float32, exp_avg_sq in float8_unsigned, stochastic and float32)"
+    ]
+    split = fastopt.torch.Adam([q], master="split")
+    split.step()
+    assert split.explain().kernels[0].storages == {"params": "split", "exp_avg": "float32", "exp_avg_sq": "float32"}
+    rounded = fastopt.torch.SGD([q], rounding="stochastic")
+    rounded.step()
+    assert rounded.explain().kernels[0].storages == {"params": "bfloat16, stochastic"}
+
+
 def test_options_may_change_between_steps():
     """What states hold is converted; a master is made of the parameters."""
     p = torch.nn.Parameter(torch.randn(6, 5, 40, 10).to(torch.bfloat16, memory_format=torch.channels_last))
@@ -488,6 +505,19 @@ def test_options_may_change_between_steps():
         assert state.dtype == dtype and state.stride() == p.stride()
         if dtype != torch.uint8:
             torch.testing.assert_close(state.float(), expected, rtol=0.1, atol=0.02)
+
+
+def test_states_in_8_bits_follow_another_order_of_memory():
+    """Their scales are of blocks of memory: they cannot just be copied by place."""
+    magnitudes = torch.logspace(-3, 3, 5000).reshape(5, 20, 10, 5)
+    p, q = torch.nn.Parameter(torch.zeros(magnitudes.shape)), torch.nn.Parameter(torch.zeros(magnitudes.shape))
+    q.data = q.data.to(memory_format=torch.channels_last)
+    optimizers = [fastopt.torch.SGD([each], lr=1.0, momentum=0.5, state_dtype="8bit") for each in (p, q)]
+    p.grad, q.grad = magnitudes, torch.zeros_like(magnitudes)
+    optimizers[0].step()
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    optimizers[1].step()  # by half of the gradient before
+    torch.testing.assert_close(q.detach(), -magnitudes / 2, rtol=0.1, atol=0)
 
 
 WRONG = [

@@ -406,7 +406,8 @@ def test_what_steps_run_is_explained():
     p.grad, q.grad = torch.randn(6, 4).t(), torch.randn_like(q)
     optimizer.step()
     explained = optimizer.explain()
-    assert explained.kernels == ((0, "nadam", "float32", 1, 24),)
+    stored = dict.fromkeys(("params", "exp_avg", "exp_avg_sq"), "float32")
+    assert explained.kernels == ((0, "nadam", "float32", 1, 24, stored),)
     ((param, reason),) = explained.torch
     assert param == "NAdam: param_groups[0]['params'][1]"
     assert reason == "has the dtype torch.complex64"
