@@ -10,6 +10,7 @@ from fastopt.rule import Rule
 from fastopt.rules import (
     ADOPT,
     ASGD,
+    FTRL,
     MADGRAD,
     RULES,
     SGD,
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ADOPT",
     "ASGD",
+    "FTRL",
     "MADGRAD",
     "RULES",
     "SGD",

@@ -65,6 +65,8 @@ class Rule(Declared):
     #: The largest error of the float32 kernel after 100 steps, in ulp of the largest value that the parameter has had;
     #: for gradients of ordinary size, and where rules go by signs, away from zero.
     ulp: ClassVar[int]
+    #: The same of states, where ``ulp`` is not larger: 25 come from the rounding of 0.999 to float32.
+    state_ulp: ClassVar[int] = 64
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -24,6 +24,7 @@ TELLING = {
     "step_sizes": (1e-3, 0.1),
     "alpha_warmup": 10.0,
     "beta3_warmup": 20.5,
+    "l1": 2.0,
 }
 
 

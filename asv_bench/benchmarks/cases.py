@@ -32,6 +32,7 @@ CASES = {
     "AdEMAMix": {},
     "MADGRAD": {},
     "SophiaG": {},
+    "FTRL": {},
 }
 
 #: How numbers are stored: the dtypes of parameters and gradient, and what the optimizer is asked for.

@@ -25,6 +25,7 @@ from fastopt.kernels.adopt import adopt as adopt
 from fastopt.kernels.amsgrad import amsgrad as amsgrad
 from fastopt.kernels.asgd import asgd as asgd
 from fastopt.kernels.blend import blend as blend
+from fastopt.kernels.ftrl import ftrl as ftrl
 from fastopt.kernels.laprop import laprop as laprop
 from fastopt.kernels.lion import lion as lion
 from fastopt.kernels.madgrad import madgrad as madgrad

@@ -130,6 +130,26 @@ def test_the_cube_root_of_madgrad(backend, dtype):
     np.testing.assert_allclose(optimizer.flat, expected, rtol=2 * info.eps)
 
 
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+@pytest.mark.parametrize(("l1", "l2"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.7), (1.0, 0.7)])
+def test_ftrl(l1, l2, beta):
+    """From zero on; the package has the paper's form, and zeros where beta, n and the gradient are zero."""
+    package = pytest.importorskip("pytorch_optimizer")
+    rule = fastopt.FTRL(lr=0.1, beta=beta, l1=l1, l2=l2, initial_accumulator_value=0.0 if beta else 1e-300)
+    path = ours(rule, start=np.zeros(SIZE))
+    theirs = {"lr": 0.1, "beta": beta, "lambda_1": l1, "lambda_2": l2}
+    assert_close(path, by_torch(package.FTRL, start=np.zeros(SIZE), **theirs))
+    assert (path == 0).any() == (l1 > 0)
+
+
+def test_ftrl_starts_where_parameters_are():
+    package = pytest.importorskip("pytorch_optimizer")
+    unpulled = by_torch(package.FTRL, lr=0.1, beta=0.0)
+    assert_close(ours(fastopt.FTRL(lr=0.1, beta=0.0, initial_accumulator_value=1e-300)), unpulled)
+    pulled = by_torch(package.FTRL, lr=0.1, beta=1.0)
+    assert abs(ours(fastopt.FTRL(lr=0.1)) - pulled).max() > 0.1
+
+
 def sophia(steps: int, rate: float, beta1: float, beta2: float, rho: float, batch: float, decay: float) -> np.ndarray:
     """The loop of the paper's authors, in NumPy: an estimate of the Hessian after every fourth step."""
     p, m, h = START.copy(), np.zeros(SIZE), np.zeros(SIZE)

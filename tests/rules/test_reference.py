@@ -17,7 +17,6 @@ from fastopt.rule import Rule
 
 STEPS = 100
 SIZE = 301
-STATE_ULP = 64  # of which 25 come from the rounding of 0.999 to float32; a state that follows p has p's bound if larger
 WIDER = {"float32": np.float64, "float64": np.longdouble}
 
 #: How gradients look: their magnitude, their mean in standard deviations, and the share of zeros.
@@ -62,7 +61,7 @@ def test_every_form_of_a_rule_stays_within_its_ulp(name, dtype, backends):
         for gradient in GRADIENTS:
             for buffer, backend, error in descend(rule, dtype, gradient, backends):
                 where = f"{short(rule)} on {backend}: {buffer} with gradients {gradient}"
-                limit = rule.ulp if buffer == "params" else max(rule.ulp, STATE_ULP)
+                limit = rule.ulp if buffer == "params" else max(rule.ulp, rule.state_ulp)
                 assert error <= limit, f"{where}: {error:.1f} ulp"
                 part = "params" if buffer == "params" else "states"
                 worst[part] = max(worst[part], (error, where))
