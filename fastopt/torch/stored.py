@@ -143,9 +143,9 @@ def _state(
     given = entry.get(name)
     if isinstance(given, Tensor) and given.dtype == torch.uint8:
         before = _in_bytes(p, entry, name, first)
-        if before.storage is storage:
+        if before.storage is storage and memory.matches(before.tensors[0], p, torch.uint8):
             return before.tensors
-        given = _laid_out(p, before.decode(), torch.float32)
+        given = _laid_out(before.tensors[0], before.decode(), torch.float32)
     if len(storage.parts) == 1:
         dtype = _TENSORS[storage.name]
         reused = _reused(p, name, given, dtype)
@@ -162,7 +162,7 @@ def _state(
 
 
 def _in_bytes(p: Tensor, entry: Mapping[str, Any], name: str, first: float) -> Numbers:
-    """A state that is there in 8 bits."""
+    """A state that is there in 8 bits, which may lie in memory in another order than the parameter."""
     storage = find("8bit", signed=getattr(first, "signed", True))
     codes, scales = (entry.get(part) for part in names(name, storage))
     assert codes is not None
@@ -170,13 +170,13 @@ def _in_bytes(p: Tensor, entry: Mapping[str, Any], name: str, first: float) -> N
     wanted = storage.lengths(p.numel())[1:]
     if not isinstance(scales, Tensor) or tuple(scales.shape) != wanted:
         raise ValueError(f"has a state {name!r} in 8 bits without {wanted[0]} {names(name, storage)[1]}")
-    if not memory.matches(codes, p, torch.uint8):
-        codes = memory.like(p, codes)
+    if not memory.is_dense(codes):
+        codes = codes.contiguous()
     return Numbers(storage, (codes, scales.to("cpu", torch.float32).contiguous()))
 
 
-def _laid_out(p: Tensor, values: np.ndarray, dtype: torch.dtype) -> Tensor:
-    """A tensor of numbers in the order in which a parameter's lie in memory."""
-    made = torch.empty_like(p, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
+def _laid_out(tensor: Tensor, values: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """A tensor of numbers that are in the order in which those of another one lie in memory."""
+    made = torch.empty_like(tensor, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
     memory.flat(made, values.dtype)[:] = values
     return made

@@ -309,8 +309,7 @@ def one(name, arguments, options, dtype=torch.bfloat16, size=5001):
     return getattr(fastopt.torch, name)([p], **arguments, **options)
 
 
-@every_format
-@every_variant
+@mixed
 def test_both_backends_store_the_same_bits(name, arguments, options, monkeypatch):
     pytest.importorskip("numba")
     trained = []
@@ -506,6 +505,19 @@ def test_options_may_change_between_steps():
         assert state.dtype == dtype and state.stride() == p.stride()
         if dtype != torch.uint8:
             torch.testing.assert_close(state.float(), expected, rtol=0.1, atol=0.02)
+
+
+def test_states_in_8_bits_follow_another_order_of_memory():
+    """Their scales are of blocks of memory: they cannot just be copied by place."""
+    magnitudes = torch.logspace(-3, 3, 5000).reshape(5, 20, 10, 5)
+    p, q = torch.nn.Parameter(torch.zeros(magnitudes.shape)), torch.nn.Parameter(torch.zeros(magnitudes.shape))
+    q.data = q.data.to(memory_format=torch.channels_last)
+    optimizers = [fastopt.torch.SGD([each], lr=1.0, momentum=0.5, state_dtype="8bit") for each in (p, q)]
+    p.grad, q.grad = magnitudes, torch.zeros_like(magnitudes)
+    optimizers[0].step()
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    optimizers[1].step()  # by half of the gradient before
+    torch.testing.assert_close(q.detach(), -magnitudes / 2, rtol=0.1, atol=0)
 
 
 WRONG = [
