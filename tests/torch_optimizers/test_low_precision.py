@@ -294,12 +294,15 @@ FORMATS = [
     {"master": "split", "state_dtype": "8bit"},
 ]
 format_ids = ["-".join(map(str, [*each.values()])) for each in FORMATS]
-every_format = pytest.mark.parametrize("options", FORMATS, ids=format_ids)
 
 #: Each variant with a few of the formats, and all formats in turn.
 MIXED = [(*variant, FORMATS[place % len(FORMATS)]) for place, variant in enumerate(2 * VARIANTS, 1)]
-mixed_ids = ["-".join(map(str, [name, *arguments, *options.values()])) for name, arguments, options in MIXED]
-mixed = pytest.mark.parametrize(("name", "arguments", "options"), MIXED, ids=mixed_ids)
+
+
+def each_of(cases):
+    """Parametrizes a test, with readable names."""
+    named = ["-".join(map(str, [name, *arguments, *options.values()])) for name, arguments, options in cases]
+    return pytest.mark.parametrize(("name", "arguments", "options"), cases, ids=named)
 
 
 def one(name, arguments, options, dtype=torch.bfloat16, size=5001):
@@ -309,7 +312,7 @@ def one(name, arguments, options, dtype=torch.bfloat16, size=5001):
     return getattr(fastopt.torch, name)([p], **arguments, **options)
 
 
-@mixed
+@each_of(MIXED)
 def test_both_backends_store_the_same_bits(name, arguments, options, monkeypatch):
     pytest.importorskip("numba")
     trained = []
@@ -323,11 +326,10 @@ def test_both_backends_store_the_same_bits(name, arguments, options, monkeypatch
 
 
 #: Torch keeps the running numbers of the others in float32.
-WITHOUT_SCALARS = [each for each in VARIANTS if not fastopt.RULES[each[0]]().torch_scalars]
+WITHOUT_SCALARS = [each for each in MIXED if not fastopt.RULES[each[0]]().torch_scalars]
 
 
-@every_format
-@pytest.mark.parametrize(("name", "arguments"), WITHOUT_SCALARS, ids=ids(WITHOUT_SCALARS))
+@each_of(WITHOUT_SCALARS)
 def test_tensors_hold_what_fastopts_own_optimizer_stores(name, arguments, options):
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     ours = one(name, arguments, options)
@@ -363,7 +365,7 @@ def joined(p, remainder):
     return ((upper << 16) + lower).view(torch.float32)
 
 
-@mixed
+@each_of(MIXED)
 def test_training_goes_on_from_a_file(name, arguments, options, tmp_path):
     """Bit for bit, in an optimizer that was made without the options: they are in the file."""
     ours = one(name, arguments, options)
@@ -385,7 +387,7 @@ def test_training_goes_on_from_a_file(name, arguments, options, tmp_path):
         assert_same_bits(ours, optimizer)
 
 
-@pytest.mark.parametrize(("name", "arguments", "options"), [each for each in MIXED if each[:2] in IN_TORCH])
+@each_of([each for each in MIXED if each[:2] in IN_TORCH])
 def test_torchs_state_dicts_load_into_other_storages(name, arguments, options):
     theirs = getattr(torch.optim, name)([p.detach().clone() for p in parameters(one(name, arguments, {}))], **arguments)
     train(theirs, 0, 2)
