@@ -23,6 +23,7 @@ CASES = {
     "Yogi": {},
     "ADOPT": {},
     "LaProp": {},
+    "QHAdam": {},
     "ASGD": {},
     "Rprop": {},
     "Signum": {},

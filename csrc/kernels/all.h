@@ -4,7 +4,7 @@
     _(sgd) _(momentum) _(nesterov) _(adagrad) _(adadelta) \
     _(rmsprop) _(rmsprop_momentum) _(rmsprop_centered) _(rmsprop_centered_momentum) _(adam) \
     _(amsgrad) _(adamax) _(nadam) _(adabelief) _(yogi) _(ademamix) _(adan) \
-    _(madgrad) _(asgd) _(rprop) _(lion) _(adopt) _(laprop) _(sophiag) _(ftrl) _(blend)
+    _(madgrad) _(asgd) _(rprop) _(lion) _(adopt) _(laprop) _(qhadam) _(sophiag) _(ftrl) _(blend)
 #endif
 
 #include "sgd.h"
@@ -24,6 +24,7 @@
 #include "yogi.h"
 #include "adopt.h"
 #include "laprop.h"
+#include "qhadam.h"
 #include "asgd.h"
 #include "rprop.h"
 #include "lion.h"

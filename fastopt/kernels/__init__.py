@@ -32,6 +32,7 @@ from fastopt.kernels.madgrad import madgrad as madgrad
 from fastopt.kernels.momentum import momentum as momentum
 from fastopt.kernels.nadam import nadam as nadam
 from fastopt.kernels.nesterov import nesterov as nesterov
+from fastopt.kernels.qhadam import qhadam as qhadam
 from fastopt.kernels.rmsprop import rmsprop as rmsprop
 from fastopt.kernels.rmsprop_centered import rmsprop_centered as rmsprop_centered
 from fastopt.kernels.rmsprop_centered_momentum import rmsprop_centered_momentum as rmsprop_centered_momentum

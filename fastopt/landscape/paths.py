@@ -79,7 +79,9 @@ def paths(optimizers: Sequence[str], backend: Backend = "auto") -> dict[str, lis
     for text in optimizers:
         rule = specs.rule(text)
         if (rule, _gives_lr(text)) in searched:
-            raise InputError("optimizer", f"must be another each time, not {text!r} twice, be it in other words")
+            raise InputError(
+                "optimizer", f"must be a different one each time, not {text!r} twice, be it in other words"
+            )
         rules[text] = rule
         searched.add((rule, _gives_lr(text)))
     return {

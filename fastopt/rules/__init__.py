@@ -23,6 +23,7 @@ from fastopt.rules.madgrad import MADGRAD as MADGRAD
 from fastopt.rules.momentum import Momentum as Momentum
 from fastopt.rules.nadam import NAdam as NAdam
 from fastopt.rules.nesterov import Nesterov as Nesterov
+from fastopt.rules.qhadam import QHAdam as QHAdam
 from fastopt.rules.radam import RAdam as RAdam
 from fastopt.rules.rmsprop import RMSprop as RMSprop
 from fastopt.rules.rprop import Rprop as Rprop

@@ -187,7 +187,7 @@ def _distinct(optimizers: Sequence[str]) -> tuple[str, ...]:
         label, rule = _label(text), specs.rule(text)
         if rule in found:
             twice = f"{label!r} twice" if found[rule] == label else f"{found[rule]!r} and {label!r}, the same"
-            raise InputError("optimizer", f"must be another each time, not {twice}")
+            raise InputError("optimizer", f"must be a different one each time, not {twice}")
         found[rule] = label
     return tuple(found.values())
 

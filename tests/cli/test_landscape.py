@@ -85,7 +85,7 @@ def test_too_many(short):
 
 @pytest.mark.parametrize("second", ["adam:lr=0.1", "Adam: lr=1e-1", "adam:lr=.1,eps=1e-8"])
 def test_the_same_path_twice(short, second):
-    with pytest.raises(InputError, match="optimizer must be another each time, not .* twice"):
+    with pytest.raises(InputError, match="optimizer must be a different one each time, not .* twice"):
         paths.paths(["adam:lr=0.1", second])
 
 

@@ -280,3 +280,13 @@ def test_laprop_of_pytorch_optimizer_decays_what_it_has_just_added():
     theirs = by_torch(package.LaProp, **decay, foreach=False)
     assert abs(ours(fastopt.LaProp(**decay)) - theirs).max() > 1e-3
     assert_close(shrink * ours(fastopt.LaProp(**decay), START / shrink), theirs, atol=1e-8)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("nus", [(1.0, 1.0), (0.7, 1.0), (0.7, 0.4), (0.0, 0.0)])
+def test_qhadam(nus, decoupled):
+    """Its bias corrections are float32 numbers, whatever the parameters are."""
+    package = pytest.importorskip("pytorch_optimizer")
+    rule = fastopt.QHAdam(lr=0.05, nus=nus, weight_decay=0.3, decoupled_weight_decay=decoupled)
+    arguments = {"nus": nus, "weight_decay": 0.3, "weight_decouple": decoupled}
+    assert_close(ours(rule), by_torch(package.QHAdam, lr=0.05, **arguments), atol=1e-6)
