@@ -12,6 +12,11 @@ import numpy as np
 
 import fastopt
 
+_TESTS = Path(__file__).parent
+
+#: PYTHONPATH of a child process that imports modules of the tests, of whatever room.
+TEST_PATH = os.pathsep.join(map(str, (_TESTS, *sorted(filter(Path.is_dir, _TESTS.iterdir())))))
+
 #: Odd sizes, a scalar, an empty parameter, and groups whose members do not lie side by side.
 SHAPES = {
     "first.weight": (7, 3),
@@ -46,7 +51,7 @@ def python(code: str, *arguments: str, timeout: float = 120, **environment: str)
     """What a new process prints that runs the code; AssertionError, with all it said, if it fails or hangs."""
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *arguments]
     variables = {name: value for name, value in os.environ.items() if not name.startswith("FASTOPT_")}
-    variables |= {"PYTHONPATH": str(Path(__file__).parent), "OMP_WAIT_POLICY": "passive"} | environment
+    variables |= {"PYTHONPATH": TEST_PATH, "OMP_WAIT_POLICY": "passive"} | environment
     try:
         done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired as hung:

@@ -291,7 +291,7 @@ def _scalars(where: str, value: Any) -> dict[str, float]:
     for name, given in _members(where, value).items():
         try:
             numbers[name] = real(f"{where}[{quoted(name)}]", given, "a finite number")
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise CheckpointError(str(error)) from None
         if not math.isfinite(numbers[name]):
             raise CheckpointError(f"{where}[{quoted(name)}] must be a finite number, not {quoted(given)}")

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import BACKENDS
 
-import fastopt
 from fastopt.backend.choice import select
 from fastopt.backend.program import Follower, Program, Work, run
 from fastopt.storage import Stream
 from fastopt.storages import noise
 
-if fastopt.backends()["numba"]:
+if "numba" in BACKENDS:
     from fastopt.backend.numba import NumbaBackend
 
 
@@ -20,7 +20,6 @@ class ReferenceEngine:
     """Slow and plain: no tiles, no threads. Its calls are Python's, so interrupts find half a step."""
 
     name = "reference"
-    streams = True
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
         return Program([(_work, work) for work in works], ())
@@ -69,10 +68,8 @@ def _follow(follower: Follower, p: np.ndarray) -> None:
         follower.stream[...] = values
 
 
-#: The backends that work on streams in any storage, by the names that :func:`choosing` knows.
-STREAMING = [name for name, found in fastopt.backends().items() if found and select(name)[0].streams] + (
-    ["reference"] if fastopt.backends()["numba"] else []
-)
+#: The backends by the names that :func:`choosing` knows.
+ENGINES = [*BACKENDS, *(["reference"] if "numba" in BACKENDS else [])]
 
 
 @pytest.fixture

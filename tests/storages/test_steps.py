@@ -2,7 +2,6 @@
 applying the kernel to arrays, and encoding what it wrote.
 """
 
-import inspect
 import itertools
 from typing import NamedTuple
 
@@ -60,17 +59,6 @@ MIXES = [
     Mix(g="float32", dtype="float64"),
     Mix(g="bfloat16", states="bfloat16", copy="float32", average="", stochastic=True, dtype="float64"),
 ]
-
-
-def streams_work() -> list:
-    """The engines that take streams."""
-    return [engine for engine in ENGINES if engine.backend == "c" or _numba_takes_streams()]
-
-
-def _numba_takes_streams() -> bool:
-    from fastopt.backend import numba
-
-    return "drivers" in inspect.getsource(numba)
 
 
 def stream(storage: str, values: np.ndarray, *, signed: bool = True, stochastic: bool = False) -> np.ndarray | Stream:
@@ -200,7 +188,7 @@ def without_nan_payloads(arrays: list[np.ndarray], mix: Mix, rule: Rule) -> list
 def test_every_mix_is_what_the_definition_says(kernel, mix):
     rule, size = RULES[kernel], 2 * 1024 + 300
     right = without_nan_payloads(expected(rule, mix, size), mix, rule)
-    for engine in streams_work():
+    for engine in ENGINES:
         if engine in CORNERS or kernel in ("adam", "sgd"):
             mine = without_nan_payloads(computed(engine, rule, mix, size), mix, rule)
             assert_same(mine, right, engine)
@@ -211,7 +199,7 @@ def test_every_mix_is_what_the_definition_says(kernel, mix):
 def test_every_size(mix, size):
     rule = RULES["adam"]
     right = without_nan_payloads(expected(rule, mix, size), mix, rule)
-    for engine in streams_work():
+    for engine in ENGINES:
         if engine in CORNERS:
             assert_same(without_nan_payloads(computed(engine, rule, mix, size), mix, rule), right, engine)
 
@@ -219,13 +207,13 @@ def test_every_size(mix, size):
 @pytest.mark.parametrize("mix", MIXES, ids=str)
 def test_neither_threads_nor_splits_show(mix):
     """Parts start at tiles, as blocks do; random words count from the start of a work, so those stay whole."""
-    rule, engines = RULES["adam"], streams_work()
-    whole = without_nan_payloads(computed(engines[0], rule, mix, LARGE), mix, rule)
+    rule = RULES["adam"]
+    whole = without_nan_payloads(computed(ENGINES[0], rule, mix, LARGE), mix, rule)
     bounds = [0, 3 * 256, 70 * 1024, 70 * 1024, 71 * 1024 + 256, LARGE]
     parts = None if mix.stochastic else [slice(*pair) for pair in itertools.pairwise(bounds)]
-    for engine in engines[1:]:
+    for engine in ENGINES[1:]:
         assert_same(without_nan_payloads(computed(engine, rule, mix, LARGE), mix, rule), whole, engine)
-    for engine in engines:
+    for engine in ENGINES:
         if parts and engine in CORNERS:
             mine = without_nan_payloads(computed(engine, rule, mix, LARGE, parts), mix, rule)
             assert_same(mine, whole, f"{engine} in parts")
@@ -237,7 +225,7 @@ def test_streams_of_the_dtype_of_the_kernel_are_arrays(kernel):
     rule = RULES[kernel]
     start = data(np.random.default_rng(3), rule, 5000, "float32")
     right = stepped(ENGINES[0], rule, start, [slice(0, 5000)], STEPS)
-    for engine in streams_work():
+    for engine in ENGINES:
         if engine in CORNERS:
             arrays = [array.copy() for array in start]
             streams = tuple(Stream(STORAGES["float32"], (array,), array.size) for array in arrays)
@@ -257,7 +245,7 @@ def test_norms_of_encoded_gradients(storage, size):
     gradient = stream(storage, easy(np.random.default_rng(4), size, "float32"))
     array = gradient.decode()
     right = select(ENGINES[0].backend)[0].bind_sum_squares([array], 1)(0.37)
-    for engine in streams_work():
+    for engine in ENGINES:
         with using(engine):
             backend, _ = select(engine.backend)
             assert backend.bind_sum_squares([gradient, gradient], engine.threads)(0.37) == pytest.approx(2 * right)
@@ -269,7 +257,7 @@ def test_norms_of_encoded_gradients(storage, size):
 def test_the_norm_of_a_gradient_that_is_not_finite_is_not(storage, special):
     array = easy(np.random.default_rng(5), 40_000, "float32")
     array[33_333] = special
-    for engine in streams_work():
+    for engine in ENGINES:
         with using(engine):
             found = select(engine.backend)[0].bind_sum_squares([stream(storage, array)], engine.threads)(1.0)
         assert not np.isfinite(found), engine

@@ -14,7 +14,7 @@ import pytest
 import fastopt
 from fastopt import kernels
 
-ASV = Path(__file__).parents[1] / "asv_bench"
+ASV = Path(__file__).parents[2] / "asv_bench"
 MODULES = sorted(path.stem for path in (ASV / "benchmarks").glob("*.py") if path.stem != "__init__")
 
 pytestmark = pytest.mark.skipif(not ASV.is_dir(), reason="an sdist or wheel has no asv_bench/")

@@ -7,7 +7,7 @@ import pytest
 
 import fastopt
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 RULES = Path(fastopt.rules.__file__).with_name("README.md")
 
 

@@ -19,7 +19,7 @@ from fastopt.backend.program import Work, run
 from fastopt.rule import Rule
 
 PACKAGE = Path(fastopt.__file__).parent
-CSRC = Path(__file__).parents[1] / "csrc"
+CSRC = Path(__file__).parents[2] / "csrc"
 KERNELS = every_kernel()
 
 #: A coefficient that multiplies also where it is zero: what is not finite in a gradient must reach the parameters.

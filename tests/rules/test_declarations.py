@@ -19,7 +19,7 @@ from fastopt import schedules
 from fastopt.declared import REQUIRED, Declared, Field, NumberOrCallable, Whole, real
 
 PACKAGE = Path(fastopt.__file__).parent
-C_KERNELS = Path(__file__).parents[1] / "csrc" / "kernels"
+C_KERNELS = Path(__file__).parents[2] / "csrc" / "kernels"
 
 CHOSEN = sorted({form.kernel for rule in fastopt.RULES.values() for form in every_form(rule)})
 

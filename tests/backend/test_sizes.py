@@ -8,7 +8,7 @@ import pytest
 from fastopt import sizes
 from fastopt.storages import STORAGES
 
-HEADER = Path(__file__).parents[1] / "csrc" / "sizes.h"
+HEADER = Path(__file__).parents[2] / "csrc" / "sizes.h"
 
 
 def test_both_languages_have_the_same():

@@ -109,6 +109,9 @@ def test_one_that_has_none_goes_on_with_the_same_bits():
         ({"mu_product": True}, r"scalars\['mu_product'\] must be a finite number, not True"),
         ({"mu_product": math.nan}, r"scalars\['mu_product'\] must be a finite number, not nan"),
         ({"mu_product": math.inf}, r"scalars\['mu_product'\] must be a finite number, not inf"),
+        pytest.param(
+            {"mu_product": 10**400}, r"scalars\['mu_product'\] must be a finite .*: no float is as large", id="huge"
+        ),
         ({"mu_product": 1 / (0.8 * (1 - 0.5 * 0.96**2.5))}, "has no step 5: float division by zero"),
     ],
     ids=str,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from harness import SHAPES, python, random_buffer, snapshot
+from harness import SHAPES, TEST_PATH, python, random_buffer, snapshot
 
 import fastopt
 from fastopt import (
@@ -249,12 +249,12 @@ def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path):
     path = tmp_path / "run"
     optimizer = Optimizer(np.zeros(20_000), Adam(), backend=BACKENDS[-1])
     moments, versions = random.Random(0), []
-    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
-    for _ in range(12):
+    environment = os.environ | {"PYTHONPATH": TEST_PATH}
+    for kill in range(1, 13):
         command = [sys.executable, "-c", "\n".join(line[4:] for line in SAVER.splitlines()), str(path), BACKENDS[-1]]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
         assert process.stdout.read(5) == b"ready"
-        time.sleep(moments.uniform(0.0, 0.05))
+        time.sleep(moments.uniform(0.0, 0.02 * kill))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
@@ -627,7 +627,7 @@ def test_a_link_stays_and_its_target_is_replaced(optimizer, tmp_path):
 
 def test_what_killed_processes_have_left_goes_with_the_next_save(optimizer, tmp_path):
     path = tmp_path / "run"
-    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    environment = os.environ | {"PYTHONPATH": TEST_PATH}
     command = [sys.executable, "-c", textwrap.dedent(SAVER), str(path), BACKENDS[-1]]
     left = 0
     for number in range(20):

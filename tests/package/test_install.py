@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import BACKENDS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 #: What a build and the tests need.
 SHIPPED = ("csrc", "fastopt", "tests", "LICENSE", "README.md", "pyproject.toml")
