@@ -31,7 +31,8 @@ def bfloat16(name: str) -> np.dtype:
     try:
         import ml_dtypes  # only when somebody needs it
     except ImportError as error:
-        raise ImportError(f"{name}: for bfloat16, NumPy needs ml_dtypes ({error}): pip install ml_dtypes") from error
+        words = f"{name}: for bfloat16, NumPy needs ml_dtypes ({error}): pip install ml_dtypes"
+        raise type(error)(words, name="ml_dtypes") from error
     return np.dtype(ml_dtypes.bfloat16)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Self, dataclass_transform, get_args
 
 import numpy as np
 
-from fastopt.errors import nearest, quoted
+from fastopt.errors import did_you_mean, nearest, quoted
 
 REQUIRED: Any = object()
 
@@ -124,7 +124,7 @@ class Choice:
     def parse(self, name: str, value: Any) -> str:
         """The word; ValueError, with the nearest right one, if it is none of them."""
         if value not in self.words:
-            raise ValueError(f"{name} must be {self}, not {quoted(value)}; {nearest(value, self.words)}")
+            raise ValueError(f"{name} must be {self}, not {quoted(value)}{did_you_mean(value, self.words)}")
         return value
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 #: The most characters of a value that a message quotes.
 QUOTED = 80
+#: The most names that a message lists.
+LISTED = 40
 
 
 class BackendError(RuntimeError):
@@ -22,14 +24,18 @@ class NonFiniteGradientError(FloatingPointError, ValueError):
 class InputError(ValueError):
     """An argument of a command, or of what is behind it, that cannot be used.
 
-    ``argument`` is its name with underscores ("batch_size"); ``message`` is one line that says
-    what was given and what is allowed.
+    ``argument`` is its name with underscores ("batch_size"). ``message`` is one line: of the argument itself, as "must
+    be from 1 to 8, not 9", or a sentence with a subject of its own, as "a.csv, line 3 must have 2 fields, not 3".
     """
 
     def __init__(self, argument: str, message: str) -> None:
         self.argument = argument
         self.message = " ".join(message.split())
-        super().__init__(f"{argument}: {self.message}")
+        super().__init__(self.named(argument))
+
+    def named(self, name: str) -> str:
+        """The line with another name of the argument: "--lr must be A, not B", or "--data: a.csv must be A, not B"."""
+        return f"{name} {self.message}" if self.message.startswith("must ") else f"{name}: {self.message}"
 
 
 def quoted(value: Any) -> str:
@@ -43,13 +49,35 @@ def quoted(value: Any) -> str:
     return shown if len(shown) <= QUOTED else f"{shown[: QUOTED - 3]}..."
 
 
-def nearest(given: str, allowed: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: the nearest right one, and all that are allowed."""
+def listed(names: Iterable[str]) -> str:
+    """Names as messages show them: no more than :data:`LISTED`, or "none"."""
+    every = list(names)
+    return ", ".join(map(repr, every[:LISTED])) + (", ..." if len(every) > LISTED else "") or "none"
+
+
+def did_you_mean(given: Any, names: Iterable[str]) -> str:
+    """What follows "must be A, not B" about a name: "; did you mean C?", or nothing if none of ``names`` is near."""
+    near = _near(given, names)
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def one_of(given: Any, names: Iterable[str]) -> str:
+    """What follows "must be" about a name that is none of ``names``: all of them, the name, and the nearest one."""
+    every = list(names)
+    return f"one of {listed(every)}, not {quoted(given)}{did_you_mean(given, every)}"
+
+
+def nearest(given: Any, names: Iterable[str]) -> str:
+    """What follows "no parameter B; " about a name that is none of ``names``: the nearest one, and all of them."""
+    every = list(names)
+    near = _near(given, every)
+    hint = f"did you mean {near!r}? " if near else ""
+    return f"{hint}there {'is' if len(every) == 1 else 'are'} {listed(every)}"
+
+
+def _near(given: Any, names: Iterable[str]) -> str | None:
     import difflib  # only when something is wrong: importing it takes a while
 
-    names = list(allowed)
     by_fold = {name.lower(): name for name in names}
     close = difflib.get_close_matches(str(given)[:QUOTED].lower(), by_fold, n=1, cutoff=0.5)
-    hint = f"did you mean {by_fold[close[0]]!r}? " if close else ""
-    shown = ", ".join(repr(name) for name in names[:40]) + (", ..." if len(names) > 40 else "")
-    return f"{hint}allowed: {shown or 'none'}"
+    return by_fold[close[0]] if close else None

@@ -129,6 +129,10 @@ class Group:
         if scalars:
             self._following.update(self._rule.advance(step, **scalars))
 
+    def prepare_estimate(self, scale: float) -> None:
+        """Fills the coefficients of an update of the Hessian, for gradients that are to be multiplied by ``scale``."""
+        self._rule.estimator().fill(self._row, self.step + 1, scale)
+
     def __repr__(self) -> str:
         frozen = ", frozen" if self.frozen else ""
         return f"Group({self.pattern!r}: {self._rule!r}, {len(self.names)} parameters, step {self.step}{frozen})"

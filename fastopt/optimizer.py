@@ -18,7 +18,7 @@ from fastopt.checkpoint.convert import converted
 from fastopt.checkpoint.saved import PARTS, Saved, Stored, in_state_dict, parse
 from fastopt.declared import Flag, Interval, Whole, real
 from fastopt.encoded import EncodedBuffer
-from fastopt.errors import NonFiniteGradientError, nearest, quoted
+from fastopt.errors import NonFiniteGradientError, nearest, one_of, quoted
 from fastopt.groups import Group, assign
 from fastopt.plan import Explanation, Reading, StepPlan
 from fastopt.precision import check_precision, check_seed
@@ -82,7 +82,8 @@ class Optimizer:
     state_dtype
         How states are stored: None, as kernels compute them; ``"bfloat16"``, ``"float16"`` or ``"8bit"``, which is
         floating point in a byte with a scale for each 256 elements; or a mapping from the names of states to these.
-        In ``8bit``, parameters of fewer than 4096 elements keep their states as they are computed.
+        In ``8bit``, parameters of fewer than 4096 elements keep their states as they are computed. ``float16`` has no
+        numbers below 6e-8, where second moments of small gradients vanish and Adam diverges: it is for momentum.
     rounding
         How steps round parameters in 16 bits without a master, and states in 16 bits: ``"stochastic"``, up or down as
         often as is right on the average, or to ``"nearest"``. In ``8bit``, states that have signs go to the nearest
@@ -134,7 +135,7 @@ class Optimizer:
         members = assign(list(layout.shapes), rule)
         states = list(dict.fromkeys(name for each, _ in members.values() for name in each.states))
         precision = check_precision(
-            flat.dtype, states, master=master, state_dtype=state_dtype, rounding=rounding, copy=copy
+            flat.dtype.name, states, master=master, state_dtype=state_dtype, rounding=rounding, copy=copy
         )
         self._asked = backend, threads
         self._choose(layout, members.values())
@@ -374,7 +375,7 @@ class Optimizer:
         if type(grad_scale) is not float or grad_scale != 1.0:
             grad_scale = _checked_scale(grad_scale, self._state.dtype)
         if nonfinite not in NONFINITE:
-            raise ValueError(f"nonfinite must not be {quoted(nonfinite)}; {nearest(nonfinite, NONFINITE)}")
+            raise ValueError(f"nonfinite must be {one_of(nonfinite, NONFINITE)}")
         looking = nonfinite != "propagate"
         given, plan, reading = self._bound
         if grads is not given or plan.forks != process.forks:
@@ -399,6 +400,18 @@ class Optimizer:
         step = plan.fill(scale)
         plan.commit(reading)
         return _report(StepReport, (step, norm, False))
+
+    def update_hessian(self, grads: FlatBuffer | np.ndarray | Mapping[str, Any], *, grad_scale: float = 1.0) -> None:
+        """Updates the estimate of the Hessian by a gradient of its own, as :class:`fastopt.SophiaG` says; nothing else.
+
+        ``grads`` and ``grad_scale`` are as for :meth:`step`. TypeError if a rule has no such estimate. After an error
+        everything is as it was.
+        """
+        grad_scale = _checked_scale(grad_scale, self._state.dtype)
+        given, plan, reading = self._bound
+        if grads is not given or plan.forks != process.forks:
+            plan, reading = self._bind(grads, measured=False)
+        plan.estimate(reading, grad_scale)
 
     def _refuse(self, norm: float, nonfinite: str) -> StepReport:
         if nonfinite == "raise":

@@ -30,11 +30,12 @@ class Reading:
     It ``lasts`` if it is read from the memory of one object of the user's, and need not be looked at in every step.
     """
 
-    __slots__ = ("add", "add_up", "gradient", "lasts", "scale", "sum_squares", "update")
+    __slots__ = ("add", "add_up", "estimate", "gradient", "lasts", "scale", "sum_squares", "update")
 
     def __init__(self, gradient: Flat | Apart, lasts: bool) -> None:
         self.gradient, self.lasts = gradient, lasts
         self.update: Program | None = None
+        self.estimate: Program | None = None
         self.add: Program | None = None
         self.add_up: Program | None = None
         self.sum_squares: Callable[[float], float] | None = None
@@ -212,10 +213,25 @@ class StepPlan:
             counts[group.index] += 1
             group.prepare(counts[group.index], scale)
         counts[STEP] += 1
+        self._fill_keys(counts[STEP])
+        return counts[STEP]
+
+    def _fill_keys(self, step: int) -> None:
         if self._keys is not None:
             for pair in range(self._keys.size):
-                self._keys[pair] = noise.key(self.state.seed, counts[STEP], pair)
-        return counts[STEP]
+                self._keys[pair] = noise.key(self.state.seed, step, pair)
+
+    # Hessian
+
+    def estimate(self, reading: Reading, scale: float) -> None:
+        """Updates the Hessian of every group by a gradient, times ``scale``: a commit of its own, and of nothing else.
+
+        TypeError if there is a rule that has none.
+        """
+        for group in self.groups:
+            group.prepare_estimate(scale)
+        self._fill_keys(self.state.counts[STEP] + 1)  # of the next step, which leaves the Hessian as it is
+        self._run(reading.estimate or self._bind_estimate(reading), lambda: self._bind_estimate(reading))
 
     # Commit
 
@@ -231,7 +247,18 @@ class StepPlan:
             program = bind()
             run([*program.calls, *then], program.lock)
 
+    def _bind_estimate(self, reading: Reading) -> Program:
+        reading.estimate = self._bind(self._works(reading, followed=False))
+        return reading.estimate
+
     def _bind_update(self, reading: Reading) -> Program:
+        update, average = self._bind(self._works(reading, followed=True)), self._average
+        lock = update.lock or average.lock
+        reading.update = Program([*update.calls, *average.calls, *self._finish], (update, average), lock)
+        return reading.update
+
+    def _works(self, reading: Reading, *, followed: bool) -> list[Work]:
+        """The kernels' works over a gradient, and what is written from the new parameters, if they are ``followed``."""
         state, works = self.state, []
         for group in self.groups:
             kernel, states = group.rule.kernel, [state.states[name] for name in group.rule.states]
@@ -240,11 +267,9 @@ class StepPlan:
                 kept = [between(buffer, first, last, state.dtype) for buffer in states]
                 streams = state.numbers(first, last), piece.stream(state.dtype), *kept
                 keys = self._keys if any(map(_is_stochastic, streams)) else None
-                works.append(Work(kernel, streams, group.k, self._followers(first, last), keys))
-        update, average = self._bind(works), self._average
-        lock = update.lock or average.lock
-        reading.update = Program([*update.calls, *average.calls, *self._finish], (update, average), lock)
-        return reading.update
+                followers = self._followers(first, last) if followed else ()
+                works.append(Work(kernel, streams, group.k, followers, keys))
+        return works
 
     def _streams(self, group: Group) -> list[np.ndarray | Stream]:
         """What steps write of a group, run by run."""

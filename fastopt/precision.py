@@ -17,7 +17,9 @@ COMPRESSED = ("bfloat16", "float16", "8bit")
 COPIES = ("bfloat16", "float16")
 ROUNDING = Choice("stochastic", "nearest")
 
-_MASTERS = {"bfloat16": "None, 'float32' or 'split'", "float16": "None or 'float32'"}
+#: What can hold parameters exactly, by how they are stored.
+MASTERS = {"bfloat16": ("float32", "split"), "float16": ("float32",)}
+
 _STATES = "None, 'bfloat16', 'float16', '8bit', or a mapping of states to these"
 _SEED = "a whole number in [0, 2**64)"
 
@@ -52,21 +54,22 @@ class Precision(NamedTuple):
 
 
 def check_precision(
-    dtype: np.dtype, states: Collection[str], *, master: Any, state_dtype: Any, rounding: Any, copy: Any
+    dtype: str, states: Collection[str], *, master: Any, state_dtype: Any, rounding: Any, copy: Any
 ) -> Precision:
     """The arguments for parameters of that dtype, and rules that keep these states.
 
     TypeError or ValueError, which names the argument, if it is outside its domain.
     """
     if master is not None:
-        if dtype.name not in _MASTERS:
-            raise ValueError(f"master must be None for parameters of {dtype}, not {quoted(master)}")
-        if master not in ("float32", "split") or (master == "split" and dtype.name == "float16"):
-            raise ValueError(f"master must be {_MASTERS[dtype.name]} for parameters of {dtype}, not {quoted(master)}")
+        allowed = MASTERS.get(dtype, ())
+        if master not in allowed:
+            *others, last = map(repr, (None, *allowed))
+            words = f"{', '.join(others)} or {last}" if others else last
+            raise ValueError(f"master must be {words} for parameters of {dtype}, not {quoted(master)}")
     if copy is not None:
         if copy not in COPIES:
             raise ValueError(f"copy must be None, 'bfloat16' or 'float16', not {quoted(copy)}")
-        if dtype.name in COPIES:
+        if dtype in COPIES:
             raise ValueError(f"copy must be None for parameters of {dtype}, not {quoted(copy)}")
     return Precision(master, _check_states(state_dtype, states), ROUNDING.parse("rounding", rounding), copy)
 

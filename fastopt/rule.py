@@ -65,6 +65,8 @@ class Rule(Declared):
     #: The largest error of the float32 kernel after 100 steps, in ulp of the largest value that the parameter has had;
     #: for gradients of ordinary size, and where rules go by signs, away from zero.
     ulp: ClassVar[int]
+    #: The same of states, where ``ulp`` is not larger: 25 come from the rounding of 0.999 to float32.
+    state_ulp: ClassVar[int] = 64
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -122,6 +124,13 @@ class Rule(Declared):
         step; without them they are those after steps with the same hyperparameters.
         """
         raise NotImplementedError(f"{type(self).__name__} declares no coefficients")
+
+    def estimator(self) -> "Rule":
+        """The rule whose steps, by the same kernel, update nothing but an estimate of the Hessian.
+
+        TypeError if the rule has none.
+        """
+        raise TypeError(f"update_hessian needs rules that estimate a Hessian, not {type(self).__name__}")
 
     def reference(
         self, step: int, p: np.ndarray, g: np.ndarray, **state: np.ndarray

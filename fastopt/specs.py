@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import fastopt
-from fastopt.errors import InputError, nearest
+from fastopt.errors import InputError, one_of
 
 FORM = "NAME or NAME:key=value,key=value, with / inside a tuple, as in adam:lr=0.01,betas=0.9/0.99"
 
@@ -14,13 +14,13 @@ def rule(text: str, argument: str = "optimizer") -> fastopt.Rule:
     """The rule that ``text`` describes, such as "sgd:lr=0.1" or "adam:betas=0.9/0.99,amsgrad=true".
 
     Names count in upper or lower case. A name with dots is that of a rule of the user's own: the
-    module and the class, as in "package.module.Signum:lr=0.1". It is imported, so a text that comes
+    module and the class, as in "package.module.Ternary:lr=0.1". It is imported, so a text that comes
     from a file must not get here unless it ``names_built_in``. Raises InputError naming ``argument``
     for an unknown name or key and for a value that the rule does not allow.
     """
     name, values = split(text, argument)
     path = _path(text)
-    kind = _imported(path, argument) if "." in path else _named(name, fastopt.RULES, argument, "optimizer")
+    kind = _imported(path, argument) if "." in path else _named(name, fastopt.RULES, argument)
     return _build(kind, text, values, argument)
 
 
@@ -44,9 +44,9 @@ def schedule(text: str, lr: float, steps: int, argument: str = "schedule") -> An
     unless the text gives them. Raises InputError naming ``argument``.
     """
     name, values = split(text, argument)
-    kind = _named(name, fastopt.schedules.SCHEDULES, argument, "schedule")
+    kind = _named(name, fastopt.schedules.SCHEDULES, argument)
     if "lr" in values:
-        raise InputError(argument, f"{text!r} gives lr; allowed: lr with --optimizer, as in adam:lr=0.01")
+        raise InputError(argument, f"must leave lr to --optimizer, as in adam:lr=0.01, not {text!r}")
     filled = {"lr": lr, "steps": steps, "every": max(1, steps // 3)}
     known = {key: value for key, value in filled.items() if key in kind.fields}
     return _build(kind, text, known | values, argument)
@@ -59,9 +59,9 @@ def split(text: str, argument: str) -> tuple[str, dict[str, Any]]:
     for part in rest.split(",") if colon else ():
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not (key and equals and value):
-            raise InputError(argument, f"got {text!r}, where {part!r} is not key=value; allowed: {FORM}")
+            raise InputError(argument, f"must be {FORM}, not {text!r}, where {part!r} is not key=value")
         if key in values:
-            raise InputError(argument, f"got {text!r}, which gives {key} twice; allowed: once")
+            raise InputError(argument, f"must give each key once, not {key} twice, as in {text!r}")
         values[key] = _value(value)
     return name.strip().lower(), values
 
@@ -74,16 +74,16 @@ def _imported(path: str, argument: str) -> type[fastopt.Rule]:
     try:
         kind = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(argument, f"got {path!r}: {error}; allowed: the module and the name of a rule") from None
+        raise InputError(argument, f"must be the module and the name of a rule, not {path!r}: {error}") from None
     if not (isinstance(kind, type) and issubclass(kind, fastopt.Rule)):
-        raise InputError(argument, f"got {path!r}, which is no rule; allowed: a subclass of fastopt.Rule")
+        raise InputError(argument, f"must be a subclass of fastopt.Rule, not {path!r}")
     return kind
 
 
-def _named(name: str, kinds: Mapping[str, Any], argument: str, what: str) -> Any:
+def _named(name: str, kinds: Mapping[str, Any], argument: str) -> Any:
     by_lower = {key.lower(): kind for key, kind in kinds.items()}
     if name not in by_lower:
-        raise InputError(argument, f"unknown {what} {name!r}; {nearest(name, by_lower)}")
+        raise InputError(argument, f"must be {one_of(name, by_lower)}")
     return by_lower[name]
 
 
@@ -91,7 +91,7 @@ def _build(kind: Any, text: str, values: dict[str, Any], argument: str) -> Any:
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:
-        raise InputError(argument, f"got {text!r}: {error}") from None
+        raise InputError(argument, f"{text!r}: {error}") from None
 
 
 def _value(text: str) -> Any:

@@ -15,12 +15,22 @@ from fastopt.declared import Choice, Field, Flag, Interval, NumberOrCallable, Tu
 from fastopt.rule import Rule
 
 #: Values for fields where half of the default, or 0.05 if that is zero, would change little or nothing in a short run.
-TELLING = {"momentum": 0.8, "t0": 10.0, "eps": 1e-3, "dampening": 0.3, "etas": (0.4, 1.3), "step_sizes": (1e-3, 0.1)}
+TELLING = {
+    "momentum": 0.8,
+    "t0": 10.0,
+    "eps": 1e-3,
+    "dampening": 0.3,
+    "etas": (0.4, 1.3),
+    "step_sizes": (1e-3, 0.1),
+    "alpha_warmup": 10.0,
+    "beta3_warmup": 20.5,
+    "l1": 2.0,
+}
 
 
 def other(field: Field) -> Any:
     """A value of the field's domain that is not its default."""
-    if field.name in TELLING:
+    if TELLING.get(field.name, field.default) != field.default:
         return TELLING[field.name]
     return _other(field.domain, field.default)
 

@@ -19,14 +19,47 @@ CASES = {
     "Adamax": {},
     "NAdam": {},
     "RAdam": {},
+    "AdaBelief": {},
+    "Yogi": {},
+    "ADOPT": {},
+    "LaProp": {},
+    "QHAdam": {},
     "ASGD": {},
     "Rprop": {},
+    "Signum": {},
     "Lion": {},
+    "Adan": {},
+    "AdEMAMix": {},
+    "MADGRAD": {},
+    "SophiaG": {},
+    "FTRL": {},
 }
+
+#: How numbers are stored: the dtypes of parameters and gradient, and what the optimizer is asked for.
+MIXES = {
+    "float32": ("float32", "float32", {}),
+    "gradient and copy in bfloat16": ("float32", "bfloat16", {"copy": "bfloat16"}),
+    "gradient in float16, average": ("float32", "float16", {"ema_decay": 0.999}),
+    "states in bfloat16": ("float32", "float32", {"state_dtype": "bfloat16"}),
+    "states in bfloat16, nearest": ("float32", "float32", {"state_dtype": "bfloat16", "rounding": "nearest"}),
+    "states in 8 bits": ("float32", "float32", {"state_dtype": "8bit"}),
+    "bfloat16": ("bfloat16", "bfloat16", {"state_dtype": "bfloat16"}),
+    "float16, nearest": ("float16", "float16", {"state_dtype": "float16", "rounding": "nearest"}),
+    "bfloat16, master": ("bfloat16", "bfloat16", {"master": "float32"}),
+    "bfloat16, split": ("bfloat16", "bfloat16", {"master": "split"}),
+    "bfloat16, split, states in bfloat16": ("bfloat16", "bfloat16", {"master": "split", "state_dtype": "bfloat16"}),
+    "bfloat16, split, states in 8 bits": ("bfloat16", "bfloat16", {"master": "split", "state_dtype": "8bit"}),
+}
+
+#: The rules that are measured in every mix: without a state, with one, with one more that has no sign.
+STORED_RULES = ["SGD", "Momentum", "AdamW"]
 
 BACKENDS = ["numba", "c"]
 DTYPES = ["float32", "float64"]
 THREADS = ["1", "all"]
+
+#: Elements: the least with states of 8 bits. They stay in the first-level cache, or with float32 states close to it.
+IN_CACHE = 4096
 
 #: Elements. With the states of any rule and either dtype, these stay in the cache, or do not.
 IN_L2, IN_L3, IN_MEMORY = 20_000, 300_000, 10_000_000

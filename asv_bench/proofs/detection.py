@@ -25,7 +25,7 @@ FACTOR = "1.15"
 ROUNDS = (
     ("adagrad", "numba", {"Adagrad"}),
     ("rmsprop", "c", {"RMSprop"}),
-    ("lion", "numba", {"Lion"}),
+    ("lion", "numba", {"Signum", "Lion"}),
     ("adam", "c", {"Adam", "AdamW", "RAdam"}),
     ("sgd", "numba", {"SGD"}),
 )

@@ -31,6 +31,12 @@ ALWAYS_INLINE uint32_t float8_stochastic(float value, int dropped, uint32_t nois
     return ((bits < BIASED(-6) ? subnormal : bits - BIASED(-7)) + (noise << (dropped - 16))) >> dropped;
 }
 
+/* The least code of a number: where there is no sign, only zero becomes zero. */
+ALWAYS_INLINE uint32_t float8_least(uint32_t bits, uint32_t sign)
+{
+    return sign == 0 && (bits & MAGNITUDE) != 0;
+}
+
 /* The bits of a block's scale, from those of its largest magnitude: that one comes into the highest octave of the codes,
  * also when adding `margin` takes it to the next octave of floats. The scale is at least 2^-116, so that no code becomes
  * subnormal, and NaN if the block is not finite. */
@@ -85,7 +91,8 @@ SHARED(encode_float8)(const real *restrict values, int32_t count, void *const *p
             const float magnitude = inverse * float_of(bits & MAGNITUDE);
             const uint32_t code = stochastic ? float8_stochastic(magnitude, dropped, noise[i] >> shift & 0xffff)
                                              : float8_nearest(magnitude, dropped);
-            codes[i] = (uint8_t)(code | (bits >> 24 & sign));
+            const uint32_t least = float8_least(bits, sign);
+            codes[i] = (uint8_t)((code < least ? least : code) | (bits >> 24 & sign));
         }
     }
 }

@@ -3,8 +3,8 @@
 #define KERNELS(_) \
     _(sgd) _(momentum) _(nesterov) _(adagrad) _(adadelta) \
     _(rmsprop) _(rmsprop_momentum) _(rmsprop_centered) _(rmsprop_centered_momentum) _(adam) \
-    _(amsgrad) _(adamax) _(nadam) _(asgd) _(rprop) \
-    _(lion) _(blend)
+    _(amsgrad) _(adamax) _(nadam) _(adabelief) _(yogi) _(ademamix) _(adan) \
+    _(madgrad) _(asgd) _(rprop) _(lion) _(adopt) _(laprop) _(qhadam) _(sophiag) _(ftrl) _(blend)
 #endif
 
 #include "sgd.h"
@@ -20,7 +20,17 @@
 #include "amsgrad.h"
 #include "adamax.h"
 #include "nadam.h"
+#include "adabelief.h"
+#include "yogi.h"
+#include "adopt.h"
+#include "laprop.h"
+#include "qhadam.h"
 #include "asgd.h"
 #include "rprop.h"
 #include "lion.h"
+#include "adan.h"
+#include "ademamix.h"
+#include "madgrad.h"
+#include "sophiag.h"
+#include "ftrl.h"
 #include "blend.h"

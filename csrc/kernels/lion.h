@@ -1,4 +1,4 @@
-/* Lion. */
+/* Lion and Signum. */
 KERNEL(lion, (exp_avg),
        (grad_scale, l2, shrink, step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, zero))
 {

@@ -56,14 +56,16 @@ class CTable:
         spans, kept = _spans([*works, *then])
         self._lengths = _column(spans, "length")[:count]
         self._coefficients = _column(spans, "coefficients")[:count]
+        self._keys = _column(spans, "keys")[:count]
         self._gradients = _column(spans, "streams", 1, "parts", 0)[:count]
         self._sizes = self._lengths.copy()
         self._whole = True  # whether every work had a gradient in the step before
         self._call = ffi.new("fastopt_call *", (spans, count + len(then), 1, isa(), grain))
         self._program = Program([(lib.fastopt_step, self._call)], (spans, *kept))
 
-    def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
+    def use(self, rows: slice | np.ndarray, k: np.ndarray, keys: np.ndarray | None = None) -> None:
         self._coefficients[rows] = k.ctypes.data
+        self._keys[rows] = 0 if keys is None else keys.ctypes.data
 
     def bind(self, gradients: np.ndarray, threads: int) -> Program:
         self._gradients[:] = gradients

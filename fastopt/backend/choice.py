@@ -3,12 +3,11 @@
 import os
 import sys
 from importlib.machinery import PathFinder
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastopt.backend.process import process
 from fastopt.backend.program import Backend
-from fastopt.errors import BackendError, nearest
+from fastopt.errors import BackendError, did_you_mean
 
 NAMES = ("numba", "c")
 CHOICES = ("auto", *NAMES)
@@ -17,8 +16,8 @@ CHOICES = ("auto", *NAMES)
 MANY_SPANS = 16
 
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-_FAILURE = _PACKAGE / "_c_failure.txt"  # written by csrc/build_backend.py
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+_FAILURE = os.path.join(_PACKAGE, "_c_failure.txt")  # written by csrc/build_backend.py
 _INSTALL = "pip install --force-reinstall --no-cache-dir fastopt"
 
 
@@ -63,17 +62,19 @@ def why_not(name: str, error: ImportError) -> str:
         return f"{error}. Install it with: pip install cffi"
     if hidden := _hidden():
         return f"{error} in {_PACKAGE}, which hides {hidden}: start Python in another folder or with its option -P"
-    if _FAILURE.exists():
-        reason = _FAILURE.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    if os.path.exists(_FAILURE):
+        with open(_FAILURE, encoding="utf-8", errors="replace") as file:
+            reason = file.readline().rstrip("\n")
         return f"{error}. Building it failed: {reason} ({_FAILURE} has more). With that mended: {_INSTALL}"
     return f"{error}. It has not been built for {_PACKAGE}; with a C compiler: {_INSTALL}"
 
 
-def _hidden() -> Path | None:
+def _hidden() -> str | None:
     """Where fastopt is installed with the C backend, if another folder of that name comes before it."""
     for entry in sys.path:
-        folder = Path(entry).resolve() / "fastopt"
-        if folder != _PACKAGE and (folder / "__init__.py").exists() and PathFinder.find_spec("_c", [str(folder)]):
+        folder = os.path.join(os.path.realpath(entry), "fastopt")
+        installed = os.path.exists(os.path.join(folder, "__init__.py"))
+        if folder != _PACKAGE and installed and PathFinder.find_spec("_c", [folder]):
             return folder
     return None
 
@@ -104,7 +105,7 @@ def select(backend: str | None = None, *, own_kernel: bool = False, spans: int =
     if asked == "auto" and os.environ.get("FASTOPT_BACKEND"):
         source, asked = "FASTOPT_BACKEND", os.environ["FASTOPT_BACKEND"]
     if asked not in CHOICES:
-        raise ValueError(f"{source} must be one of {', '.join(CHOICES)}, not {asked!r}; {nearest(asked, CHOICES)}")
+        raise ValueError(f"{source} must be one of {', '.join(CHOICES)}, not {asked!r}{did_you_mean(asked, CHOICES)}")
     if asked != "auto":
         return _get(asked), f"{source} asks for it"
     if own_kernel:

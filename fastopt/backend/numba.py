@@ -11,10 +11,9 @@ from fastopt.backend.process import process
 from fastopt.backend.program import Call, OtherTerms, Program, Work, run
 from fastopt.backend.tables import (
     Table,
-    address,
     array_of,
-    gradient_address,
     is_tiled,
+    reads,
     size_of,
     span_table,
     squares_table,
@@ -156,29 +155,29 @@ class NumbaTable:
 
     def __init__(self, works: Sequence[Work], then: Sequence[Work]) -> None:
         self._works, self._count = [*works, *then], len(works)
-        self._gradients = np.array(list(map(gradient_address, self._works)), np.int64)
-        self._rows = np.array([address(work.k) for work in self._works], np.int64)
+        #: What works read in a step: the addresses of their gradients, rows of coefficients and keys.
+        self._read = np.array(list(map(reads, self._works)), np.int64).reshape(-1, 3)
         #: For how many threads and in which process works are bound.
         self._bound_for: tuple = ()
         self._bound = bound((), 1)
         #: Whether works have got other rows since they were bound.
         self._used = False
 
-    def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
+    def use(self, rows: slice | np.ndarray, k: np.ndarray, keys: np.ndarray | None = None) -> None:
         self._used = True
         for number in np.arange(self._count)[rows]:
-            self._works[number] = self._works[number]._replace(k=k)
-        self._rows[: self._count][rows] = address(k)
+            self._works[number] = self._works[number]._replace(k=k, keys=keys)
+            self._read[number] = reads(self._works[number])
 
     def bind(self, gradients: np.ndarray, threads: int) -> Program:
-        self._gradients[: self._count] = gradients
+        self._read[: self._count, 0] = gradients
         wanted = threads, process.forks
         if wanted != self._bound_for or self._needs_other_versions():
             self._bound_for = ()
             self._bound = bound(self._works, threads, tables=True)
             self._bound_for, self._used = wanted, False
         for table, numbers in self._bound.tables:
-            table.read(self._gradients[numbers], self._rows[numbers])
+            table.read(self._read[numbers])
         return self._bound.program
 
     def _needs_other_versions(self) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from pathlib import Path
 
 from fastopt.declared import whole
 from fastopt.errors import quoted
@@ -27,10 +26,15 @@ def _count_fork() -> None:
     process.forks += 1
 
 
+def _read(path: str) -> str:
+    with open(path, errors="replace") as file:
+        return file.read()
+
+
 def _is_fork() -> bool:
     """Whether this process is a fork that has executed no program since; also if Linux does not say it."""
     try:
-        _, _, fields = Path("/proc/self/stat").read_text(errors="replace").rpartition(")")
+        _, _, fields = _read("/proc/self/stat").rpartition(")")
         return bool(int(fields.split()[6]) & 0x40)  # PF_FORKNOEXEC
     except (OSError, ValueError, IndexError):
         return True
@@ -41,7 +45,7 @@ def _has_pool() -> bool:
     if any(f"numba.np.ufunc.{pool}" in sys.modules for pool in ("omppool", "tbbpool", "workqueue")):
         return True
     try:
-        return "/libgomp.so" in Path("/proc/self/maps").read_text(errors="replace")
+        return "/libgomp.so" in _read("/proc/self/maps")
     except OSError:
         return True
 

@@ -76,8 +76,11 @@ class OtherTerms(Exception):
 class Table(Protocol):
     """Works whose gradients lie elsewhere at every step, made ready for gradients by their addresses."""
 
-    def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
-        """Has the works of these numbers read their coefficients from ``k``, which the caller keeps alive."""
+    def use(self, rows: slice | np.ndarray, k: np.ndarray, keys: np.ndarray | None = None) -> None:
+        """Has the works of these numbers read their coefficients, and keys if they need any, from these arrays.
+
+        The caller keeps them alive.
+        """
 
     def bind(self, gradients: np.ndarray, threads: int) -> Program:
         """The program for gradients at these addresses: int64, one for each work; one at 0 is left out.

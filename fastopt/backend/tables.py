@@ -32,12 +32,14 @@ class Table(NamedTuple):
     offsets: np.ndarray
     scratch: tuple[np.ndarray, ...] = ()
 
-    def read(self, gradients: np.ndarray, k: np.ndarray) -> None:
-        """Has the works read gradients and coefficients at these addresses. One whose gradient is at 0 is left out."""
-        starts = gradients[self.works]
+    def read(self, addresses: np.ndarray) -> None:
+        """Has the works read these addresses, :func:`reads` of each. One whose gradient is at 0 is left out."""
+        starts, k, keys = addresses[self.works].T
         self.rows[:, self.column] = starts + self.offsets
         self.rows[:, drivers.SIZE] = self.sizes * (starts != 0)
-        self.rows[:, drivers.K] = k[self.works]
+        self.rows[:, drivers.K] = k
+        if self.scratch:
+            self.rows[:, drivers.KEYS] = keys
 
 
 class Piece(NamedTuple):
@@ -74,10 +76,11 @@ def address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
-def gradient_address(work: Work) -> int:
-    """Where a work's gradient starts, whose numbers are one array."""
+def reads(work: Work) -> tuple[int, int, int]:
+    """Where a work's gradient starts, whose numbers are one array, its row of coefficients, and its keys or 0."""
     gradient = work.streams[GRADIENT]
-    return address(gradient.parts[0] if isinstance(gradient, Stream) else gradient)
+    start = address(gradient.parts[0] if isinstance(gradient, Stream) else gradient)
+    return start, address(work.k), 0 if work.keys is None else address(work.keys)
 
 
 def shared(works: Sequence[Work], shares: int, unit: int) -> Iterator[list[Piece]]:
@@ -144,7 +147,7 @@ def _table(works: Sequence[Work], shares: list[list[Piece]], row: Callable[[Piec
     bounds = np.cumsum([0, *map(len, shares)], dtype=np.int64)
     rows = np.array([row(piece) for piece in pieces] or [[0] * (column + 1)], np.int64)[: len(pieces)]
     numbers = np.array([piece.number for piece in pieces], np.intp)
-    starts = np.array([gradient_address(work) for work in works], np.int64)
+    starts = np.array([reads(work)[0] for work in works], np.int64)
     return Table(rows, bounds, numbers, rows[:, drivers.SIZE].copy(), column, rows[:, column] - starts[numbers])
 
 

@@ -1,6 +1,4 @@
-"""What is measured: a rule for every kernel, derived from the declarations, and the traffic of a step."""
-
-import numpy as np
+"""What is measured: a rule for every kernel, derived from the declarations."""
 
 import fastopt
 from fastopt.rule import Rule
@@ -36,8 +34,3 @@ def label(rule: Rule) -> str:
 def path(rule: Rule) -> str:
     """Where the rule's class can be imported from, as :func:`pkgutil.resolve_name` takes it."""
     return f"{type(rule).__module__}:{type(rule).__qualname__}"
-
-
-def traffic(rule: Rule, dtype: str) -> int:
-    """Bytes that a step moves for each parameter: reads p, g and the states, writes p and the states."""
-    return (3 + 2 * len(rule.states)) * np.dtype(dtype).itemsize

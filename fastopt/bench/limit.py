@@ -47,8 +47,18 @@ def traffic_3(p, g, a, b, c):
         c[i] = third
 
 
+def traffic_4(p, g, a, b, c, d):
+    for i in prange(p.size):
+        first, second, third, fourth, fifth = p[i], a[i], b[i], c[i], d[i]
+        p[i] = fifth + g[i]
+        a[i] = first
+        b[i] = second
+        c[i] = third
+        d[i] = fourth
+
+
 #: The loops by the number of states.
-TRAFFIC = (traffic_0, traffic_1, traffic_2, traffic_3)
+TRAFFIC = (traffic_0, traffic_1, traffic_2, traffic_3, traffic_4)
 
 
 def line_aligned(size: int, dtype: np.dtype) -> np.ndarray:

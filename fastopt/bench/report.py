@@ -52,7 +52,7 @@ def show(console: Console, results: Sequence[Result], refusals: Sequence[Refusal
     """Prints the table and what belongs below it."""
     peers = any(result.engine not in NAMES for result in results)
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("rule", "size", "engine", "time", "GB/s", "slowdown", *(["over fastopt"] if peers else [])):
+    for name in ("rule", "size", "engine", "time", "ns", "GB/s", "slowdown", *(["over fastopt"] if peers else [])):
         table.add_column(name, justify="left" if name in ("rule", "engine") else "right", no_wrap=True)
     previous = None
     for result in results:
@@ -65,6 +65,7 @@ def show(console: Console, results: Sequence[Result], refusals: Sequence[Refusal
             human_size(result.size) if case != previous else "",
             result.engine,
             ("~ " if result.spread > UNSTEADY else "") + human_time(result.seconds),
+            f"{result.nanoseconds_per_element:.3g}",
             f"{result.gigabytes_per_second:.1f}",
             "" if result.slowdown is None else f"{result.slowdown:.2f}",
         ]
@@ -83,10 +84,10 @@ def notes(results: Sequence[Result], refusals: Sequence[Refusal], missing: Seque
     if results:
         first = results[0]
         threads = f"{first.threads} thread" + "s" * (first.threads > 1)
-        yield f"{processor()}, {threads}, {first.dtype}."
+        yield f"{processor()}, {threads}, {first.mix}."
     yield (
-        "Slowdown: time over that of a loop with the same reads and writes and no arithmetic. In a cache it shows "
-        "arithmetic and the fixed cost of a step; in memory 1.00 is the floor."
+        "ns: nanoseconds an element. Slowdown: time over that of a loop that moves as many bytes and computes nothing. "
+        "In a cache it shows arithmetic and the fixed cost of a step; in memory 1.00 is the floor."
     )
     if any(result.spread > UNSTEADY for result in results):
         yield f"~: the middle half of the turns differ by more than a factor of {UNSTEADY}: the machine had other work."
@@ -95,7 +96,7 @@ def notes(results: Sequence[Result], refusals: Sequence[Refusal], missing: Seque
         worst = max(result.difference_ulp or 0.0 for result in results)
         yield (
             f"Every engine's parameters were compared with the formula in float64 after five steps: they differ by at "
-            f"most {worst:.1f} ulp."
+            f"most {worst:.1f} ulp, which is no more than their storages round."
         )
     for refusal in refusals:
         yield f"Not measured: {refusal.rule} by {refusal.engine}: {refusal.reason}."

@@ -9,10 +9,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
-import numpy as np
-
 from fastopt.backend.choice import NAMES
 from fastopt.bench import cases, measure
+from fastopt.bench.mix import Mix
 from fastopt.rule import Rule
 
 TURNS = 5  # of each engine for each step, unless others are asked for
@@ -28,6 +27,7 @@ ISOLATION = (
 
 class Result(NamedTuple):
     """One engine's step. Times are in seconds; ``slowdown`` is over the limit, ``ratio`` over the faster backend.
+    ``mix`` says in words how numbers are stored, and what is done to the gradient.
 
     ``seconds`` is of steps that follow each other, and find in the caches what the one before has left there. For a
     backend's ``slowdown`` step and limit take turns, and neither does; a peer's is its time over the backends' limit.
@@ -40,8 +40,10 @@ class Result(NamedTuple):
     engine: str
     size: int
     dtype: str
+    mix: str
     threads: int
     seconds: float
+    nanoseconds_per_element: float
     gigabytes_per_second: float
     limit_seconds: float | None
     slowdown: float | None
@@ -113,7 +115,7 @@ class Worker:
 def run(
     rules: Sequence[Rule],
     sizes: Sequence[int],
-    dtype: str,
+    mix: Mix,
     threads: int,
     engines: Sequence[str],
     advance: Callable[[str], None],
@@ -128,9 +130,9 @@ def run(
         for rule in rules:
             for size in sizes:
                 advance(f"{cases.label(rule)}, {size:,}")
-                measured, refused = _measure(workers, rule, size, dtype, turns)
+                measured, refused = _measure(workers, rule, size, mix, turns)
                 refusals |= dict.fromkeys(refused)
-                results += _results(measured, rule, size, dtype, threads)
+                results += _results(measured, rule, size, mix, threads)
     finally:
         for worker in workers:
             worker.__exit__()
@@ -146,14 +148,15 @@ class Turns(NamedTuple):
 
 
 def _measure(
-    workers: list[Worker], rule: Rule, size: int, dtype: str, turns: int
+    workers: list[Worker], rule: Rule, size: int, mix: Mix, turns: int
 ) -> tuple[dict[str, Turns], list[Refusal]]:
     """The turns of every engine that makes the step, with its difference from the formula, and who does not."""
     ready: dict[str, Turns] = {}
     refused = []
     for worker in list(workers):
         try:
-            answer = worker.ask(do="prepare", rule=cases.path(rule), fields=dict(rule), size=size, dtype=dtype)
+            request = {"rule": cases.path(rule), "fields": dict(rule), "size": size, "mix": mix._asdict()}
+            answer = worker.ask(do="prepare", **request)
         except Failure as failure:
             if worker.engine in NAMES:
                 raise
@@ -176,9 +179,9 @@ def _measure(
     return ready, refused
 
 
-def _results(measured: dict[str, Turns], rule: Rule, size: int, dtype: str, threads: int) -> list[Result]:
+def _results(measured: dict[str, Turns], rule: Rule, size: int, mix: Mix, threads: int) -> list[Result]:
     """The results of one step: of the backends, then of the peers, which are compared with the faster backend."""
-    moved = cases.traffic(rule, dtype) * size
+    moved = mix.traffic(rule, size)
     summaries = {engine: measure.summarize(turns.rounds) for engine, turns in measured.items() if turns.rounds}
     seconds = {engine: statistics.median(turns.alone) for engine, turns in measured.items()}
     fastest = min((seconds[engine] for engine in summaries), default=None)
@@ -199,9 +202,11 @@ def _results(measured: dict[str, Turns], rule: Rule, size: int, dtype: str, thre
                 rule.kernel if isinstance(rule.kernel, str) else rule.kernel.__name__,
                 engine,
                 size,
-                dtype,
+                mix.dtype,
+                mix.in_words(),
                 threads,
                 each,
+                each / size * 1e9,
                 moved / each / 1e9,
                 own_limit,
                 slowdown,
@@ -213,7 +218,6 @@ def _results(measured: dict[str, Turns], rule: Rule, size: int, dtype: str, thre
     return results
 
 
-def memory_needed(rules: Sequence[Rule], size: int, dtype: str, engines: Sequence[str]) -> int:
+def memory_needed(rules: Sequence[Rule], size: int, mix: Mix, engines: Sequence[str]) -> int:
     """Bytes that the processes take for buffers together, with the limit's own and what peers copy."""
-    buffers = max(2 + len(rule.states) for rule in rules)
-    return 2 * buffers * size * np.dtype(dtype).itemsize * len(engines)
+    return 2 * max(mix.held(rule, size) for rule in rules) * len(engines)

@@ -3,7 +3,7 @@
 The engine is a backend of fastopt or a peer. The process keeps to as many processors as it may use threads. It reads
 requests from its standard input and answers each on its standard output, a line of JSON either way:
 
-- ``{"do": "prepare", "rule", "fields", "size", "dtype"}`` is answered by ``{"difference": ulp}`` (null if the rule
+- ``{"do": "prepare", "rule", "fields", "size", "mix"}`` is answered by ``{"difference": ulp}`` (null if the rule
   gives no formula), or by ``{"refused": why}`` if the engine cannot make that step, or makes another one.
 - ``{"do": "turn", "budget": seconds}`` is answered by ``{"alone", "round"}``: the seconds of steps that follow each
   other, and of a step and its limit in turn (null for a peer), once the threads of the process are asleep again. A
@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-import fastopt
 from fastopt.backend.choice import NAMES
 from fastopt.bench import measure, verify
+from fastopt.bench.mix import Mix
 from fastopt.bench.peers import PEERS, Bound
-from fastopt.buffers import aligned_empty
+from fastopt.buffers import aligned_empty, check_dtype
 from fastopt.rule import Rule
 
 LEAST = 3  # samples of a turn
@@ -42,36 +42,43 @@ class Engine:
         self.step: measure.Call | None = None
         self.place: Callable[[], bool] = lambda: False
 
-    def make(self, rule: Rule, p: np.ndarray, g: np.ndarray) -> Bound | None:
+    def make(self, rule: Rule, mix: Mix, p: np.ndarray, g: np.ndarray) -> Bound | None:
         if self.name not in NAMES:
-            return PEERS[self.name].make(rule, p, g, self.threads)
-        optimizer = fastopt.Optimizer(p, rule, backend=self.name, threads=self.threads)  # type: ignore[arg-type]
-        return Bound(lambda: optimizer.step(g), lambda: p)
+            return PEERS[self.name].make(rule, mix, p, g, self.threads)
+        optimizer = mix.optimizer(p, rule, self.name, self.threads)
+        step = partial(optimizer.step, g, **mix.step_options())
+        master, copy = optimizer.master, optimizer.copy
+        return Bound(
+            step,
+            lambda: p if master is None else master["params"],
+            lambda: p if copy is None else copy.flat,
+        )
 
-    def prepare(self, rule: str, fields: dict[str, Any], size: int, dtype: str) -> dict[str, Any]:
+    def prepare(self, rule: str, fields: dict[str, Any], size: int, mix: dict[str, Any]) -> dict[str, Any]:
         self.step = self.limit = None  # frees their memory
-        made = pkgutil.resolve_name(rule)(**fields)
+        made, wanted = pkgutil.resolve_name(rule)(**fields), Mix(**mix)
         difference = None
         if type(made).reference is not Rule.reference:
-            difference = verify.difference(lambda p, g: self.make(made, p, g), made, dtype)
+            difference = verify.difference(partial(self.make, made, wanted), made, wanted)
             if difference is None:
-                return {"refused": f"{self.name} has no such rule for {dtype}"}
-            if difference > verify.ULP:
-                return {"refused": f"{self.name} makes another update: {difference:.3g} ulp from the formula"}
-        self.place = partial(self._place, made, size, dtype)
+                return {"refused": f"{self.name} has no such rule for {wanted.in_words()}"}
+            if difference.excess > 1.0:
+                return {"refused": f"{self.name} makes another update: {difference.ulp:.3g} ulp from the formula"}
+        self.place = partial(self._place, made, size, wanted)
         if not self.place():
-            return {"refused": f"{self.name} has no such rule for {dtype}"}
+            return {"refused": f"{self.name} has no such rule for {wanted.in_words()}"}
         measure.settle()
-        return {"difference": difference}
+        return {"difference": difference and difference.ulp}
 
-    def _place(self, rule: Rule, size: int, dtype: str) -> bool:
+    def _place(self, rule: Rule, size: int, mix: Mix) -> bool:
         """Makes the step, and its limit, in new memory; whether the engine has the rule."""
         self.step = self.limit = None
-        p, g = (aligned_empty(size, np.dtype(dtype)) for _ in range(2))
+        p = aligned_empty(size, check_dtype("dtype", mix.dtype))
+        g = aligned_empty(size, check_dtype("grad_dtype", mix.grad_dtype))
         for seed, array in enumerate((p, g)):
-            some = np.random.default_rng(seed).standard_normal(min(size, SOME), dtype=np.dtype(dtype))
-            array[:] = np.resize(some, size)
-        bound = self.make(rule, p, g)
+            some = np.random.default_rng(seed).standard_normal(min(size, SOME))
+            array[:] = np.resize(some.astype(array.dtype), size)
+        bound = self.make(rule, mix, p, g)
         if bound is None:
             return False
         self.step = bound.step
@@ -80,7 +87,9 @@ class Engine:
         if self.name in NAMES:
             from fastopt.bench import limit
 
-            self.limit = limit.bind(size, dtype, len(rule.states), self.threads)
+            computes, states = mix.computes, len(rule.states)
+            moved = (3 + 2 * states) * computes.itemsize
+            self.limit = limit.bind(round(mix.traffic(rule, size) / moved), computes, states, self.threads)
         return True
 
     def turn(self, budget: float) -> dict[str, Any]:

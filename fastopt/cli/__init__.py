@@ -6,7 +6,7 @@ except ModuleNotFoundError:
     raise SystemExit("fastopt: the command line needs click: pip install 'fastopt[train]'") from None
 
 import fastopt
-from fastopt.cli import bench, info, landscape, train
+from fastopt.cli import bench, info, landscape, rules, train
 from fastopt.cli.errors import OneLineErrors
 
 
@@ -24,7 +24,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for module in (train, landscape, bench, info):
+for module in (train, landscape, bench, rules, info):
     cli.add_command(module.command)
 
 

@@ -13,10 +13,14 @@ from fastopt import specs
 from fastopt.backend.choice import NAMES
 from fastopt.backend.process import processors, resolve_threads
 from fastopt.bench import cases
+from fastopt.bench.mix import Mix
 from fastopt.bench.peers import PEERS
 from fastopt.bench.session import TURNS
-from fastopt.errors import InputError, nearest
+from fastopt.buffers import DTYPES
+from fastopt.cli.types import Kind, OrNone, Positive, Whole, Word
+from fastopt.errors import InputError, one_of
 from fastopt.machine import MEMORY_SHARE, memory, shortage
+from fastopt.precision import COMPRESSED, COPIES, MASTERS, ROUNDING
 from fastopt.rule import Rule
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -24,7 +28,7 @@ UNITS = {"k": 10**3, "m": 10**6, "g": 10**9}
 LARGEST = 2**31
 
 
-class Words(click.ParamType):
+class Words(Kind):
     """Words, separated by commas, each of them one of a few; ``all`` stands for all of them."""
 
     name = "names"
@@ -38,11 +42,11 @@ class Words(click.ParamType):
         given = [word.strip().lower() for word in value.split(",")]
         for word in given:
             if word not in self.words and word != "all":
-                self.fail(f"got {word!r}; {nearest(word, (*self.words, 'all'))}", param, ctx)
+                self.fail(f"must be {one_of(word, (*self.words, 'all'))}", param, ctx)
         return self.words if "all" in given else tuple(dict.fromkeys(given))
 
 
-class RuleSpec(click.ParamType):
+class RuleSpec(Kind):
     """A rule, by name and hyperparameters, or ``all``, which is one for every kernel."""
 
     name = "rule"
@@ -58,7 +62,7 @@ class RuleSpec(click.ParamType):
             self.fail(error.message, param, ctx)
 
 
-class Size(click.ParamType):
+class Size(Kind):
     """A number of parameters: ``1000``, ``30k``, ``1.5M``, ``1e6``."""
 
     name = "size"
@@ -74,10 +78,11 @@ class Size(click.ParamType):
         except ValueError:
             number = float("nan")
         if math.isnan(number):
-            self.fail(f"got {value!r}; allowed: a whole number from 1 on, such as 1000, 30k or 20M", param, ctx)
+            self.fail(f"must be a whole number >= 1, such as 1000, 30k or 20M, not {value!r}", param, ctx)
         allowed = round(min(max(number, 1), LARGEST))
         if number != allowed:
-            self.fail(f"got {value!r}; the nearest that is allowed: {allowed}", param, ctx)
+            domain = f"a whole number from 1 to {LARGEST}"
+            self.fail(f"must be {domain}, not {value!r}; the nearest is {allowed}", param, ctx)
         return allowed
 
 
@@ -100,8 +105,41 @@ class Size(click.ParamType):
     metavar="PARAMETERS",
     help="Such as 1000, 30k or 20M; give it several times for several. Default 1k, 10k, 100k, 1M, 10M.",
 )
-@click.option("--dtype", type=click.Choice(("float32", "float64")), default="float32", show_default=True)
-@click.option("--threads", type=int, help="Default: every processor.")
+@click.option("--dtype", type=Word(DTYPES), default="float32", show_default=True, help="How parameters are stored.")
+@click.option("--grad-dtype", type=Word(DTYPES), help="How the gradient is stored. Default: as parameters.")
+@click.option(
+    "--state-dtype",
+    type=OrNone(COMPRESSED),
+    default="none",
+    show_default=True,
+    help="How states are stored; none: as they are computed.",
+)
+@click.option(
+    "--master",
+    type=OrNone(("float32", "split")),
+    default="none",
+    show_default=True,
+    help="What keeps parameters in 16 bits exactly: a copy in float32, or the lower halves of it.",
+)
+@click.option(
+    "--copy",
+    type=OrNone(COPIES),
+    default="none",
+    show_default=True,
+    help="A copy of the parameters in 16 bits that each step writes.",
+)
+@click.option(
+    "--rounding",
+    type=Word(ROUNDING.words),
+    default="stochastic",
+    show_default=True,
+    help="Of states in 16 bits, and of parameters in 16 bits without a master.",
+)
+@click.option("--max-norm", type=Positive(), help="Clip the gradient's norm to this in each step.")
+@click.option(
+    "--grad-scale", type=Positive(), default=1.0, help="Multiply the gradient by this in each step: 1 / loss scale."
+)
+@click.option("--threads", type=Whole(1), help="Default: every processor.")
 @click.option("--backend", "backends", type=Words(NAMES), metavar="numba|c|all", help="Default: all that run here.")
 @click.option(
     "--against",
@@ -112,7 +150,7 @@ class Size(click.ParamType):
 )
 @click.option(
     "--turns",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=TURNS,
     show_default=True,
     help="How often each is measured, in new memory; the medians are shown.",
@@ -131,13 +169,13 @@ def command(
     context: click.Context,
     rules: tuple[tuple[Rule, ...], ...],
     sizes: tuple[int, ...],
-    dtype: str,
     threads: int | None,
     backends: tuple[str, ...] | None,
     peers: tuple[str, ...] | None,
     turns: int,
     as_json: bool,
     out: Path,
+    **stored: Any,
 ) -> int:
     """Measure steps here: time, throughput, and slowdown against what the memory allows.
 
@@ -147,8 +185,11 @@ def command(
       fastopt bench --rule all --size 20M
       fastopt bench --rule adamw --size 1k --size 1M --against torch-fused,optax
       fastopt bench --rule rmsprop:centered=true --backend c --threads 1 --json
+      fastopt bench -r adamw -n 5M --state-dtype 8bit --against bitsandbytes
+      fastopt bench -r adamw -n 20M --grad-dtype bfloat16 --copy bfloat16 --max-norm 1 --against torch-fused
 
-    Engines are measured in turn, each in a process of its own.
+    Engines are measured in turn, each in a process of its own. What fastopt does in one pass, others do
+    as a sequence: convert the gradient, unscale it, clip it, step, copy.
     """
     from rich.console import Console
 
@@ -157,11 +198,12 @@ def command(
     chosen = tuple(dict.fromkeys(rule for group in rules for rule in group))
     chosen = chosen or tuple(cases.cases()[name] for name in cases.DEFAULT)
     sizes = tuple(sorted(set(sizes))) or SIZES
+    mix = _mix(stored)
     threads = _threads(threads)
     engines = _backends(backends)
     missing = [name for name in peers or () if PEERS[name].missing()]
     engines += [name for name in peers or () if name not in missing]
-    _check_memory(session.memory_needed(chosen, max(sizes), dtype, engines), max(sizes))
+    _check_memory(session.memory_needed(chosen, max(sizes), mix, engines), max(sizes))
     _check_out(out)
     progress = _progress(len(chosen) * len(sizes))
     try:
@@ -170,7 +212,7 @@ def command(
             results, refusals = session.run(
                 chosen,
                 sizes,
-                dtype,
+                mix,
                 threads,
                 engines,
                 lambda what: progress.update(task, advance=1, description=what),
@@ -181,7 +223,7 @@ def command(
     if results:
         chart.draw(out, results)
     if as_json:
-        settings = {"sizes": list(sizes), "dtype": dtype, "threads": threads, "engines": engines, "turns": turns}
+        settings = {"sizes": list(sizes), "threads": threads, "engines": engines, "turns": turns} | mix._asdict()
         click.echo(json.dumps(report.as_json(results, refusals, missing, settings), indent=2))
     else:
         report.show(Console(width=None if os.isatty(1) else 120), results, refusals, missing)
@@ -190,14 +232,28 @@ def command(
     return 0 if results else 1
 
 
+def _mix(stored: dict[str, Any]) -> Mix:
+    for name in ("state_dtype", "master", "copy"):  # None is one of their values
+        (stored[name],) = stored[name]
+    mix = Mix(**stored | {"grad_dtype": stored["grad_dtype"] or stored["dtype"]})
+    for option, given, allowed in (
+        ("--master", mix.master, MASTERS.get(mix.dtype, ())),
+        ("--copy", mix.copy, () if mix.dtype in COPIES else COPIES),
+    ):
+        if given is not None and given not in allowed:
+            words = " or ".join(("none", *allowed))
+            raise click.UsageError(f"{option} must be {words} for parameters in {mix.dtype}, not {given}")
+    return mix
+
+
 def _threads(threads: int | None) -> int:
-    source, given = ("--threads", threads) if threads is not None else ("FASTOPT_NUM_THREADS", None)
+    source = "FASTOPT_NUM_THREADS" if threads is None else "--threads"
     try:
-        found = resolve_threads(given)
-    except ValueError as error:
-        raise click.UsageError(f"{source}: {error}; the nearest that is allowed: 1") from None
+        found = resolve_threads(threads)
+    except ValueError as error:  # the variable is no number: the message names it
+        raise click.UsageError(str(error)) from None
     if found > processors():
-        raise click.UsageError(f"{source}: got {found}; the nearest that is allowed: {processors()}, one per processor")
+        raise click.UsageError(f"{source} must be up to {processors()}, one per processor, not {found}")
     return found
 
 
@@ -216,15 +272,15 @@ def _backends(names: tuple[str, ...] | None) -> list[str]:
 def _check_memory(needed: int, size: int) -> None:
     if short := shortage(needed):
         allowed = int(size * MEMORY_SHARE * (memory() or 0) / needed)
-        raise click.UsageError(f"--size: {size} {short}; the nearest that is allowed: {allowed}")
+        raise click.UsageError(f"--size must be up to {allowed}, not {size}, which {short}")
 
 
 def _check_out(path: Path) -> None:
     if path.suffix.lower() != ".png":
         allowed = str(path.with_suffix(".png"))
-        raise click.UsageError(f"--out: got {str(path)!r}; the nearest that is allowed: {allowed!r}")
+        raise click.UsageError(f"--out must be a name that ends in .png, such as {allowed!r}, not {str(path)!r}")
     if not path.parent.is_dir():
-        raise click.UsageError(f"--out: {str(path.parent)!r} is no folder")
+        raise click.UsageError(f"--out must be a file in a folder that is there, not {str(path)!r}")
 
 
 def _progress(total: int) -> Any:

@@ -15,6 +15,7 @@ EXTRA = {
     "rich": "rich",
     "sklearn": "scikit-learn",
     "matplotlib": "matplotlib",
+    "ml_dtypes": "ml_dtypes",
     "threadpoolctl": "threadpoolctl",
 }
 
@@ -58,7 +59,6 @@ def named_errors(context: click.Context) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        option = error.argument.replace("_", "-")
-        raise click.UsageError(f"--{option}: {error.message}", context) from None
+        raise click.UsageError(error.named(f"--{error.argument.replace('_', '-')}"), context) from None
     except CheckpointError as error:
         raise click.UsageError(f"--resume: {error}", context) from None

@@ -5,8 +5,10 @@ from typing import Any
 
 import click
 
+from fastopt.buffers import DTYPES
 from fastopt.cli.errors import named_errors
-from fastopt.cli.types import BACKENDS, MOST, BatchSize, Positive, Widths
+from fastopt.cli.types import BACKENDS, MOST, BatchSize, OrNone, Positive, Whole, Widths, Word
+from fastopt.precision import COMPRESSED, ROUNDING
 
 
 @click.command("train")
@@ -18,7 +20,7 @@ from fastopt.cli.types import BACKENDS, MOST, BatchSize, Positive, Widths
 @click.option("--target", metavar="COLUMN", help="The column of a CSV file to predict.")
 @click.option(
     "--decimal",
-    type=click.Choice((".", ",")),
+    type=Word((".", ",")),
     help="The decimal separator in a CSV file (default: a point).",
 )
 @click.option(
@@ -37,7 +39,7 @@ from fastopt.cli.types import BACKENDS, MOST, BatchSize, Positive, Widths
     help="Samples in a step: a number (default 32), full for batch "
     "gradient descent, 1 for stochastic gradient descent.",
 )
-@click.option("--epochs", type=click.IntRange(1, MOST), help="Passes over the data (default 30).")
+@click.option("--epochs", type=Whole(1, MOST), help="Passes over the data (default 30).")
 @click.option(
     "--until-converged",
     type=Positive(),
@@ -52,13 +54,39 @@ from fastopt.cli.types import BACKENDS, MOST, BatchSize, Positive, Widths
     "exponential, plateau; spans all steps unless told otherwise. --switch-at gives each part its own.",
 )
 @click.option("--switch-to", metavar="NAME[:KEY=VALUE,...]", help="The optimizer that goes on after --switch-at.")
-@click.option("--switch-at", type=click.IntRange(1, MOST), metavar="EPOCH", help="The last epoch of --optimizer.")
+@click.option("--switch-at", type=Whole(1, MOST), metavar="EPOCH", help="The last epoch of --optimizer.")
 @click.option("--max-norm", type=Positive(), help="Clip the gradient's norm to this.")
 @click.option("--hidden", type=Widths(), help="Sizes of the hidden layers, such as 128,64 (default), or none.")
-@click.option("--dtype", type=click.Choice(("float32", "float64")), help="Default float32.")
-@click.option("--seed", type=click.IntRange(min=0), help="Decides first weights and order of samples (default 0).")
+@click.option(
+    "--dtype",
+    type=Word(DTYPES),
+    help="How parameters are stored (default float32). With those in 16 bits the network computes in float32.",
+)
+@click.option(
+    "--master",
+    type=OrNone(("float32", "split")),
+    help="What keeps parameters in 16 bits exactly, so that small steps are not lost: float32, a copy of them, or "
+    "split, the lower halves of float32 numbers, for bfloat16 alone (default none).",
+)
+@click.option(
+    "--state-dtype",
+    type=OrNone(COMPRESSED),
+    help="How the optimizer's states are stored (default none: as they are computed). 8bit is for weights of 4096 "
+    "elements and more; states of smaller ones stay as they are. float16 is for momentum: in it the squares of small "
+    "gradients vanish, and Adam diverges.",
+)
+@click.option(
+    "--rounding",
+    type=Word(ROUNDING.words),
+    help="Of states in 16 bits, and of parameters in 16 bits without a master (default stochastic).",
+)
+@click.option(
+    "--seed",
+    type=Whole(0),
+    help="Decides first weights, order of samples and stochastic rounding (default 0).",
+)
 @click.option("--backend", type=BACKENDS, help="What runs the optimizer (default auto). The results are the same.")
-@click.option("--threads", type=click.IntRange(1, MOST), help="Threads of the optimizer.")
+@click.option("--threads", type=Whole(1, MOST), help="Threads of the optimizer.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Default runs/<data>.")
 @click.option(
     "--resume",
@@ -67,7 +95,7 @@ from fastopt.cli.types import BACKENDS, MOST, BatchSize, Positive, Widths
     help="Go on from a checkpoint. Its arguments count; give --epochs to go further.",
 )
 @click.pass_context
-def command(context: click.Context, resume: Path | None, batch_size: tuple[int | None] | None, **options: Any) -> int:
+def command(context: click.Context, resume: Path | None, **options: Any) -> int:
     """Train a small ReLU network on the CPU and leave curves, metrics and a checkpoint.
 
     \b
@@ -77,6 +105,7 @@ def command(context: click.Context, resume: Path | None, batch_size: tuple[int |
       fastopt train --data table.csv --target label --schedule cosine:warmup=100
       fastopt train --data mnist/ --switch-to sgd:lr=0.05 --switch-at 10
       fastopt train --data binary --batch-size full --until-converged 0.001
+      fastopt train --dtype bfloat16 --master split --state-dtype 8bit
       fastopt train --resume runs/digits/checkpoint.safetensors --epochs 60
 
     The same seed gives the same bits, whichever backend runs them, in one go or resumed.
@@ -85,8 +114,9 @@ def command(context: click.Context, resume: Path | None, batch_size: tuple[int |
 
     multiple = ("optimizer", "drop")  # these are empty if they are not given, but --hidden none is empty, too
     values = {name: value for name, value in options.items() if (value if name in multiple else value is not None)}
-    if batch_size is not None:
-        values["batch_size"] = batch_size[0]
+    for name in ("batch_size", "master", "state_dtype"):  # None is one of their values
+        if name in values:
+            (values[name],) = values[name]
     with named_errors(context):
         if resume is None:
             request, data = session.new_request(values)

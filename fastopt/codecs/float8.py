@@ -11,6 +11,7 @@ BLOCK = 256
 SIGNED, UNSIGNED = np.uint32(20), np.uint32(19)
 
 _ONE, _16, _24 = np.uint32(1), np.uint32(16), np.uint32(24)
+_NO_SIGN = np.uint32(0)
 _ONE_BITS = biased(0)
 _TWICE_ONE = np.uint32(2 * int(_ONE_BITS))
 _BIAS = biased(-7)
@@ -54,7 +55,8 @@ def _encode(values, codes, inverse, dropped, sign):
     for i in range(values.size):
         bits = np.float32(values[i]).view(np.uint32)
         magnitude = np.float32(inverse * np.uint32(bits & MAGNITUDE).view(np.float32))
-        codes[i] = np.uint8(_nearest(magnitude, dropped) | np.uint32(np.uint32(bits >> _24) & sign))
+        code = _at_least(_nearest(magnitude, dropped), bits, sign)
+        codes[i] = np.uint8(code | np.uint32(np.uint32(bits >> _24) & sign))
 
 
 @numba.njit
@@ -77,7 +79,7 @@ def _encode_stochastic(values, codes, inverse, noise, shift, dropped, sign):
     for i in range(values.size):
         bits = np.float32(values[i]).view(np.uint32)
         magnitude = np.float32(inverse * np.uint32(bits & MAGNITUDE).view(np.float32))
-        code = _stochastic(magnitude, dropped, random_bits(noise[i], shift))
+        code = _at_least(_stochastic(magnitude, dropped, random_bits(noise[i], shift)), bits, sign)
         codes[i] = np.uint8(code | np.uint32(np.uint32(bits >> _24) & sign))
 
 
@@ -112,6 +114,13 @@ def _stochastic(value, dropped, random):
     sum_ = np.float32(value + _LEAST).view(np.uint32)
     fixed = np.uint32(sum_ - _NORMAL) if bits < _NORMAL else np.uint32(bits - _BIAS)
     return right(np.uint32(fixed + left(random, np.uint32(dropped - _16))), dropped)
+
+
+@numba.njit
+def _at_least(code, bits, sign):
+    """The code, or the smallest one for a number that would become zero, where there is no sign."""
+    least = _ONE if sign == _NO_SIGN and np.uint32(bits & MAGNITUDE) > _NO_SIGN else _NO_SIGN
+    return least if code < least else code
 
 
 @numba.njit

@@ -14,51 +14,40 @@ from typing import Any
 
 import numba
 
-from fastopt.kernels.adadelta import adadelta
-from fastopt.kernels.adagrad import adagrad
-from fastopt.kernels.adam import adam
-from fastopt.kernels.adamax import adamax
-from fastopt.kernels.amsgrad import amsgrad
-from fastopt.kernels.asgd import asgd
-from fastopt.kernels.blend import blend
-from fastopt.kernels.lion import lion
-from fastopt.kernels.momentum import momentum
-from fastopt.kernels.nadam import nadam
-from fastopt.kernels.nesterov import nesterov
-from fastopt.kernels.rmsprop import rmsprop
-from fastopt.kernels.rmsprop_centered import rmsprop_centered
-from fastopt.kernels.rmsprop_centered_momentum import rmsprop_centered_momentum
-from fastopt.kernels.rmsprop_momentum import rmsprop_momentum
-from fastopt.kernels.rprop import rprop
-from fastopt.kernels.sgd import sgd
+from fastopt.kernels.adabelief import adabelief as adabelief
+from fastopt.kernels.adadelta import adadelta as adadelta
+from fastopt.kernels.adagrad import adagrad as adagrad
+from fastopt.kernels.adam import adam as adam
+from fastopt.kernels.adamax import adamax as adamax
+from fastopt.kernels.adan import adan as adan
+from fastopt.kernels.ademamix import ademamix as ademamix
+from fastopt.kernels.adopt import adopt as adopt
+from fastopt.kernels.amsgrad import amsgrad as amsgrad
+from fastopt.kernels.asgd import asgd as asgd
+from fastopt.kernels.blend import blend as blend
+from fastopt.kernels.ftrl import ftrl as ftrl
+from fastopt.kernels.laprop import laprop as laprop
+from fastopt.kernels.lion import lion as lion
+from fastopt.kernels.madgrad import madgrad as madgrad
+from fastopt.kernels.momentum import momentum as momentum
+from fastopt.kernels.nadam import nadam as nadam
+from fastopt.kernels.nesterov import nesterov as nesterov
+from fastopt.kernels.qhadam import qhadam as qhadam
+from fastopt.kernels.rmsprop import rmsprop as rmsprop
+from fastopt.kernels.rmsprop_centered import rmsprop_centered as rmsprop_centered
+from fastopt.kernels.rmsprop_centered_momentum import rmsprop_centered_momentum as rmsprop_centered_momentum
+from fastopt.kernels.rmsprop_momentum import rmsprop_momentum as rmsprop_momentum
+from fastopt.kernels.rprop import rprop as rprop
+from fastopt.kernels.sgd import sgd as sgd
+from fastopt.kernels.sophiag import sophiag as sophiag
 from fastopt.kernels.term import term as term
+from fastopt.kernels.yogi import yogi as yogi
 
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise ImportError("fastopt.kernels needs numba's compiler, and NUMBA_DISABLE_JIT is set")
 
-#: The parallel kernels by name, as their files declare them.
-KERNELS = {
-    kernel.py_func.__name__: kernel
-    for kernel in (
-        adadelta,
-        adagrad,
-        adam,
-        adamax,
-        amsgrad,
-        asgd,
-        blend,
-        lion,
-        momentum,
-        nadam,
-        nesterov,
-        rmsprop,
-        rmsprop_centered,
-        rmsprop_centered_momentum,
-        rmsprop_momentum,
-        rprop,
-        sgd,
-    )
-}
+#: The parallel kernels that this module imports, by name, as their files declare them.
+KERNELS = {name: each for name, each in globals().items() if getattr(each, "targetoptions", {}).get("parallel")}
 
 
 def twin(kernel, variant: str, names: Mapping[str, Any] = MappingProxyType({}), **options):

@@ -1,4 +1,4 @@
-"""Lion."""
+"""Lion and Signum."""
 
 import numba
 from numba import prange

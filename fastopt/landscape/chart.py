@@ -42,7 +42,7 @@ def draw(path: Path, traces: dict[str, list[Trace]]) -> None:
         with picture(path) as figure:
             _draw(figure, traces)
     except OSError as error:
-        raise InputError("out", f"{path} cannot be written: {error.strerror}; allowed: a new file") from None
+        raise InputError("out", f"must be a file that can be written, not {path}: {error.strerror}") from None
 
 
 def _draw(figure: Figure, traces: dict[str, list[Trace]]) -> None:
@@ -70,9 +70,9 @@ def _draw(figure: Figure, traces: dict[str, list[Trace]]) -> None:
 def check_file(path: Path) -> None:
     """Raises InputError for "out" unless a PNG can be written to ``path``."""
     if path.suffix.lower() != ".png":
-        raise InputError("out", f"got {path}; allowed: a name that ends in .png")
+        raise InputError("out", f"must be a name that ends in .png, not {path}")
     if not path.parent.is_dir():
-        raise InputError("out", f"got {path}; allowed: a file in a folder that is there")
+        raise InputError("out", f"must be a file in a folder that is there, not {path}")
 
 
 def _ground(axes: Axes, surface: Surface) -> None:

@@ -73,13 +73,15 @@ def paths(optimizers: Sequence[str], backend: Backend = "auto") -> dict[str, lis
     An optimizer whose text gives ``lr`` uses it; for any other it is searched. Raises InputError.
     """
     if len(optimizers) > MAX_OPTIMIZERS:
-        raise InputError("optimizer", f"got {len(optimizers)}; allowed: up to {MAX_OPTIMIZERS}")
+        raise InputError("optimizer", f"must be given up to {MAX_OPTIMIZERS} times, not {len(optimizers)}")
     rules: dict[str, fastopt.Rule] = {}
     searched: set[tuple[fastopt.Rule, bool]] = set()
     for text in optimizers:
         rule = specs.rule(text)
         if (rule, _gives_lr(text)) in searched:
-            raise InputError("optimizer", f"got {text!r} twice, be it in other words; allowed: each once")
+            raise InputError(
+                "optimizer", f"must be a different one each time, not {text!r} twice, be it in other words"
+            )
         rules[text] = rule
         searched.add((rule, _gives_lr(text)))
     return {

@@ -13,6 +13,8 @@ class Adagrad(Rule):
 
         s = s + g^2                               (s starts as initial_accumulator_value)
         p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)
+
+    Elsewhere: optax starts s as 0.1, and adds its eps of 1e-7 under the root.
     """
 
     lr: LearningRate = 1e-2

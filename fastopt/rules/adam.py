@@ -17,6 +17,8 @@ class Adam(Rule):
 
     with m the state ``exp_avg`` and v the state ``exp_avg_sq``. With ``amsgrad`` the largest v so far, the state
     ``max_exp_avg_sq``, takes the place of v in the last line: Reddi, Kale & Kumar, ICLR 2018, arXiv:1904.09237.
+
+    Elsewhere: scikit-learn and Keras add eps to the root of v before it is corrected, as the paper does for speed.
     """
 
     lr: LearningRate = 1e-3

@@ -9,8 +9,12 @@ from fastopt.rules.adam import Adam
 class AdamW(Adam):
     """AdamW: Adam with decoupled weight decay. Loshchilov & Hutter, ICLR 2019, arXiv:1711.05101, Algorithm 2::
 
-    p = p - lr weight_decay p
-    then p as in Adam
+        p = p - lr weight_decay p
+        then p as in Adam
+
+    with the states of Adam, and its ``amsgrad``.
+
+    Elsewhere: optax decays by 1e-4 unless told otherwise.
     """
 
     weight_decay: NonNegative = 1e-2

@@ -16,6 +16,8 @@ class Lion(Rule):
         m = beta2 m + (1 - beta2) g
 
     with m the state ``exp_avg``. The weight decay is decoupled.
+
+    Elsewhere: optax decays by 1e-3 unless told otherwise.
     """
 
     lr: LearningRate = 1e-4

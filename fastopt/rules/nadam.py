@@ -20,6 +20,8 @@ class NAdam(Rule):
         p = p - lr d / (sqrt(v / (1 - beta2^step)) + eps)
 
     with m the state ``exp_avg`` and v the state ``exp_avg_sq``.
+
+    Elsewhere: the momentum of optax is beta1 in every step.
     """
 
     lr: LearningRate = 2e-3

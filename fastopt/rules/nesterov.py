@@ -9,8 +9,10 @@ from fastopt.rules.sgd import SGD
 class Nesterov(SGD):
     """Nesterov: accelerated gradient (NAG). Nesterov, 1983, as in Sutskever et al., ICML 2013; see :class:`SGD`::
 
-    b = momentum b + g
-    p = p - lr (g + momentum b)
+        b = momentum b + g
+        p = p - lr (g + momentum b)
+
+    with b the state ``momentum_buffer``.
     """
 
     momentum: NonNegative = 0.9

@@ -18,6 +18,8 @@ class RAdam(Rule):
         otherwise: p = p - lr mhat
 
     The threshold 5 and the place of eps are those of ``torch.optim.RAdam``.
+
+    Elsewhere: optax adds eps to the root of the corrected v.
     """
 
     lr: LearningRate = 1e-3

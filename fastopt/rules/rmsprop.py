@@ -19,6 +19,8 @@ class RMSprop(Rule):
 
     with the states v ``square_avg``, m ``grad_avg`` and b ``momentum_buffer``. Where rounding makes v - m^2 negative it
     counts as zero.
+
+    Elsewhere: the alpha of optax is 0.9, and its eps is added under the root unless told otherwise.
     """
 
     lr: LearningRate = 1e-2

@@ -14,6 +14,9 @@ class SGD(Rule):
         p = p - lr b                              (nesterov: p - lr (g + momentum b))
 
     ``nesterov`` needs a momentum above zero and no dampening. Without momentum there is no state.
+
+    Elsewhere: scikit-learn and Keras multiply by lr before the buffer, ``b = momentum b - lr g``: that differs where lr
+    changes.
     """
 
     lr: LearningRate = 1e-3

@@ -1,6 +1,6 @@
 """What each storage is: its arrays, and its definition in NumPy. ``README.md`` describes the formats byte for byte."""
 
-from fastopt.errors import nearest
+from fastopt.errors import did_you_mean
 from fastopt.storage import Storage
 from fastopt.storages.bfloat16 import bfloat16
 from fastopt.storages.float8 import float8_signed, float8_unsigned
@@ -29,5 +29,5 @@ def find(name: str, argument: str = "storage", *, signed: bool = True) -> Storag
         return float8_signed if signed else float8_unsigned
     names = (*(known for known in STORAGES if not known.startswith("float8")), "8bit")
     if name not in names:
-        raise ValueError(f"{argument} must be one of {', '.join(names)}, not {name!r}; {nearest(str(name), names)}")
+        raise ValueError(f"{argument} must be one of {', '.join(names)}, not {name!r}{did_you_mean(name, names)}")
     return STORAGES[name]

@@ -6,7 +6,10 @@ from fastopt.storage import Part, Storage
 from fastopt.storages import minifloat
 
 MANTISSA = 7
-VALUES = minifloat.values(0x7F80, MANTISSA, bias=127)
+
+
+def _values() -> np.ndarray:
+    return minifloat.values(0x7F80, MANTISSA, bias=127)
 
 
 def decode(codes: np.ndarray) -> np.ndarray:
@@ -19,9 +22,9 @@ def encode(values: np.ndarray, noise: np.ndarray | None = None) -> tuple[np.ndar
     bits = values.view(np.uint32)
     magnitudes = np.nan_to_num(abs(values), nan=0.0, posinf=np.inf)
     if noise is None:
-        codes = minifloat.nearest(magnitudes, VALUES)
+        codes = minifloat.nearest(magnitudes, _values())
     else:
-        codes = minifloat.stochastic(magnitudes, VALUES, MANTISSA, noise)
+        codes = minifloat.stochastic(magnitudes, _values(), MANTISSA, noise)
     signed = codes | (bits >> 16 & 0x8000)
     quieted = bits >> 16 | 0x40
     return (np.where(np.isnan(values), quieted, signed).astype(np.uint16),)

@@ -53,7 +53,10 @@ def _encode(values: np.ndarray, noise: np.ndarray | None = None, *, mantissa: in
             found = minifloat.nearest(magnitudes, _values(mantissa))
         else:
             found = minifloat.stochastic(magnitudes, _values(mantissa), mantissa, noise[part])
-        codes[part] = found | (np.signbit(values[part]) * 0x80 if mantissa == 3 else 0)
+        if mantissa == 3:
+            codes[part] = found | np.signbit(values[part]) * 0x80
+        else:
+            codes[part] = np.maximum(found, values[part] != 0)
     return codes, scales
 
 
@@ -69,5 +72,5 @@ def _storage(name: str, mantissa: int) -> Storage:
 
 #: Of numbers that have signs: one bit of it, four of the exponent, three of the mantissa.
 float8_signed = _storage("float8_signed", 3)
-#: Of numbers that are never negative: four bits of the exponent, four of the mantissa.
+#: Of numbers that are never negative: four bits of the exponent, four of the mantissa. Only zero becomes zero.
 float8_unsigned = _storage("float8_unsigned", 4)

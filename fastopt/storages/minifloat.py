@@ -6,9 +6,12 @@ codes rise as their values do, and a number has a *position* among them: 5.25 is
 code 6. Numbers are float32, hence positions are exact.
 """
 
+from functools import cache
+
 import numpy as np
 
 
+@cache
 def values(codes: int, mantissa: int, bias: int) -> np.ndarray:
     """The values of the first ``codes`` codes, and of the one after them, which is where overflow begins."""
     exponent, fraction = np.divmod(np.arange(codes + 1), 2**mantissa)

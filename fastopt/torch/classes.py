@@ -14,6 +14,7 @@ from fastopt.rule import Rule
 from fastopt.rules import RULES
 from fastopt.torch.optimizer import RuleOptimizer
 from fastopt.torch.states import States
+from fastopt.torch.stored import OPTIONS
 
 _MODULE = __name__.rpartition(".")[0]
 _BUILT_IN = set(RULES.values())
@@ -31,7 +32,7 @@ def optimizer_class(rule: Any) -> type[RuleOptimizer]:
     It is a subclass of the class of ``torch.optim`` that computes the same, if the rule is fastopt's and there is one.
     Its arguments are the parameters, then those of the class of ``torch.optim`` with the rule's name, if the rule is
     fastopt's and there is one, or else the rule's fields; and by keyword the rule's other fields, ``maximize``,
-    ``foreach``, ``capturable``, ``differentiable`` and ``fused``.
+    ``foreach``, ``capturable``, ``differentiable``, ``fused``, ``master``, ``state_dtype``, ``rounding`` and ``seed``.
     """
     if not (isinstance(rule, type) and issubclass(rule, Rule)):
         raise TypeError(f"rule must be a class of rules, as fastopt.Adam is, not {rule!r}")
@@ -46,7 +47,7 @@ def optimizer_class(rule: Any) -> type[RuleOptimizer]:
         "torch_class": torch_class,
         "constants": MappingProxyType(_constants(rule)),
         "signature": signature,
-        "values": staticmethod(itemgetter(*rule.fields, *(_REFUSED & signature.parameters.keys()))),
+        "values": staticmethod(itemgetter(*rule.fields, *OPTIONS, *(_REFUSED & signature.parameters.keys()))),
     }
     if not built_in:
         namespace["__reduce__"] = _reduce
@@ -66,6 +67,8 @@ def _signature(rule: type[Rule], own: type[torch.optim.Optimizer] | None) -> Sig
             parameters[name] = Parameter(name, Parameter.KEYWORD_ONLY, default=default)
     for name, field in rule.fields.items():
         parameters.setdefault(name, Parameter(name, Parameter.KEYWORD_ONLY, default=field.default))
+    for name, default in OPTIONS.items():
+        parameters[name] = Parameter(name, Parameter.KEYWORD_ONLY, default=default)
     return Signature([parameter.replace(annotation=Parameter.empty) for parameter in parameters.values()])
 
 
@@ -116,7 +119,7 @@ def accelerate(optimizer: torch.optim.Optimizer) -> RuleOptimizer:
     for group in optimizer.param_groups:
         accelerated.make_rule({**fields, **made.constants, **group})
     hooks = {name: value for name, value in vars(optimizer).items() if name.endswith("_hooks")}
-    defaults = {**fields, **optimizer.defaults, **made.constants}
+    defaults = {**fields, **OPTIONS, **optimizer.defaults, **made.constants}
     shared = {"state": state, "param_groups": optimizer.param_groups, "defaults": defaults}
     accelerated.__setstate__(hooks | shared)
     optimizer.state = state

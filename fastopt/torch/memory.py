@@ -3,7 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import numpy as np
@@ -11,9 +11,20 @@ import torch
 from torch import Tensor
 
 from fastopt.backend.program import array_at
+from fastopt.encoded import native
+from fastopt.storage import Storage, Stream
+from fastopt.storages import STORAGES
 
-#: The dtypes that kernels have.
+#: The dtypes that kernels compute in.
 DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+
+#: How the numbers of parameters, gradients and states are stored that kernels read, by their dtype.
+STORED: dict[torch.dtype, Storage] = {
+    torch.float32: STORAGES["float32"],
+    torch.float64: STORAGES["float64"],
+    torch.bfloat16: STORAGES["bfloat16"],
+    torch.float16: STORAGES["float16"],
+}
 
 #: The types of tensors that are nothing but their memory.
 PLAIN = {Tensor, torch.nn.Parameter, torch.nn.Buffer}
@@ -53,22 +64,22 @@ def obstacle(tensor: Tensor) -> str | None:
 def gradient_obstacle(gradient: Tensor, param: Tensor) -> str | None:
     """Why kernels cannot read a gradient, not even from a copy of the parameter's layout, or None if they can."""
     reason = _no_kernel(gradient)
-    if reason is None and gradient.dtype != param.dtype:
-        reason = f"has the dtype {gradient.dtype} while the parameter has {param.dtype}"
     if reason is None and gradient.shape != param.shape:
         reason = f"has the shape {tuple(gradient.shape)} while the parameter has {tuple(param.shape)}"
     return reason and f"has a gradient that {reason}"
 
 
 def _no_kernel(tensor: Tensor) -> str | None:
+    return _unreachable(tensor) or (None if tensor.dtype in STORED else f"has the dtype {tensor.dtype}")
+
+
+def _unreachable(tensor: Tensor) -> str | None:
     if type(tensor) not in PLAIN and type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         return f"is a {type(tensor).__name__}, a kind of tensor that kernels do not know"
     if tensor.layout is not torch.strided:
         return f"is sparse ({tensor.layout})"
     if tensor.device.type != "cpu":
         return f"is on the device {tensor.device}"
-    if tensor.dtype not in DTYPES:
-        return f"has the dtype {tensor.dtype}"
     return "is a view that negates its memory" if tensor.is_neg() else None
 
 
@@ -83,9 +94,9 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def like(tensor: Tensor, source: Tensor) -> Tensor:
-    """A copy of the source in the memory layout of a dense tensor."""
-    return torch.empty_like(tensor, memory_format=torch.preserve_format).copy_(source)
+def like(tensor: Tensor, source: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A copy of the source in the memory layout of a dense tensor, in its own dtype or another one."""
+    return torch.empty_like(tensor, dtype=dtype or source.dtype, memory_format=torch.preserve_format).copy_(source)
 
 
 #: Bytes of a page, within which processors compare the addresses of loads with those of recent stores.
@@ -95,7 +106,7 @@ PAGE = 4096
 LARGE = 16384
 
 
-def state_like(param: Tensor, first: float, place: int, places: int) -> Tensor:
+def state_like(param: Tensor, first: float, dtype: torch.dtype, place: int, places: int) -> Tensor:
     """A state of a parameter, filled with its first value: the one numbered ``place`` of ``places``, from 1.
 
     Large buffers come from malloc at one and the same place of a page. Where a kernel walks through several of them
@@ -104,29 +115,58 @@ def state_like(param: Tensor, first: float, place: int, places: int) -> Tensor:
     """
     plain = type(param) in PLAIN and param.device.type == "cpu" and is_dense(param)
     if not plain or param.numel() < LARGE:
-        return torch.full_like(param, first, requires_grad=False, memory_format=torch.preserve_format)
-    room = torch.empty(param.numel() + PAGE // param.itemsize, dtype=param.dtype)
+        return torch.full_like(param, first, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
+    room = torch.empty(param.numel() + PAGE // dtype.itemsize, dtype=dtype)
     wanted = param.data_ptr() // 64 * 64 + PAGE * place // (places + 1) // 64 * 64
-    start = (wanted - room.data_ptr()) % PAGE // param.itemsize
-    state = torch.empty(0, dtype=param.dtype).set_(room.untyped_storage(), start, param.shape, param.stride())
+    start = (wanted - room.data_ptr()) % PAGE // dtype.itemsize
+    state = torch.empty(0, dtype=dtype).set_(room.untyped_storage(), start, param.shape, param.stride())
     return state.fill_(first)
 
 
-def flat(tensor: Tensor) -> np.ndarray:
+def flat(tensor: Tensor, dtype: np.dtype) -> np.ndarray:
     """A dense tensor's memory as a 1-D array, in the order in which it lies there. It does not keep it alive."""
-    return array_at(tensor.data_ptr(), tensor.numel(), DTYPES[tensor.dtype])
+    return array_at(tensor.data_ptr(), tensor.numel(), dtype)
+
+
+class Numbers(NamedTuple):
+    """The numbers of a parameter, a gradient or a state: how they are stored, and a tensor for each of the arrays."""
+
+    storage: Storage
+    tensors: tuple[Tensor, ...]
+    #: Whether they are rounded stochastically.
+    stochastic: bool = False
+
+    def stream(self, computes: np.dtype) -> np.ndarray | Stream:
+        """The numbers as engines take them, in the order in which they lie in memory. It does not keep that alive."""
+        return native(Stream(self.storage, self._parts(), local(self.tensors[0]).numel(), self.stochastic), computes)
+
+    def decode(self) -> np.ndarray:
+        """The numbers, in the order in which they lie in memory: float32 or float64."""
+        return self.storage.decode(*self._parts())
+
+    def _parts(self) -> tuple[np.ndarray, ...]:
+        pairs = zip(map(local, self.tensors), self.storage.parts, strict=True)
+        return tuple(flat(tensor, part.dtype) for tensor, part in pairs)
+
+
+def numbers(tensor: Tensor) -> Numbers:
+    """The numbers of a dense tensor."""
+    return Numbers(STORED[tensor.dtype], (tensor,))
 
 
 def is_number(value: Any) -> bool:
     """Whether a value is a tensor of one element that a step can read and write in place."""
-    return type(value) in PLAIN and value.numel() == 1 and _no_kernel(value) is None
+    return type(value) in PLAIN and value.numel() == 1 and value.dtype in DTYPES and _no_kernel(value) is None
 
 
 def alias(value: Any) -> Any:
     """A tensor of the same memory whose storage is another object; of what kernels do not know, the value itself."""
-    if type(value) not in PLAIN or _no_kernel(value):
+    if type(value) not in PLAIN or _unreachable(value):
         return value
-    return torch.from_numpy(np.asarray(_Keeper(value.detach())))
+    value = value.detach()
+    if value.dtype is torch.bfloat16:  # NumPy has no such numbers
+        return torch.from_numpy(np.asarray(_Keeper(value.view(torch.int16)))).view(value.dtype)
+    return torch.from_numpy(np.asarray(_Keeper(value)))
 
 
 def aliases() -> Counter[int]:
@@ -153,12 +193,12 @@ def same_layout(a: Tensor, b: Tensor) -> bool:
     return all(size == 1 or x == y for size, x, y in zip(a.shape, a.stride(), b.stride(), strict=True))
 
 
-def matches(state: Tensor, param: Tensor) -> bool:
-    """Whether kernels can work on a state together with its parameter: one place, dtype and order of elements."""
+def matches(state: Tensor, param: Tensor, dtype: torch.dtype) -> bool:
+    """Whether kernels can work on a state together with its parameter: that dtype, one place and order of elements."""
     if is_distributed(state) != is_distributed(param):
         return False
     state, param = local(state), local(param)
-    return _no_kernel(state) is None and state.dtype == param.dtype and same_layout(state, param)
+    return state.dtype == dtype and _unreachable(state) is None and same_layout(state, param)
 
 
 def overlapping(tensors: Sequence[Tensor]) -> np.ndarray:

@@ -4,7 +4,8 @@ import functools
 import inspect
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
 from operator import is_
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,9 +18,10 @@ from fastopt.declared import Flag, NumberOrCallable, Tuple, real
 from fastopt.rule import Rule
 from fastopt.torch import memory, recording
 from fastopt.torch.fallback import Fallback
-from fastopt.torch.plan import Plan, PlannedKernel, Stale
+from fastopt.torch.plan import Gradients, Plan, PlannedKernel, Stale
 from fastopt.torch.rows import Kind, kind, survey
 from fastopt.torch.states import States
+from fastopt.torch.stored import OPTIONS, check_options, options_of
 
 
 class Explanation(NamedTuple):
@@ -80,14 +82,27 @@ class RuleOptimizer(torch.optim.Optimizer):
     """What all optimizers of this package have in common: a ``torch.optim.Optimizer`` that steps by a rule's kernels.
 
     The subclasses come from :func:`fastopt.torch.optimizer_class`, and are subclasses of the class of ``torch.optim``
-    with the same rule, too. A step works on the memory of parameters, gradients and states as they are, float32 and
-    float64, contiguous or permuted, and reads DTensors' local parts. It uses torch's thread pool and as many threads as
-    ``torch.get_num_threads()`` says.
+    with the same rule, too. A step works on the memory of parameters, gradients and states as they are, float32,
+    float64, bfloat16 and float16, contiguous or permuted, and reads DTensors' local parts. It uses torch's thread pool
+    and as many threads as ``torch.get_num_threads()`` says. Parameters of 16 bits are computed in float32, and they and
+    their states, which have their dtype, are rounded once, to nearest, as by torch's fused code.
+
+    Besides torch's arguments there are four, which groups may have, too:
+
+    - ``master="float32"`` keeps parameters of 16 bits exactly, in the state ``master``, and what the model has is
+      rounded from it in the same pass; ``"split"``, for bfloat16, keeps their lower halves alone, in ``remainder``.
+      Their other states are float32 then. Whoever writes to such a parameter deletes these states of it.
+    - ``state_dtype`` says how states are stored: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"8bit"``, for all or
+      in a dict by the state's name. In 8 bits ``exp_avg`` holds codes, and ``exp_avg_scales`` a scale for each 256.
+    - ``rounding="stochastic"`` rounds 16-bit states, and 16-bit parameters without a master, up or down at random:
+      ``"nearest"`` cannot add up what is small. It is the default where one of the two above is given.
+    - ``seed`` is that of the random numbers, which are a function of it, the step and the place in the parameter:
+      where replicas have one seed, and take the same steps, they stay equal.
 
     Where kernels cannot step a parameter (another device or dtype, a sparse gradient, gaps in its memory, memory shared
-    with another parameter), the class of ``torch.optim`` steps it, with the same state; bfloat16 and float16 by its
-    fused code where it has one, unless ``fused=False``. It steps all parameters while a dispatch mode records what is
-    done (``make_fx``, fake tensors). Where torch has no such class the step raises RuntimeError and says why.
+    with another parameter), the class of ``torch.optim`` steps it, with the same state. It steps all parameters while a
+    dispatch mode records what is done (``make_fx``, fake tensors). Where torch has no such class the step raises
+    RuntimeError and says why.
 
     The constructor and :meth:`add_param_group` take what torch's constructors take. What is written into a group later
     is the user's word, as in torch: a negative learning rate steps uphill. Only NaN and an infinite learning rate are
@@ -111,6 +126,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     _plan: Plan | None = None
     _plans = 0  # how often it was made
     _others: Fallback | None = None  # steps what the plan leaves
+    _loading: list[dict[str, Any]] | None = None  # the state dict that is being loaded, once hooks have seen it
     _known: Any = ()  # for each group, what its rule was made of, the rule, and its kind
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -131,6 +147,18 @@ class RuleOptimizer(torch.optim.Optimizer):
                     made = torch.optim.Adagrad([p], initial_accumulator_value=first, fused=group["fused"])
                     self.state.update(made.state)
 
+    def _keep_dtypes(self, loaded: Mapping[str, Any]) -> None:
+        """Takes tensors of the state as they were before torch gave them the dtype of their parameters."""
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        numbers = chain.from_iterable(group["params"] for group in loaded["param_groups"])
+        for number, p in zip(numbers, params, strict=True):
+            given, entry = loaded["state"].get(number), self.state.get(p)
+            if not (isinstance(given, Mapping) and isinstance(entry, dict)):
+                continue
+            for name, value in given.items():
+                if name != "step" and isinstance(value, Tensor) and not {value.dtype, p.dtype} <= memory.DTYPES.keys():
+                    entry[name] = value.to(p.device)
+
     @property
     def state_was_seen(self) -> bool:
         """Whether anybody has looked at the state since the last step: then the next one looks what has changed."""
@@ -138,16 +166,26 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters, as torch does. ValueError if its hyperparameters are wrong."""
-        if isinstance(param_group, dict):
-            self.check_group(self.defaults | param_group)
+        if not isinstance(param_group, dict):
+            torch.optim.Optimizer.add_param_group(self, param_group)
+            return
+        group = self.defaults | param_group
+        self.check_group(group)
         torch.optim.Optimizer.add_param_group(self, param_group)
+        try:
+            self._check_options(group, {p.dtype for p in self.param_groups[-1]["params"]})
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         torch.optim.Optimizer.__setstate__(self, state)
+        if self._loading:
+            self._keep_dtypes(self._loading[-1])
         if not isinstance(self.state, States):
             self.state = States(dict, self.state)
         for group in self.param_groups:
-            for name, default in self.defaults.items():
+            for name, default in {**OPTIONS, **self.defaults}.items():
                 group.setdefault(name, default)
             group.update(self.constants)
         self._plan, self._known = None, ()
@@ -167,13 +205,31 @@ class RuleOptimizer(torch.optim.Optimizer):
                 saved["state"][key] = {name: memory.alias(value) for name, value in entry.items()}
         return saved
 
+    @torch._disable_dynamo
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over a state dict of this class or of torch's, as torch does, but for the dtypes.
+
+        Torch gives everything in it the dtype of its parameter. Here that does not touch what would become, or has been
+        made, smaller than float32: it keeps its dtype until a step needs another one.
+        """
+        found: list[dict[str, Any]] = []
+        # After all other hooks, which may replace what is loaded.
+        hook = self.register_load_state_dict_pre_hook(lambda _, final: found.append(final))
+        self._loading = found
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            self._loading = None
+            hook.remove()
+
     def share_memory(self) -> None:
         """Moves the states into shared memory, for training in several processes. Scalars stay in each process."""
         for group in self.param_groups:
-            for name in self.make_rule(group).states:
-                for p in group["params"]:
-                    if p in self.state:
-                        self.state[p][name].share_memory_()
+            numbers = {"step", *self.make_rule(group).torch_scalars}
+            for p in group["params"]:
+                for name, value in self.state.get(p, {}).items():
+                    if name not in numbers:
+                        value.share_memory_()
 
     def _follow_fused(self) -> None:
         if self.defaults.get("fused"):
@@ -197,32 +253,50 @@ class RuleOptimizer(torch.optim.Optimizer):
         rules, kinds = self._current_rules()
         if recording.recorder() and self._leave_to_torch():
             return loss
-        plan = self._plan
         looked = self._others is not None and self.state_was_seen
-        if plan is None or not (plan.kinds == kinds and plan.holds(self.param_groups, self.state)):
-            plan = self._make_plan(rules, kinds)
-        try:
+        plan, gradients = self._current_plan(rules, kinds)
+        grad_scale = getattr(self, "grad_scale", None)
+        scale = 1.0 if grad_scale is None else grad_scale.item()
+        if grad_scale is not None:
+            self._unscale(scale, in_kernels=plan.narrow)
             gradients = plan.gradients()
-        except Stale:
-            plan = self._make_plan(rules, kinds)
-            gradients = plan.gradients()
-        scale = getattr(self, "grad_scale", None)
-        if scale is not None:
-            self._unscale(scale.item())
-            gradients = plan.gradients()
-        plan.prepare(rules, gradients)
+        plan.prepare(rules, gradients, scale)
         if self._others is not None:
             self._others.step(self.param_groups, self.state, looked)
             if isinstance(self.state, States):
                 self.state.seen = False  # torch's optimizer has looked, and the plan knows what was before
         plan.run(gradients, torch.get_num_threads())
+        if grad_scale is not None:
+            _divide(plan.narrow, scale)
         return loss
+
+    @torch._disable_dynamo
+    def update_hessian(self) -> None:
+        """Updates the estimate of the Hessian by the gradients as they are, as fastopt.SophiaG says; nothing else.
+
+        TypeError if the rule has no such estimate.
+        """
+        rules, kinds = self._current_rules()
+        plan, gradients = self._current_plan(rules, kinds)
+        plan.prepare_estimates(rules, gradients)
+        plan.run(gradients, torch.get_num_threads())
+
+    def _current_plan(self, rules: list[Rule], kinds: list[Kind]) -> tuple[Plan, Gradients]:
+        """The plan, made anew where something has changed, and the gradients that kernels read."""
+        plan = self._plan
+        if plan is None or not (plan.kinds == kinds and plan.holds(self.param_groups, self.state)):
+            plan = self._make_plan(rules, kinds)
+        try:
+            return plan, plan.gradients()
+        except Stale:
+            plan = self._make_plan(rules, kinds)
+            return plan, plan.gradients()
 
     def _make_plan(self, rules: list[Rule], kinds: list[Kind]) -> Plan:
         self._plan = None
         with torch.no_grad():
             found = survey(self.param_groups, self.state, rules, kinds, self.describe)
-            self._others = self._fallback(found.others, fuse=True) if found.others else None
+            self._others = self._fallback(found.others) if found.others else None
             self._plan = Plan(self.param_groups, self.state, rules, kinds, found)
             self._plans += 1
         return self._plan
@@ -254,7 +328,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                 rule = self.make_rule(group)
                 # A tensor or a list may change and be the same object: then there is nothing to compare with.
                 constant = all(map(_is_constant, values))
-                known[number] = values if constant else (), rule, kind(rule, in_torch=self.torch_class is not None)
+                found = kind(rule, options_of(group), in_torch=self.torch_class is not None)
+                known[number] = values if constant else (), rule, found
         return [rule for _, rule, _ in known], [kind for _, _, kind in known]
 
     def make_rule(self, group: Mapping[str, Any]) -> Rule:
@@ -304,11 +379,19 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise own
         self.make_rule(group)
 
-    def _unscale(self, scale: float) -> None:
-        """Divides the gradients by the scale of a GradScaler, in place, as torch's fused optimizers do."""
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        with torch.no_grad():
-            torch._foreach_div_(gradients, scale)
+    def _check_options(self, group: Mapping[str, Any], dtypes: Collection[torch.dtype]) -> None:
+        try:
+            check_options(options_of(group), self.make_rule(group).states, dtypes)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{type(self).__name__}: {error}") from None
+
+    def _unscale(self, scale: float, in_kernels: Sequence[Tensor]) -> None:
+        """Divides the gradients by the scale of a GradScaler, in place, as torch's fused optimizers do.
+
+        But for those that the kernels unscale: divided in 16 bits, many would vanish.
+        """
+        left = set(map(id, in_kernels))
+        _divide([p for group in self.param_groups for p in group["params"] if id(p) not in left], scale)
 
     # Parameters that kernels cannot step
 
@@ -324,6 +407,11 @@ class RuleOptimizer(torch.optim.Optimizer):
                     raise RuntimeError(
                         f"{self.describe(param)} {reason}, and torch.optim.{self.torch_class.__name__} has no {name}"
                     )
+            if not options_of(self.param_groups[number]).as_torch:
+                raise RuntimeError(
+                    f"{self.describe(param)} {reason}, and torch.optim.{self.torch_class.__name__} has none of "
+                    f"{', '.join(OPTIONS)}"
+                )
 
     def describe(self, param: Tensor) -> str:
         """The parameter's place, and its name if it has one, for error messages."""
@@ -345,15 +433,23 @@ class RuleOptimizer(torch.optim.Optimizer):
         members = [[(p, reason) for p in group["params"] if p.grad is not None] for group in self.param_groups]
         others = {number: pairs for number, pairs in enumerate(members) if pairs}
         if others:
-            self._fallback(others, fuse=False).step(self.param_groups, self.state, looked=True)
+            self._fallback(others).step(self.param_groups, self.state, looked=True)
         return True
 
-    def _fallback(self, others: Mapping[int, list[tuple[Tensor, str]]], *, fuse: bool) -> Fallback:
+    def _fallback(self, others: Mapping[int, list[tuple[Tensor, str]]]) -> Fallback:
         """Torch's own optimizer for parameters that kernels cannot step. RuntimeError if there is none."""
         self.check_others(others)
         assert self.torch_class is not None
         members = {number: [p for p, _ in members] for number, members in others.items()}
-        return Fallback(self.torch_class, self.defaults, members, fuse=fuse)
+        return Fallback(self.torch_class, self.defaults, members)
+
+
+@torch.no_grad()
+def _divide(params: Sequence[Tensor], scale: float) -> None:
+    """Divides the gradients of the parameters that have one."""
+    gradients = [p.grad for p in params if p.grad is not None]
+    if gradients:  # torch takes no empty list
+        torch._foreach_div_(gradients, scale)
 
 
 def _is_constant(value: Any) -> bool:

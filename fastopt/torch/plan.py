@@ -11,10 +11,13 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from fastopt.backend.choice import select
-from fastopt.backend.program import Program, Work, array_at, run
+from fastopt.backend.program import Follower, Program, Work, array_at, run
+from fastopt.encoded import native
 from fastopt.rule import Row as Coefficients
 from fastopt.rule import Rule
 from fastopt.sizes import GRAIN_AWAKE
+from fastopt.storage import Stream
+from fastopt.storages import noise
 from fastopt.torch import memory
 from fastopt.torch.rows import Kind, Row, Survey
 from fastopt.torch.states import Watch
@@ -22,6 +25,7 @@ from fastopt.torch.states import Watch
 # All parameters are looked at in every step, since anybody may replace them, their gradients and their states. These
 # functions of C are mapped over lists: a loop in Python would cost several times as much.
 _gradient, _nbytes, _members = attrgetter("grad"), attrgetter("nbytes"), itemgetter("params")
+_dtype = attrgetter("dtype")
 _stride, _address = Tensor.stride, Tensor.data_ptr
 
 
@@ -33,7 +37,7 @@ _COPY = {dtype: np.array([0.0, 1.0], dtype) for dtype in memory.DTYPES.values()}
 
 
 class Stale(Exception):
-    """A gradient came that kernels cannot read: a new plan hands its parameter to torch's optimizer."""
+    """A gradient came that is not as planned. The new plan expects it, or hands its parameter to torch's optimizer."""
 
 
 class Gradients(NamedTuple):
@@ -48,16 +52,22 @@ _NO_GRADIENTS = Gradients((), np.empty(0, np.int64), None)
 
 
 class PlannedKernel(NamedTuple):
-    """A kernel that steps run: for parameters of which group and dtype, how many of them, with how many elements."""
+    """A kernel that steps run: for parameters of which group and dtype, how many of them, with how many elements.
+
+    ``storages`` says how the parameters (``"params"``), their master and their states are stored, by their names.
+    """
 
     group: int
     kernel: str
     dtype: str
     parameters: int
     elements: int
+    storages: Mapping[str, str]
 
     def __str__(self) -> str:
         counts = f"{self.parameters} parameters, {self.elements} elements of {self.dtype}"
+        if {*self.storages.values()} != {self.dtype}:
+            counts += "; " + ", ".join(f"{name} in {storage}" for name, storage in self.storages.items())
         return f"param_groups[{self.group}]: {self.kernel} ({counts})"
 
 
@@ -97,16 +107,21 @@ def _pieces(numbers: Sequence[Tensor], dtype: np.dtype) -> list[np.ndarray]:
 
 
 class _Batch:
-    """The rows from ``start`` to ``stop``: those of one group and dtype, which share a rule."""
+    """The rows from ``start`` to ``stop``: those of one group and one set of dtypes, which share a rule."""
 
-    def __init__(self, rows: list[Row], rule: Rule, start: int) -> None:
+    def __init__(self, rows: list[Row], rule: Rule, seed: int, start: int) -> None:
         self.group, self.start, self.stop = rows[0].group, start, start + len(rows)
-        self.dtype: Any = memory.DTYPES[rows[0].param.dtype]
+        self.dtype: Any = rows[0].computes
+        #: The dtype of the parameters, and how they and what belongs to them are stored, in words.
+        self.stored = memory.STORED[rows[0].param.dtype].name
+        self.storages = _storages(rows, rule)
+        #: Whether the gradients have fewer bits than what kernels compute in.
+        self.narrow = rows[0].gradient.itemsize < self.dtype.itemsize
         self.columns: list[_Column] = []
         for name, dtype in zip(rows[0].scalars, map(memory.DTYPES.get, rows[0].dtypes), strict=True):
             assert dtype is not None
             numbers = [row.scalars[name] for row in rows]
-            if not rule.torch_step:
+            if not rows[0].counted:
                 self.columns.append(_Column([np.array(numbers, dtype)]))
                 continue
             tensors = _tensors(numbers, dtype)
@@ -114,11 +129,16 @@ class _Batch:
             for row, tensor in zip(rows, tensors, strict=True):
                 row.entry[name] = tensor
         for row in rows:
-            row.entry.update(row.states)
+            row.entry.update(row.kept.tensors)
         self.scalar_dtypes = [column.dtype for column in self.columns]
         #: The coefficients of the step: one set of them where all rows make the same step.
         self.k = np.empty((1, len(rule.coefficients(1))), self.dtype)
         self.first = Coefficients(self.k[0])
+        #: The keys of stochastic rounding, for each set of coefficients, and what they are made from.
+        self.seed = seed
+        stochastic = any(numbers.stochastic for row in rows for numbers in row.kept.numbers)
+        pairs = 1 + len(rows[0].kept.numbers) // 2  # of streams, of which the gradient is one, too
+        self.keys = [np.empty(pairs, np.uint64) if stochastic else None]
         #: Whether the step before had the same scalars in all rows, and so left them the same.
         self.even = False
 
@@ -145,19 +165,22 @@ class Plan:
         self._waiting = found.waiting
         parts: dict[tuple, list[Row]] = {}
         for row in found.rows:
-            parts.setdefault((row.group, row.param.dtype, row.dtypes), []).append(row)
+            parts.setdefault((row.group, row.param.dtype, row.gradient, row.counted, row.dtypes), []).append(row)
         rows = list(chain.from_iterable(parts.values()))
         self._batches: list[_Batch] = []
         for part in parts.values():
             start = self._batches[-1].stop if self._batches else 0
-            self._batches.append(_Batch(part, rules[part[0].group], start))
+            group = part[0].group
+            self._batches.append(_Batch(part, rules[group], kinds[group].options.seed, start))
         columns = [column for batch in self._batches for column in batch.columns]
         works = []
         for batch in self._batches:
             kernel = rules[batch.group].kernel
             for row in rows[batch.start : batch.stop]:
-                p, *states = map(memory.flat, row.buffers)
-                works.append(Work(kernel, (p, p, *states), batch.k))
+                p, *states = (numbers.stream(batch.dtype) for numbers in row.kept.numbers)
+                copy = row.kept.copy
+                followers = () if copy is None else (Follower(copy.stream(batch.dtype)),)
+                works.append(Work(kernel, (p, _gradient_like(row), *states), batch.k[0], followers, batch.keys[0]))
         #: What runs the kernels, and why.
         self.backend, self.backend_reason = select(own_kernel=any(not isinstance(work.kernel, str) for work in works))
         # The numbers beside the states are written in the same program, so that no interrupt can come in between.
@@ -170,17 +193,23 @@ class Plan:
 
         self._kernels = [work.kernel for work in works]
         self._params = [row.param for row in rows]
+        #: The parameters whose gradients have fewer bits than what kernels compute in.
+        self.narrow = [p for batch in self._batches if batch.narrow for p in self._params[batch.start : batch.stop]]
         self._versioned = [p for p in self._params if not p.is_inference()]
         self._distributed = any(map(memory.is_distributed, self._params))
         params = self._locals(self._params)
         self._addresses = list(map(_address, params))
         self._layouts, self._sizes = list(map(_stride, params)), list(map(_nbytes, params))
         self._strides = self._layouts.copy()  # of the gradients
+        self._dtypes = [row.gradient for row in rows]  # of the gradients
+        self._gradient_sizes = [p.numel() * row.gradient.itemsize for row, p in zip(rows, params, strict=True)]
+        #: Whether the number of bytes tells the dtype of a gradient.
+        self._distinct = memory.DTYPES.keys() >= {*self._dtypes}
 
         kept = [row for row in rows if row.entry]
         for row in kept:
             state[row.param] = row.entry
-        names = [[*row.states, *(row.scalars if rules[row.group].torch_step else ())] for row in kept]
+        names = [[*row.kept.tensors, *(row.scalars if row.counted else ())] for row in kept]
         written = [row.entry[name] for row, own in zip(kept, names, strict=True) for name in own]
         entries = [row.entry for row in kept]
         self._watch = Watch(state, entries, written, self._locals)
@@ -200,14 +229,24 @@ class Plan:
         except (AttributeError, KeyError, RuntimeError, TypeError):  # something is no tensor with memory any more
             return False
 
-    def prepare(self, rules: Sequence[Rule], gradients: Gradients) -> None:
-        """Works out the coefficients of the step. ValueError if a dtype cannot hold one of them."""
+    def prepare(self, rules: Sequence[Rule], gradients: Gradients, scale: float) -> None:
+        """Works out the coefficients of the step. ValueError if a dtype cannot hold one of them.
+
+        Gradients of the parameters in ``narrow`` are still to be divided by ``scale``.
+        """
         if self._reads.calls:
             run(self._reads.calls, self._reads.lock)
         present = gradients.present
         for batch in self._batches:
             part = None if present is None else present[batch.start : batch.stop]
-            self._prepare(batch, rules[batch.group], part)
+            self._prepare(batch, rules[batch.group], part, 1.0 / scale if batch.narrow else 1.0)
+
+    def prepare_estimates(self, rules: Sequence[Rule], gradients: Gradients) -> None:
+        """Works out the coefficients of an update of the Hessian: the numbers beside the states stay as they are."""
+        self.prepare([rule.estimator() for rule in rules], gradients, 1.0)
+        for batch in self._batches:
+            for column in batch.columns:
+                column.update[:] = column.values
 
     def run(self, gradients: Gradients, threads: int) -> None:
         """One step of the kernels, with the coefficients that were prepared."""
@@ -233,7 +272,11 @@ class Plan:
         if not self._distributed and memory.PLAIN.issuperset(map(type, gradients)):
             try:
                 addresses = np.fromiter(map(_address, gradients), np.int64, len(gradients))
-                if self._sizes == list(map(_nbytes, gradients)) and self._strides == list(map(_stride, gradients)):
+                if (
+                    self._gradient_sizes == list(map(_nbytes, gradients))
+                    and self._strides == list(map(_stride, gradients))
+                    and (self._distinct or self._dtypes == list(map(_dtype, gradients)))
+                ):
                     return Gradients(gradients, addresses, None)
             except RuntimeError:  # a gradient without memory: a sparse one
                 pass
@@ -248,7 +291,7 @@ class Plan:
     def _readable(self, row: int, gradient: Tensor, param: Tensor) -> Tensor:
         """The gradient, or a copy of it where its elements lie in another order than the parameter's."""
         unchanged = param.nbytes == self._sizes[row] and param.stride() == self._layouts[row]
-        if not unchanged or memory.gradient_obstacle(gradient, param):
+        if not unchanged or gradient.dtype != self._dtypes[row] or memory.gradient_obstacle(gradient, param):
             raise Stale
         if not memory.same_layout(gradient, param):
             self.copied += 1
@@ -256,11 +299,13 @@ class Plan:
         self._strides[row] = gradient.stride()  # dimensions of size 1 may have any stride
         return gradient
 
-    def _prepare(self, batch: _Batch, rule: Rule, present: np.ndarray | None) -> None:
+    def _prepare(self, batch: _Batch, rule: Rule, present: np.ndarray | None, scale: float) -> None:
         """Works out the coefficients of a batch, and its scalars after the step."""
         columns = batch.columns
         if present is None and batch.goes_on():
-            after = _fill(batch.first, rule, [column.values.item(0) for column in columns], batch.scalar_dtypes)
+            before = [column.values.item(0) for column in columns]
+            after = _fill(batch.first, rule, scale, before, batch.scalar_dtypes)
+            _refresh(batch.keys[0], batch.seed, after[0])
             for column, value in zip(columns, after, strict=True):
                 column.update[:] = value
             return
@@ -274,12 +319,14 @@ class Plan:
         distinct, which = np.unique(scalars, axis=0, return_inverse=True)
         batch.k = np.empty((len(distinct), batch.k.shape[1]), batch.dtype)
         batch.first = Coefficients(batch.k[0])
-        for number, before in enumerate(distinct):
+        batch.keys = [None if keys is None else np.empty_like(keys) for keys in [batch.keys[0]] * len(distinct)]
+        for number, numbers in enumerate(distinct):
             chosen = rows[which.reshape(-1) == number]
-            after = _fill(Coefficients(batch.k[number]), rule, before.tolist(), batch.scalar_dtypes)
+            after = _fill(Coefficients(batch.k[number]), rule, scale, numbers.tolist(), batch.scalar_dtypes)
+            _refresh(batch.keys[number], batch.seed, after[0])
             for column, value in zip(columns, after, strict=True):
                 column.update[chosen] = value
-            self._table.use(batch.start + chosen, batch.k[number])
+            self._table.use(batch.start + chosen, batch.k[number], batch.keys[number])
             batch.even = len(chosen) == batch.stop - batch.start
 
     @property
@@ -294,28 +341,55 @@ class Plan:
             kernel, params = self._kernels[batch.start], self._locals(self._params[batch.start : batch.stop])
             name = kernel if isinstance(kernel, str) else f"{kernel.__module__}.{kernel.__qualname__}"
             elements = sum(map(Tensor.numel, params))
-            found.append(PlannedKernel(batch.group, name, batch.dtype.name, len(params), elements))
+            found.append(PlannedKernel(batch.group, name, batch.stored, len(params), elements, batch.storages))
         return tuple(found)
+
+
+def _storages(rows: Sequence[Row], rule: Rule) -> dict[str, str]:
+    """How the parameters of some rows, their masters and states are stored, by name, in words."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        kept = row.kept
+        named = zip(("params" if kept.copy is None else "master", *rule.states), kept.numbers, strict=True)
+        for name, numbers in (*(() if kept.copy is None else (("params", kept.copy),)), *named):
+            words = f"{numbers.storage.name}, stochastic" if numbers.stochastic else numbers.storage.name
+            found.setdefault(name, {})[words] = None
+    return {name: " and ".join(words) for name, words in found.items()}
+
+
+def _refresh(keys: np.ndarray | None, seed: int, step: float) -> None:
+    """Fills in the keys of stochastic rounding, if there are some, for a step."""
+    if keys is not None:
+        keys[:] = [noise.key(seed, int(step), pair) for pair in range(keys.size)]
+
+
+def _gradient_like(row: Row) -> np.ndarray | Stream:
+    """What stands for a gradient where only its dtype and size matter: one number, as often as there are elements."""
+    storage, size = memory.STORED[row.gradient], memory.local(row.param).numel()
+    parts = tuple(np.broadcast_to(np.zeros((), part.dtype), size) for part in storage.parts)
+    return native(Stream(storage, parts, size), row.computes)
 
 
 def _same(before: Sequence[Any], now: Sequence[Any]) -> bool:
     return len(before) == len(now) and all(map(is_, before, now))
 
 
-def _fill(row: Coefficients, rule: Rule, scalars: list[float], dtypes: list[np.dtype]) -> list[float]:
+def _fill(row: Coefficients, rule: Rule, scale: float, scalars: list[float], dtypes: list[np.dtype]) -> list[float]:
     """Fills in the coefficients of the step that follows these scalars, and returns the scalars after it.
+
+    ``scale`` is what gradients are multiplied by.
 
     They are rounded as torch rounds them. It computes with 0-d tensors in their own dtypes, as NumPy does with its
     scalars, and what a rule makes anew, a Python number, becomes a tensor of torch's default dtype first.
     """
     step = int(scalars[0]) + 1
     if len(scalars) == 1:
-        rule.fill(row, step)
+        rule.fill(row, step, scale)
         return [step]
     with np.errstate(all="ignore"):
         pairs = zip(rule.torch_scalars, dtypes[1:], scalars[1:], strict=True)
         before = {name: dtype.type(number) for name, dtype, number in pairs}
-        rule.fill(row, step, 1.0, before)
+        rule.fill(row, step, scale, before)
         default = memory.default_dtype().type
         after = [
             number if isinstance(number, np.floating) else dtype.type(default(number))

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastopt.rule import Rule
 from fastopt.torch import memory
+from fastopt.torch.stored import Kept, Options, keep
 
 
 class Row(NamedTuple):
@@ -16,16 +18,25 @@ class Row(NamedTuple):
     group: int
     param: Tensor
     entry: dict[str, Any]
-    states: dict[str, Tensor]
+    kept: Kept
     #: The numbers beside the states: tensors that the step updates in place, or values that have no tensor yet.
     scalars: dict[str, Tensor | float]
     #: The dtype of each of these numbers.
     dtypes: tuple[torch.dtype, ...]
+    #: The dtype of the gradients that are expected.
+    gradient: torch.dtype
+    #: Whether these numbers are a part of the state. If not, they only say whether there is one.
+    counted: bool
 
     @property
     def buffers(self) -> list[Tensor]:
         """What the kernel reads and writes beside the gradient, as it lies in this process's memory."""
-        return list(map(memory.local, (self.param, *self.states.values())))
+        return list(map(memory.local, (self.param, *self.kept.tensors.values())))
+
+    @property
+    def computes(self) -> np.dtype:
+        """In which dtype the kernel computes."""
+        return memory.STORED[self.param.dtype].computes
 
 
 class Survey(NamedTuple):
@@ -45,10 +56,11 @@ class Kind(NamedTuple):
     states: tuple[str, ...]
     #: Why torch's own optimizer is to apply the rule, or None if kernels do.
     obstacle: str | None
+    options: Options
 
 
-def kind(rule: Rule, in_torch: bool) -> Kind:
-    """The kind of a rule, which torch.optim has, too, or has not.
+def kind(rule: Rule, options: Options, in_torch: bool) -> Kind:
+    """The kind of a rule, which torch.optim has, too, or has not, and of a group's options.
 
     Hyperparameters that lie outside the rule's domains are the user's word. What they mean torch's own code knows; a
     negative learning rate is no secret, and where there is no such code kernels take what goes together.
@@ -59,8 +71,8 @@ def kind(rule: Rule, in_torch: bool) -> Kind:
         else:
             rule.check()
     except (TypeError, ValueError) as error:
-        return Kind(None, (), f"has hyperparameters that no kernel is made for ({error})")
-    return Kind(rule.kernel, tuple(rule.states), None)
+        return Kind(None, (), f"has hyperparameters that no kernel is made for ({error})", options)
+    return Kind(rule.kernel, tuple(rule.states), None, options)
 
 
 def survey(
@@ -87,11 +99,18 @@ def survey(
                 others.setdefault(number, []).append((p, reason))
             else:
                 try:
-                    rows.append(_row(number, group, rule, p, entry, describe))
+                    row = _row(number, group, rule, kinds[number].options, p, entry, describe)
                 except RuntimeError:
                     if p.grad is not None:
                         raise
                     waiting.append(p)
+                    continue
+                # What has no gradient may be of this dtype for a while only: its state is not converted.
+                as_it_is = all(entry.get(name) is tensor for name, tensor in row.kept.tensors.items())
+                if p.grad is None and not as_it_is:
+                    waiting.append(p)
+                else:
+                    rows.append(row)
     for row in _clashing(rows):
         if row.param.grad is None:
             waiting.append(row.param)
@@ -118,35 +137,35 @@ def _row(
     number: int,
     group: Mapping[str, Any],
     rule: Rule,
+    options: Options,
     p: Tensor,
     entry: dict[str, Any],
     describe: Callable[[Tensor], str],
 ) -> Row:
     """The row of a parameter, with states made where there are none."""
     scalars: dict[str, Any] = {"step": 0.0, **rule.torch_scalars}
-    if not rule.torch_step:
-        scalars["step"] = float(any(entry.get(name) is not None for name in rule.states))
-    elif entry:
+    if rule.torch_step and entry:
         missing = [name for name in (*rule.states, *scalars) if entry.get(name) is None]
         if missing:
             raise RuntimeError(
                 f"{describe(p)} has a state without {missing[0]!r}, only {', '.join(map(repr, entry))}: "
                 f"it comes from another optimizer, or from other flags than those of {rule!r}"
             )
+    try:
+        kept = keep(rule, p, entry, options.precision(rule.states, p.dtype))
+    except ValueError as error:
+        raise RuntimeError(f"{describe(p)} {error}") from None
+    # Where torch keeps no step, stochastic rounding needs one.
+    counted = rule.torch_step or any(numbers.stochastic for numbers in kept.numbers)
+    if counted and entry.get("step") is not None:
         scalars = {name: _number(entry[name]) for name in scalars}
-    states = {}
-    for place, (name, first) in enumerate(rule.states.items(), 1):
-        state = entry.get(name)
-        if state is None:
-            states[name] = memory.state_like(p, first, place, len(rule.states))
-        elif state.shape != p.shape:
-            raise RuntimeError(f"{describe(p)} has the shape {tuple(p.shape)}, its state {name!r} {tuple(state.shape)}")
-        else:
-            states[name] = state if memory.matches(state, p) else memory.like(p, state)
+    elif not rule.torch_step:
+        scalars["step"] = float(any(entry.get(name) is not None for name in rule.states))
     double = torch.get_default_dtype() == torch.float64 and not group.get("fused")  # as torch.optim makes them
     default = torch.float64 if double else torch.float32
     dtypes = tuple(value.dtype if isinstance(value, Tensor) else default for value in scalars.values())
-    return Row(number, p, entry, states, scalars, dtypes)
+    gradient = p.dtype if p.grad is None else p.grad.dtype
+    return Row(number, p, entry, kept, scalars, dtypes, gradient, counted)
 
 
 def _number(value: Any) -> Tensor | float:

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import fastopt
 from fastopt import checkpoint
+from fastopt.buffers import DTYPES
 from fastopt.errors import quoted
+from fastopt.precision import COMPRESSED, ROUNDING
 
 LARGEST = 10**9  # epochs and the like: more would take longer than anybody waits
 
@@ -67,7 +69,10 @@ EXTRA: dict[str, Any] = {
         "schedule": _or_null(TEXT),
         "hidden": _list_of(_whole(1), 0),
         "batch_size": _or_null(_whole(1)),
-        "dtype": _one_of("float32", "float64"),
+        "dtype": _one_of(*DTYPES),
+        "master": _or_null(_one_of("float32", "split"), optional=True),
+        "state_dtype": _or_null(_one_of(*COMPRESSED), optional=True),
+        "rounding": _one_of(*ROUNDING.words)._replace(optional=True),
         "seed": SEED,
         "max_norm": _or_null(POSITIVE),
         "switch_to": _or_null(TEXT),

@@ -17,6 +17,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 import fastopt
 from fastopt.errors import InputError
 from fastopt.machine import shortage
+from fastopt.precision import MASTERS
+from fastopt.storages import find
 from fastopt.train.data.dataset import Dataset
 from fastopt.train.network import EVALUATION_ROWS, Network
 from fastopt.train.scores import scores
@@ -45,7 +47,7 @@ def converged(losses: list[float], tolerance: float) -> bool:
 class Run:
     """One network trained by one optimizer; it can stop after any batch and go on later.
 
-    ``data`` is used in the dtype of the settings. ``history`` has one JSON-able dict for each epoch
+    ``data`` is used in the dtype that the network computes in. ``history`` has one JSON-able dict for each epoch
     that is complete. ``seconds`` are those spent on "network", "optimizer" and "validation".
     ``notes`` is a JSON-able dict of the caller's that travels in the checkpoint.
 
@@ -56,9 +58,10 @@ class Run:
     def __init__(
         self, data: Dataset, settings: Settings, *, backend: Backend = "auto", threads: int | None = None
     ) -> None:
-        self.data = data.astype(settings.dtype)
+        self.data = data.astype(settings.computes.name)
         self._fingerprint = data.fingerprint
         self.settings = settings
+        self._check_master()
         self.rows = len(self.data.y_train)
         self.batch_size = self._check_batch_size()
         self.steps_per_epoch = math.ceil(self.rows / self.batch_size)
@@ -68,7 +71,7 @@ class Run:
         self.network = Network(sizes, settings.dtype, settings.seed)
         self._backend, self._threads = backend, threads
         self._warm = False
-        self._batch = np.empty((self.batch_size, data.features), settings.dtype)
+        self._batch = np.empty((self.batch_size, data.features), settings.computes)
         self.notes: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
         self.seconds = {"network": 0.0, "optimizer": 0.0, "validation": 0.0}
@@ -92,8 +95,8 @@ class Run:
         Raises InputError for numbers that the rule allows and the dtype does not hold.
         """
         for phase in () if self._warm else self.phases[self._phase :]:
-            params = self.network.params.copy()
-            self._step(self._optimizer(params, phase.rule), params.zeros_like())
+            params, grads = self.network.params.copy(), self.network.grads.zeros_like()
+            self._step(self._optimizer(params, phase.rule), grads)
         self._warm = True
 
     def train(
@@ -174,19 +177,30 @@ class Run:
     def _check_batch_size(self) -> int:
         size = self.rows if self.settings.batch_size is None else self.settings.batch_size
         if not 1 <= size <= self.rows:
-            raise InputError("batch_size", f"got {size}; allowed: 1 to {self.rows}, the training rows, or full")
+            raise InputError("batch_size", f"must be from 1 to {self.rows}, the training rows, or full, not {size}")
         return size
+
+    def _check_master(self) -> None:
+        master, dtype = self.settings.master, self.settings.dtype
+        allowed = MASTERS.get(dtype, ())
+        if master is not None and master not in allowed:
+            words = " or ".join(("none", *allowed))
+            raise InputError("master", f"must be {words} for parameters in {dtype}, not {master}")
 
     def _check_memory(self, sizes: tuple[int, ...]) -> int:
         """The bytes that a run takes. Raises InputError, before it takes them, if there are not so many."""
         parameters = sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
         states = max(len(phase.rule.states) for phase in self.phases)
         rows = 2 * self.batch_size + EVALUATION_ROWS
-        # Parameters, gradients and states, once more while warming up; outputs and their gradients of a batch.
-        numbers = 2 * (2 + states) * parameters + rows * sum(sizes)
-        needed = numbers * np.dtype(self.settings.dtype).itemsize
+        settings, computes = self.settings, self.settings.computes.name
+        kept = ["split"] if settings.master == "split" else [settings.dtype, *filter(None, [settings.master])]
+        kept += [settings.state_dtype or computes] * states
+        kept += [computes] if settings.dtype == computes else [computes, computes]  # gradients; what is decoded
+        stored = sum(find(name).nbytes(parameters) for name in kept)
+        # All that is stored, once more while warming up; outputs and their gradients of a batch.
+        needed = 2 * stored + rows * sum(sizes) * settings.computes.itemsize
         if short := shortage(needed):
-            raise InputError("hidden", f"got {as_text(self.settings.hidden)}, which {short}; allowed: smaller layers")
+            raise InputError("hidden", f"must be smaller layers, not {as_text(self.settings.hidden)}, which {short}")
         return needed
 
     def _check_fit(self, path: Path, extra: dict[str, Any]) -> None:
@@ -194,12 +208,10 @@ class Run:
         for field in fields(Settings):
             ours, other = getattr(self.settings, field.name), getattr(theirs, field.name)
             if field.name != "epochs" and not same_setting(field.name, ours, other, path):
-                raise InputError(field.name, f"got {as_text(ours)}; allowed: {as_text(other)}, as in {path}")
+                raise InputError(field.name, f"must be {as_text(other)}, as in {path}, not {as_text(ours)}")
         if phases(replace(self.settings, epochs=theirs.epochs), self.steps_per_epoch) != self.phases:
-            raise InputError(
-                "epochs",
-                f"got {self.settings.epochs}; allowed: 1 to {theirs.epochs}, as its schedule spans",
-            )
+            allowed = f"from 1 to {theirs.epochs}, as its schedule spans"
+            raise InputError("epochs", f"must be {allowed}, not {self.settings.epochs}")
         check_data(path, extra, self._fingerprint)
         self._check_position(path, extra["position"])
 
@@ -215,12 +227,25 @@ class Run:
             )
 
     def _start_phase(self, number: int) -> None:
+        master = self.optimizer.master if number else None
         self._phase = number
         self.optimizer = self._optimizer(self.network.params, self.phases[number].rule)
+        if master is not None and self.optimizer.master is not None:
+            for name, exact in master.items():
+                self.optimizer.master[name] = exact
 
     def _optimizer(self, params: fastopt.FlatBuffer, rule: fastopt.Rule) -> fastopt.Optimizer:
         try:
-            return fastopt.Optimizer(params, rule, backend=self._backend, threads=self._threads)
+            return fastopt.Optimizer(
+                params,
+                rule,
+                backend=self._backend,
+                threads=self._threads,
+                master=self.settings.master,
+                state_dtype=self.settings.state_dtype,
+                rounding=self.settings.rounding,
+                seed=self.settings.seed % 2**64,
+            )
         except (fastopt.BackendError, ValueError) as error:  # the environment may ask for a wrong one, too
             raise InputError("backend", str(error)) from None
 
@@ -316,4 +341,4 @@ class Run:
 def check_data(path: Path, extra: dict[str, Any], fingerprint: str) -> None:
     """Raises InputError for "data" unless the checkpoint ``path`` is from data with that fingerprint."""
     if extra["data"] != fingerprint:
-        raise InputError("data", f"these are not the samples that {path} was trained on")
+        raise InputError("data", f"must be the samples that {path} was trained on")

@@ -9,13 +9,14 @@ from itertools import pairwise
 import numpy as np
 
 import fastopt
+from fastopt.storages import STORAGES
 
 EVALUATION_ROWS = 1024
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: views into the parameters and into the gradients, weights as (outputs, inputs)."""
+    """One layer: views into what the network computes with, weights as (outputs, inputs)."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -31,28 +32,34 @@ class Network:
     ``fc2.weight`` and so on. The same ``seed`` gives the same first parameters: weights from a normal
     distribution with variance 2 / inputs (He et al., ICCV 2015), biases zero.
 
+    ``dtype`` is that of ``params``. With parameters in 16 bits the network computes in float32: with
+    a copy of them, and ``grads`` is float32.
+
     Raises ValueError for a size below 1 or fewer than two sizes.
     """
 
     def __init__(self, sizes: Sequence[int], dtype: str = "float32", seed: int = 0) -> None:
         if len(sizes) < 2 or min(sizes) < 1:
-            raise ValueError(f"sizes: got {tuple(sizes)}; allowed: two or more numbers from 1")
+            raise ValueError(f"sizes must be two or more whole numbers >= 1, not {tuple(sizes)}")
         self.sizes = tuple(sizes)
-        self.dtype = np.dtype(dtype)
         self.params = fastopt.FlatBuffer(_first_parameters(self.sizes, seed), dtype=dtype)
-        self.grads = self.params.zeros_like()
+        self.dtype = self.params.dtype
+        computes = STORAGES[self.dtype.name].computes
+        self.grads = fastopt.FlatBuffer.empty(self.params.layout, computes).zeros_like()
+        self._decoded = self.params if computes == self.dtype else self.grads.zeros_like()
         self.layers = [self._layer(f"fc{number}") for number in range(1, len(sizes))]
-        self._training = _Workspace(self.sizes, 0, self.dtype)
-        self._evaluation = _Workspace(self.sizes, 0, self.dtype)
+        self._training = _Workspace(self.sizes, 0, computes)
+        self._evaluation = _Workspace(self.sizes, 0, computes)
 
     def gradients(self, x: np.ndarray, y: np.ndarray) -> float:
         """Write the gradient of the mean loss over one batch into ``grads``; return that loss.
 
-        ``x`` is (rows, features) in the network's dtype, ``y`` is (rows,) of class numbers.
+        ``x`` is (rows, features) in the dtype of ``grads``, ``y`` is (rows,) of class numbers.
         """
         rows = len(x)
         self._training = self._training.with_room_for(rows)
         with np.errstate(all="ignore"):  # divergence is told from the loss
+            self._decode()
             logits = self._forward(x, self._training)
             loss = _softmax_loss(logits, y)
             logits[np.arange(rows), y] -= 1
@@ -66,6 +73,7 @@ class Network:
         predicted = np.empty(len(x), dtype=np.int64)
         loss = 0.0
         with np.errstate(all="ignore"):
+            self._decode()
             for start in range(0, len(x), EVALUATION_ROWS):
                 part = slice(start, start + EVALUATION_ROWS)
                 logits = self._forward(x[part], self._evaluation)
@@ -75,7 +83,11 @@ class Network:
 
     def _layer(self, name: str) -> Layer:
         weight, bias = f"{name}.weight", f"{name}.bias"
-        return Layer(self.params[weight], self.params[bias], self.grads[weight], self.grads[bias])
+        return Layer(self._decoded[weight], self._decoded[bias], self.grads[weight], self.grads[bias])
+
+    def _decode(self) -> None:
+        if self._decoded is not self.params:
+            self._decoded.flat[...] = self.params.flat
 
     def _forward(self, x: np.ndarray, workspace: _Workspace) -> np.ndarray:
         last = len(self.layers) - 1

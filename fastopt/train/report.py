@@ -52,7 +52,7 @@ def headline(results: Sequence[Result]) -> str:
     data, network = run.data, run.network
     return (
         f"{data.name}: {len(data.y_train):,} training and {len(data.y_val):,} validation samples, "
-        f"{len(data.classes)} classes; network {'-'.join(map(str, network.sizes))} in {network.dtype}, "
+        f"{len(data.classes)} classes; network {'-'.join(map(str, network.sizes))} in {run.settings.in_words()}, "
         f"{network.params.flat.size:,} parameters; backend {run.optimizer.backend}"
     )
 
@@ -140,6 +140,7 @@ def _metrics(result: Result) -> dict[str, Any]:
         "optimizer": result.label,
         "rules": [repr(phase.rule) for phase in run.phases],
         "settings": asdict(run.settings),
+        "storages": dict(run.optimizer.explain().kernels[0].storages),
         "backend": run.optimizer.backend,
         "parameters": int(run.network.params.flat.size),
         "checkpoint": result.checkpoint,

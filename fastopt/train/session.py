@@ -5,7 +5,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +103,8 @@ def resumed_request(path: Path, values: dict[str, Any]) -> tuple[Request, Datase
     settings = _settings(values, max(stored.epochs, epochs), stored)
     optimizers = _distinct(values.get("optimizer", notes["optimizers"]))
     if len(optimizers) != len(notes["optimizers"]):
-        raise InputError(
-            "optimizer", f"got {_listed(optimizers)}; allowed: {_listed(notes['optimizers'])}, as in {path}"
-        )
+        theirs = f"{_listed(notes['optimizers'])}, as in {path}"
+        raise InputError("optimizer", f"must be {theirs}, not {_listed(optimizers)}")
     source, target = values.get("data", notes["source"]), values.get("target", notes["target"])
     decimal, drop = values.get("decimal", notes["decimal"]), tuple(values.get("drop", notes["drop"]))
     data = load_data(source, target, decimal=decimal, drop=drop)
@@ -152,15 +151,15 @@ def train(request: Request, data: Dataset, resume: Path | None = None) -> list[r
 
 def _settings(values: dict[str, Any], epochs: int, stored: Settings | None = None) -> Settings:
     """Settings from the arguments, those not given from ``stored``; the optimizer is set for each run."""
-    names = ("schedule", "hidden", "batch_size", "dtype", "seed", "max_norm", "switch_to", "switch_at")
-    given = {name: values[name] for name in names if name in values}
+    shared = {field.name for field in fields(Settings)} - {"optimizer", "epochs"}
+    given = {name: value for name, value in values.items() if name in shared}
     settings = replace(stored or Settings(), **given, epochs=epochs)
     if (settings.switch_to is None) != (settings.switch_at is None):
         argument = "switch_to" if settings.switch_to is None else "switch_at"
         other = "--switch-at" if settings.switch_to is None else "--switch-to"
-        raise InputError(argument, f"not given; needed with {other}")
+        raise InputError(argument, f"must be given with {other}")
     if settings.switch_at is not None and settings.switch_at >= epochs:
-        raise InputError("switch_at", f"got {settings.switch_at}; allowed: 1 to {epochs - 1}, before the last epoch")
+        raise InputError("switch_at", f"must be before the last epoch, {epochs}, not {settings.switch_at}")
     return settings
 
 
@@ -182,13 +181,13 @@ def _check_built_in(path: Path, argument: str, texts: Sequence[str]) -> None:
 def _distinct(optimizers: Sequence[str]) -> tuple[str, ...]:
     """The labels of the optimizers. Raises InputError where two are the same, in whatever words."""
     if len(optimizers) > MAX_OPTIMIZERS:
-        raise InputError("optimizer", f"got {len(optimizers)}; allowed: up to {MAX_OPTIMIZERS}")
+        raise InputError("optimizer", f"must be given up to {MAX_OPTIMIZERS} times, not {len(optimizers)}")
     found: dict[fastopt.Rule, str] = {}
     for text in optimizers:
         label, rule = _label(text), specs.rule(text)
         if rule in found:
-            twice = f"got {label!r} twice" if found[rule] == label else f"got {found[rule]!r} and {label!r}, the same"
-            raise InputError("optimizer", f"{twice}; allowed: each once")
+            twice = f"{label!r} twice" if found[rule] == label else f"{found[rule]!r} and {label!r}, the same"
+            raise InputError("optimizer", f"must be a different one each time, not {twice}")
         found[rule] = label
     return tuple(found.values())
 
@@ -203,7 +202,7 @@ def _runs(request: Request, data: Dataset) -> list[Run]:
     runs: list[Run] = []
     for optimizer in request.optimizers:
         if runs and (short := shortage(len(request.optimizers) * runs[0].memory)):
-            raise InputError("optimizer", f"got {len(request.optimizers)}, which {short}; allowed: fewer at once")
+            raise InputError("optimizer", f"must be fewer at once, not {len(request.optimizers)}: that {short}")
         settings = replace(request.settings, optimizer=optimizer)
         runs.append(Run(data, settings, backend=request.backend, threads=request.threads))
     return runs
@@ -225,7 +224,9 @@ def _go_on(runs: list[Run], names: list[str], resume: Path) -> None:
     """Load what each run has in the folder of ``resume``; one without a checkpoint starts anew."""
     paths = [resume] if len(runs) == 1 else [resume.with_name(name) for name in names]
     if resume not in paths:
-        raise InputError("resume", f"got {resume.name}, one of several; allowed: its name of old, {' or '.join(names)}")
+        raise InputError(
+            "resume", f"must have its name of old, {' or '.join(names)}, not {resume.name}, one of several"
+        )
     for run, path in zip(runs, paths, strict=True):
         if path.exists():
             run.load(path, read_extra(path))
@@ -250,7 +251,7 @@ def _prepare(out: Path) -> None:
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise InputError(
-            "out", f"{out} cannot be written to: {error.strerror}; allowed: a folder, new or not"
+            "out", f"must be a folder, new or not, that can be written to, not {out}: {error.strerror}"
         ) from None
 
 

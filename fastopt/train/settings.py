@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 import fastopt
 from fastopt import specs
 from fastopt.errors import InputError
+from fastopt.optimizer import StateDtype
+from fastopt.storages import STORAGES
 
 Backend = Literal["auto", "numba", "c"]
+Master = Literal["float32", "split"]
+Rounding = Literal["stochastic", "nearest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +26,8 @@ class Settings:
     ``optimizer`` and ``switch_to`` are texts such as "adam:lr=0.01", ``schedule`` one such as
     "cosine:warmup=100"; ``batch_size`` None means the whole training set; after epoch ``switch_at``
     the optimizer ``switch_to`` takes over; ``epochs`` is the number that schedules span.
+    ``dtype``, ``master``, ``state_dtype`` and ``rounding`` say how parameters and states are stored,
+    as fastopt.FlatBuffer and fastopt.Optimizer take them.
     """
 
     optimizer: str = "adam"
@@ -27,6 +35,9 @@ class Settings:
     hidden: tuple[int, ...] = (128, 64)
     batch_size: int | None = 32
     dtype: str = "float32"
+    master: Master | None = None
+    state_dtype: StateDtype | None = None
+    rounding: Rounding = "stochastic"
     seed: int = 0
     max_norm: float | None = None
     switch_to: str | None = None
@@ -36,6 +47,17 @@ class Settings:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Settings:
         return cls(**values | {"hidden": tuple(values["hidden"])})
+
+    @property
+    def computes(self) -> np.dtype:
+        """The dtype that the network and the optimizer compute in."""
+        return STORAGES[self.dtype].computes
+
+    def in_words(self) -> str:
+        """How parameters and states are stored."""
+        more = [f"master {self.master}"] if self.master is not None else []
+        more += [f"states in {self.state_dtype}"] if self.state_dtype is not None else []
+        return self.dtype + (f" ({', '.join(more)})" if more else "")
 
 
 class Phase(NamedTuple):
@@ -71,7 +93,7 @@ def same_setting(field: str, ours: Any, theirs: Any, path: Path) -> bool:
             return specs.split(ours, field) == specs.split(theirs, field)
         return specs.same_rule(ours, theirs, field)
     except InputError as error:  # ours has been used already
-        raise fastopt.CheckpointError(f"{path}: extra.settings.{field}: {error.message}") from None
+        raise fastopt.CheckpointError(f"{path}: {error.named(f'extra.settings.{field}')}") from None
 
 
 def as_text(value: Any) -> str:

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import BACKENDS
 
 import fastopt
 from fastopt import kernels
+from fastopt.storages import STORAGES
 
 ASV = Path(__file__).parents[2] / "asv_bench"
 MODULES = sorted(path.stem for path in (ASV / "benchmarks").glob("*.py") if path.stem != "__init__")
@@ -43,10 +45,11 @@ def benchmarks(suite):
     return found
 
 
-def test_the_list_of_rules_is_literal():
+def test_the_lists_are_literal():
     tree = ast.parse((ASV / "benchmarks" / "cases.py").read_text())
     assigned = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
     assert isinstance(ast.literal_eval(assigned["CASES"]), dict)
+    assert isinstance(ast.literal_eval(assigned["MIXES"]), dict)
 
 
 def test_the_list_has_every_rule_and_every_kernel(suite):
@@ -59,6 +62,33 @@ def test_the_list_is_what_the_bench_derives(suite):
     from fastopt.bench import cases
 
     assert {suite["cases"].rule(fastopt, label) for label in suite["cases"].CASES} == set(cases.cases().values())
+
+
+def test_mixes_have_every_storage_and_move_what_is_counted(suite):
+    from fastopt.bench.mix import Mix
+
+    steps, size, found = suite["storages"], suite["cases"].IN_CACHE, set()
+    for mix, (dtype, grad_dtype, options) in suite["cases"].MIXES.items():
+        optimizer, gradient = steps.optimizer_and_gradient("AdamW", mix, BACKENDS[0], size, 1)
+        assert optimizer.step(gradient).step == 1
+        found |= {word.partition(",")[0] for word in optimizer.explain().kernels[0].storages.values()}
+        others = {name: value for name, value in options.items() if name != "ema_decay"}
+        average = 8 if "ema_decay" in options else 0
+        counted = Mix(dtype, grad_dtype, **others).traffic(optimizer.rule, size) / size + average
+        assert steps.traffic(mix, 2) == counted, mix
+    assert found == STORAGES.keys() - {"float64"}
+
+
+def test_a_mix_that_a_commit_lacks_is_skipped(suite, monkeypatch):
+    monkeypatch.setitem(suite["cases"].MIXES, "new", ("float32", "float32", {"no_such_argument": 1}))
+    with pytest.raises(NotImplementedError, match="this commit has no new"):
+        suite["storages"].step("SGD", "new", BACKENDS[0], 10, 1)
+
+
+def test_the_time_of_an_element_is_without_that_of_a_step(suite, monkeypatch):
+    taken = suite["yardstick"].load("measure").Round(4.095e-6 + 3e-6, 3e-6)
+    monkeypatch.setattr(suite["yardstick"], "in_turn", lambda step, other, budget: step() and other() and taken)
+    assert suite["storages"].in_cache("SGD", "float32", BACKENDS[0]) == pytest.approx((1.0,))
 
 
 def test_labels_name_their_rules(suite):
@@ -94,7 +124,7 @@ def test_every_track_has_a_unit_and_lower_is_better(benchmarks):
     for name, (kind, function) in benchmarks.items():
         if ".track_" in name:
             unit = getattr(function, "unit", None) or getattr(kind, "unit", None)
-            assert unit in {"seconds", "ratio", "Python loops"}, name  # never a throughput
+            assert unit in {"seconds", "nanoseconds", "ratio", "Python loops"}, name  # never a throughput
 
 
 def test_setup_caches_are_apart(benchmarks):

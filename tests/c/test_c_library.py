@@ -26,6 +26,9 @@ CC = os.environ.get("CC", "cc")
 COMPILERS = [CC, *(["clang"] if shutil.which("clang") else [])]
 
 
+pytestmark = pytest.mark.compiled
+
+
 def shell(*command, **options):
     """Runs a command; its output, or a failure that shows it."""
     done = subprocess.run(command, capture_output=True, text=True, **options)

@@ -72,6 +72,24 @@ def test_metrics_say_what_was_run():
     assert set(content["runs"][0]["seconds"]) == {"network", "optimizer", "validation"}
 
 
+def test_a_resumed_run_keeps_its_storages():
+    stored = ("--dtype", "bfloat16", "--master", "split", "--state-dtype", "8bit")
+    words = "in bfloat16 (master split, states in 8bit), 17,226 parameters"
+    assert words in ok("train", *stored, "--epochs", "1").stdout
+    checkpoint = "runs/digits/checkpoint.safetensors"
+    assert words in ok("train", "--resume", checkpoint, "--epochs", "2").stdout
+    config, run = metrics()["config"], metrics()["runs"][0]
+    assert (config["dtype"], config["master"], config["state_dtype"]) == ("bfloat16", "split", "8bit")
+    assert run["storages"] == {
+        "params": "split",
+        "exp_avg": "float8_signed and float32",
+        "exp_avg_sq": "float8_unsigned, stochastic and float32",
+    }
+    for other in (("--master", "none"), ("--state-dtype", "none"), ("--rounding", "nearest")):
+        message = fastopt_("train", "--resume", checkpoint, *other).stderr
+        assert f"{other[0]} must be " in message and f", as in {checkpoint}, not {other[1]}" in message
+
+
 def test_the_same_seed_gives_the_same_history_on_either_backend():
     for backend in ("numba", "c"):
         ok("train", *SHORT, "--backend", backend, "--out", backend)
@@ -286,40 +304,54 @@ WRONG = [
     (("train", "-o", "adam:lr=1e-2", "-o", "adam:lr=1E-2"), "the same"),
     (("train", "-o", "adam:lr=0.01", "-o", "sgd", "-o", "adam:lr=1e-2,eps=1e-8"), "the same"),
     (("train", "-o", "adam", "-o", "adam:lr=0.001"), "the same"),
-    (("train", *(word for n in range(1, 66) for word in ("-o", f"adam:lr={n}"))), "up to 64"),
+    (
+        ("train", *(word for n in range(1, 66) for word in ("-o", f"adam:lr={n}"))),
+        "--optimizer must be given up to 64 times, not 65",
+    ),
     (("train", "-o", "adam:lr=1_0"), "--optimizer"),
     (("train", "-o", "rmsprop:alpha=" + "9" * 5000), "--optimizer"),
     (("train", "--schedule", "cosin"), "--schedule"),
     (("train", "--schedule", "cosine:warmup=99999"), "--schedule"),
-    (("train", "--switch-to", "sgd"), "--switch-at"),
-    (("train", "--switch-at", "3"), "--switch-to"),
+    (("train", "--switch-to", "sgd"), "--switch-at must be given with --switch-to"),
+    (("train", "--switch-at", "3"), "--switch-to must be given with --switch-at"),
     (("train", "--switch-to", "sgdd", "--switch-at", "3"), "--switch-to"),
-    (("train", "--switch-to", "sgd", "--switch-at", "30"), "--switch-at"),
+    (("train", "--switch-to", "sgd", "--switch-at", "30"), "--switch-at must be before the last epoch, 30, not 30"),
     (("train", "--batch-size", "0"), "--batch-size"),
-    (("train", "--batch-size", "all"), "full"),
-    (("train", "--batch-size", "2000"), "1438"),
-    (("train", "--epochs", "0"), "--epochs"),
-    (("train", "--until-converged", "0"), "--until-converged"),
-    (("train", "--max-norm", "nan"), "--max-norm"),
+    (("train", "--batch-size", "all"), "--batch-size must be a whole number >= 1, or full, not 'all'"),
+    (("train", "--batch-size", "2000"), "--batch-size must be from 1 to 1438, the training rows, or full, not 2000"),
+    (("train", "--epochs", "0"), "--epochs must be a whole number from 1 to 1000000000, not '0'"),
+    (("train", "--until-converged", "0"), "--until-converged must be a finite number > 0, not '0'"),
+    (("train", "--max-norm", "nan"), "--max-norm must be a finite number > 0, not 'nan'"),
     (("train", "--max-norm", "1_0"), "--max-norm"),
-    (("train", "--hidden", "64,x"), "--hidden"),
+    (("train", "--hidden", "64,x"), "--hidden must be whole numbers >= 1 with commas between, or none, not '64,x'"),
     (("train", "--hidden", "1000000000"), "this machine has"),
     (("train", "--hidden", "200000,200000"), "this machine has"),
     (("train", "--hidden", "9" * 5000), "--hidden"),
     (("train", "--hidden", "\u0661"), "--hidden"),
     (("train", "--batch-size", "9" * 5000), "--batch-size"),
     (("train", "--epochs", "9" * 400), "--epochs"),
-    (("train", "--decimal", ";"), "--decimal"),
-    (("train", "--decimal", ","), "--decimal"),
+    (("train", "--decimal", ";"), "--decimal must be one of '.', ',', not ';'"),
+    (("train", "--decimal", ","), "--decimal must be given with a CSV file only, not with 'digits'"),
     (("train", "--drop", "x"), "--drop"),
-    (("train", "--dtype", "float16"), "--dtype"),
-    (("train", "--seed", "-1"), "--seed"),
-    (("train", "--threads", "0"), "--threads"),
-    (("train", "--backend", "cuda"), "--backend"),
+    (("train", "--dtype", "float8"), "--dtype must be one of 'float32', "),
+    (("train", "--master", "split"), "--master must be none for parameters in float32, not split"),
+    (
+        ("train", "--dtype", "float16", "--master", "split"),
+        "--master must be none or float32 for parameters in float16, not split",
+    ),
+    (
+        ("train", "--dtype", "bfloat16", "--master", "float64"),
+        "--master must be one of 'none', 'float32', 'split', not 'float64'",
+    ),
+    (("train", "--state-dtype", "float64"), "--state-dtype must be one of 'none', "),
+    (("train", "--rounding", "up"), "--rounding must be one of 'stochastic', 'nearest', not 'up'"),
+    (("train", "--seed", "-1"), "--seed must be a whole number >= 0, not '-1'"),
+    (("train", "--threads", "0"), "--threads must be a whole number from 1 to 1000000000, not '0'"),
+    (("train", "--backend", "cuda"), "--backend must be one of 'auto', 'numba', 'c', not 'cuda'"),
     (("train", "--resume", "nothing"), "--resume"),
     (("landscape", "-o", "adm"), "--optimizer"),
     (("landscape", "--out", "l.jpg"), "--out"),
-    (("landscape", "--backend", "cuda"), "--backend"),
+    (("landscape", "--backend", "cuda"), "--backend must be one of 'auto', 'numba', 'c', not 'cuda'"),
 ]
 
 
@@ -356,10 +388,9 @@ def test_csv_errors_name_line_and_column(folder):
     Path("t.csv").write_text("a,y\n1,x\n2,z\nbad,x\n4,z\n")
     result = fastopt_("train", "--data", "t.csv", "--target", "y")
     assert result.exit_code == 2
-    assert "--data: t.csv, line 4, column 'a': got 'bad'" in result.stderr
+    assert "--data: t.csv, line 4, column 'a' must be a finite number, not 'bad'" in result.stderr
     result = fastopt_("train", "--data", "t.csv", "--target", "Y")
-    assert "--target" in result.stderr
-    assert "did you mean 'y'" in result.stderr
+    assert "--target must be a column of t.csv, one of 'a', 'y', not 'Y'; did you mean 'y'?" in result.stderr
     assert [path.name for path in folder.iterdir()] == ["t.csv"]
 
 
@@ -377,11 +408,11 @@ def test_a_backend_that_is_missing(folder, module):
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("module", ["click", "rich", "sklearn", "matplotlib", "threadpoolctl"])
+@pytest.mark.parametrize("module", ["click", "rich", "sklearn", "matplotlib", "ml_dtypes", "threadpoolctl"])
 def test_a_dependency_that_is_missing(folder, module):
     code = (
         f"import sys; sys.modules[{module!r}] = None; from fastopt.cli import main; "
-        "sys.argv = ['fastopt', 'train']; main()"
+        "sys.argv = ['fastopt', 'train', '--dtype', 'bfloat16']; main()"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
@@ -403,7 +434,7 @@ def test_an_out_that_cannot_be_a_folder():
     for out in ("file", "file/below"):
         result = fastopt_("train", *SHORT, "--out", out)
         assert result.exit_code == 2
-        assert f"--out: {out} cannot be written to" in result.stderr
+        assert f"--out must be a folder, new or not, that can be written to, not {out}: " in result.stderr
     assert Path("file").read_text() == "x"
 
 
@@ -429,6 +460,8 @@ def test_checkpoints_that_are_not_whole():
         (("--seed", "1"), "--seed"),
         (("--batch-size", "full"), "--batch-size"),
         (("--dtype", "float64"), "--dtype"),
+        (("--state-dtype", "8bit"), "--state-dtype"),
+        (("--rounding", "nearest"), "--rounding"),
         (("--schedule", "linear"), "--schedule"),
         (("--epochs", "9"), "--epochs"),
     ],
@@ -437,7 +470,7 @@ def test_resuming_with_arguments_that_do_not_fit(arguments, named):
     ok("train", *SHORT, "--schedule", "cosine")
     result = fastopt_("train", "--resume", "runs/digits/checkpoint.safetensors", *arguments)
     assert result.exit_code == 2
-    assert f"train: {named}: " in result.stderr
+    assert f"train: {named} must be " in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -445,7 +478,7 @@ def test_resuming_with_fewer_rows_than_a_batch_names_the_data():
     ok("train", *SHORT, "--batch-size", "1000")
     result = fastopt_("train", "--resume", "runs/digits/checkpoint.safetensors", "--data", "binary")
     assert result.exit_code == 2
-    assert "train: --data: " in result.stderr
+    assert "train: --data must be the samples that " in result.stderr
 
 
 def test_landscape(monkeypatch):
@@ -467,7 +500,10 @@ def test_info():
 @pytest.mark.parametrize(
     ("rooms", "missing"),
     [
-        ("fastopt.cli.info", "rich sklearn matplotlib threadpoolctl fastopt.train fastopt.bench fastopt.landscape"),
+        (
+            "fastopt.cli.info fastopt.cli.rules",
+            "rich sklearn matplotlib threadpoolctl fastopt.train fastopt.bench fastopt.landscape",
+        ),
         ("fastopt.cli.bench fastopt.bench.chart fastopt.bench.report", "sklearn threadpoolctl fastopt.train"),
         ("fastopt.landscape.chart fastopt.landscape.paths", "sklearn threadpoolctl fastopt.train fastopt.bench"),
     ],
@@ -489,7 +525,7 @@ def test_a_command_does_without_what_is_another_s(rooms, missing):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("train", "--help"), ("landscape", "-h"), ("info", "-h")])
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("train", "--help"), ("landscape", "-h"), ("rules", "-h")])
 def test_help(arguments):
     assert "Usage: fastopt" in ok(*arguments).stdout
 

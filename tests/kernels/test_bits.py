@@ -146,11 +146,11 @@ def test_every_size_and_alignment(kernel, dtype):
     expected = [buffer.copy() for buffer in start]
     plain = interpreted(kernel)
     with np.errstate(all="ignore"):
-        for step in (1, 2, 3):
+        for step in (1, 2):
             for part in parts:
                 plain(*(buffer[part] for buffer in expected), coefficients(rule, step, dtype))
     for engine in ENGINES:
-        assert_same(stepped(engine, rule, start, parts, 3), expected, engine)
+        assert_same(stepped(engine, rule, start, parts, 2), expected, engine)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -78,7 +78,7 @@ def test_assignment_of_another_shape_is_refused():
 def test_unknown_names_give_the_nearest():
     buffer = random_buffer(1, "float32")
     with pytest.raises(
-        KeyError, match=r"no parameter 'first.wieght'; did you mean 'first.weight'\? allowed: 'first.weight'"
+        KeyError, match=r"no parameter 'first.wieght'; did you mean 'first.weight'\? there are 'first.weight'"
     ):
         buffer["first.wieght"]
     with pytest.raises(KeyError, match=r"did you mean 'scale'"):

@@ -60,8 +60,8 @@ import os, sys
 from fastopt.cli import main
 os.chdir(sys.argv[1])
 commands = [
-    "train --epochs 1 --out run", "landscape -o sgd:lr=0.1", "bench --rule sgd --size 100 --turns 1", "info", "--help",
-    "train --help", "landscape --help", "bench --help", "info --help",
+    "train --epochs 1 --out run", "landscape -o sgd:lr=0.1", "bench --rule sgd --size 100 --turns 1", "info",
+    "rules", "rules adam", "--help", "train --help", "landscape --help", "bench --help", "rules --help", "info --help",
 ]
 for command in commands:
     sys.argv[1:] = command.split()
@@ -88,7 +88,8 @@ for name in ft.__all__:
         p = torch.ones(10, requires_grad=True)
         optimizer = kind([p], lr=0.1)
         p.sum().backward()
-        optimizer.step()
+        for _ in range(2):  # the first one of ADOPT moves nothing
+            optimizer.step()
         optimizer.load_state_dict(optimizer.state_dict())
         if (p == 1).any():
             sys.exit(f"{name} made no step")

@@ -46,10 +46,6 @@ def test_environment_variables_exist(line):
     assert any(name in source.read_text() for source in sources)
 
 
-def test_the_sentence_names_every_rule():
-    assert not [name for name in fastopt.RULES if not re.search(rf"\b{name}\b", README.read_text())]
-
-
 def test_links_lead_somewhere():
     for page in (README, README.with_name("CONTRIBUTING.md"), *README.parent.glob("[!.]*/**/README.md")):
         for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):

@@ -15,6 +15,8 @@ from test_machine_code import DIALECT, ISAS, loops, numba_widths, parse
 
 from fastopt.storages import STORAGES
 
+pytestmark = pytest.mark.compiled
+
 SCALAR = {"x86_64": r"(?!v?p)\w*s[sd]", "aarch64": r"f\w+ [sd]\d+, .*"}[platform.machine()]
 
 #: Functions, and how many loops they must have.

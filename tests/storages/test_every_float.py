@@ -11,7 +11,7 @@ from fastopt.storages import NUMBERS
 
 CHUNK = 2**23  # a binade
 
-pytestmark = pytest.mark.skipif(not c_engines(), reason="the C backend is not installed")
+pytestmark = [pytest.mark.skipif(not c_engines(), reason="the C backend is not installed"), pytest.mark.compiled]
 
 
 def every_float() -> Iterator[np.ndarray]:

@@ -128,6 +128,19 @@ def test_zero_stays_zero(name, random):
         assert np.signbit(found[5])
 
 
+@pytest.mark.parametrize("random", [None, 0, 0xFFFFFFFF])
+def test_without_a_sign_only_zero_becomes_zero(random):
+    """A second moment of zero under a first that is not zero would make a step of any size."""
+    rng = np.random.default_rng(6)
+    values = np.exp(rng.uniform(-103, 80, 256 * 64)).astype(np.float32)
+    values[:256] = np.float32(2**-149)
+    values[rng.random(values.size) < 0.1] = 0
+    words = None if random is None else np.full(values.size, random, np.uint32)
+    codes, _ = DEFINITION.encode("float8_unsigned", values, words)
+    assert ((codes == 0) == (values == 0)).all()
+    assert (codes == 1).any()
+
+
 @pytest.mark.parametrize("name", ROUNDED)
 @pytest.mark.parametrize("random", [None, 0, 0xFFFFFFFF])
 def test_infinity_and_nan_stay(name, random):

@@ -10,9 +10,12 @@ SEEDS = 4096
 
 
 def values(name: str) -> np.ndarray:
-    """Numbers without codes: ordinary and subnormal ones, with signs where the format has them."""
+    """Numbers without codes: ordinary and subnormal ones, with signs where the format has them.
+
+    Without a sign, none is below the smallest code: such numbers are rounded to that.
+    """
     rng = np.random.default_rng(0)
-    least = {"bfloat16": 2.0**-128, "float16": 2.0**-20}.get(name, 2.0**-17)
+    least = {"bfloat16": 2.0**-128, "float16": 2.0**-20, "float8_signed": 2.0**-17, "float8_unsigned": 2.0**-13}[name]
     found = np.exp(rng.uniform(-3, 0, 64)) * np.where(np.arange(64) % 4 == 0, least, 1)
     signs = 1 if name == "float8_unsigned" else rng.choice([-1, 1], 64)
     found = (found * signs).astype(np.float32)

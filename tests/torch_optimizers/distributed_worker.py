@@ -26,9 +26,10 @@ def net():
 
 def train(model, optimizer, steps=10):
     losses = []
+    dtype = next(model.parameters()).dtype
     for step in range(steps):
         optimizer.zero_grad()
-        x = torch.randn(16, 7, generator=torch.Generator().manual_seed(100 * step + dist.get_rank()))
+        x = torch.randn(16, 7, generator=torch.Generator().manual_seed(100 * step + dist.get_rank())).to(dtype)
         loss = (model(x) - x.sum(dim=1, keepdim=True)).square().mean()
         loss.backward()
         optimizer.step()
@@ -80,8 +81,49 @@ def fsdp(module, name, arguments):
     return losses + train(model, again)
 
 
+#: How parameters of 16 bits are stored: the last one is to be the same in all replicas, though it is rounded at random.
+FORMATS = {
+    "master": {"master": "float32", "state_dtype": "bfloat16"},
+    "split": {"master": "split"},
+    "stochastic": {"rounding": "stochastic", "seed": 5},
+}
+
+
+def narrow_ddp(options):
+    model = DistributedDataParallel(net().bfloat16())
+    optimizer = fastopt.torch.AdamW(model.parameters(), lr=0.01, **options)
+    losses = train(model, optimizer)
+    mine = torch.cat([p.detach().flatten() for p in model.parameters()])
+    theirs = [torch.empty_like(mine) for _ in range(2)]
+    dist.all_gather(theirs, mine)
+    assert torch.equal(*theirs)
+    return losses
+
+
+def narrow_fsdp(options):
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    model = fully_shard(net().bfloat16())
+    optimizer = fastopt.torch.AdamW(model.parameters(), lr=0.01, **options)
+    losses = train(model, optimizer)
+    assert optimizer.explain().kernels and not optimizer.explain().torch
+    again = fastopt.torch.AdamW(model.parameters(), lr=0.01, **options)
+    set_optimizer_state_dict(model, again, get_optimizer_state_dict(model, optimizer))
+    for before, after in zip(optimizer.state.values(), again.state.values(), strict=True):
+        assert before.keys() == after.keys()
+        for name, value in before.items():
+            assert after[name].dtype == value.dtype and type(after[name]) is type(value)
+    return losses + train(model, again)
+
+
 def main():
     dist.init_process_group("gloo")
+    for kind in (narrow_ddp, narrow_fsdp):
+        for options in FORMATS.values():
+            losses = kind(options)
+            assert losses[-1] < losses[0]
     for kind in (ddp, zero, fsdp):
         for name, arguments in RULES.items():
             ours, theirs = (kind(module, name, arguments) for module in (fastopt.torch, torch.optim))

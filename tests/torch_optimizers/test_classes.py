@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 import torch
-from variants import SHARED
+from variants import NARROW, SHARED, assert_rounded, exact
 
 import fastopt
 import fastopt.torch
@@ -61,7 +61,7 @@ def test_groups_hold_what_torchs_hold(name):
     ours, theirs = getattr(fastopt.torch, name)([parameter(3)]), getattr(torch.optim, name)([parameter(3)])
     group = ours.state_dict()["param_groups"][0]
     extra = group.keys() - theirs.state_dict()["param_groups"][0].keys()
-    assert extra <= {"decoupled_weight_decay"}
+    assert extra - {"decoupled_weight_decay"} == {"master", "state_dtype", "rounding", "seed"}
     assert {key: value for key, value in group.items() if key not in extra} == theirs.state_dict()["param_groups"][0]
     assert set(ours.defaults) == set(group) - {"params"}
 
@@ -104,6 +104,40 @@ def test_steps_of_torchs_own_test_inputs(name, arguments, dtype):
         for key, value in entry.items():
             assert mine[number][key].dtype == value.dtype
             torch.testing.assert_close(mine[number][key], value, rtol=0, atol=64 * torch.finfo(value.dtype).eps)
+
+
+NARROW_INPUTS = [
+    pytest.param(name, dtype, each.kwargs, id=f"{name}-{dtype}-{number}-{each.desc.replace(' ', '_')}")
+    for name in SHARED
+    for dtype in NARROW
+    for number, each in enumerate(INFOS[name].optim_inputs_func(device="cpu", dtype=dtype))
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "arguments"), NARROW_INPUTS)
+def test_steps_of_torchs_own_test_inputs_in_16_bits(name, dtype, arguments):
+    """Each step, once there are states in 16 bits, is torch's of the same numbers in float32, rounded once."""
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape).to(dtype)) for shape in [(10, 5), (10,), (1,), ()]]
+    theirs = [torch.nn.Parameter(p.detach().float()) for p in ours]
+    a, b = getattr(fastopt.torch, name)(ours, **arguments), getattr(torch.optim, name)(theirs, **arguments)
+    for step in range(7):
+        largest = 1.0
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.float()
+            with torch.no_grad():
+                q.copy_(p)
+            for key, value in a.state.get(p, {}).items():
+                b.state[q][key].copy_(value)
+                largest = max(largest, value.abs().max().item())
+        a.step()
+        b.step()
+        assert not a.explain().torch
+        for p, q in zip(ours, theirs, strict=True) if step else ():
+            assert a.state[p].keys() == b.state[q].keys()
+            for computed, expected in [(p, q), *((a.state[p][key], value) for key, value in b.state[q].items())]:
+                assert_rounded(computed, exact(expected), 4 * largest)
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -211,7 +245,8 @@ def test_a_group_may_be_empty(name):
 def test_classes_are_subclasses_of_torchs(name):
     """And lose nothing by it: their steps, states and pickles are their own."""
     made = getattr(fastopt.torch, name)
-    theirs = {"Momentum": "SGD", "Nesterov": "SGD", "AMSGrad": "Adam", "Lion": "Optimizer"}.get(name, name)
+    same = {"Momentum": "SGD", "Nesterov": "SGD", "AMSGrad": "Adam"}.get(name, name)
+    theirs = same if hasattr(torch.optim, same) else "Optimizer"
     optimizer = made([parameter(3)])
     for each in (optimizer, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
         assert type(each) is made

@@ -59,7 +59,7 @@ def test_losses_are_torchs(name, set_to_none):
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["Momentum", "Nesterov", "AMSGrad", "Lion"])
+@pytest.mark.parametrize("name", sorted({*RULES} - {*SHARED}))
 def test_the_other_rules_train(name):
     model = net()
     losses = train(model, getattr(fastopt.torch, name)(model.parameters(), lr=1e-3), 50)

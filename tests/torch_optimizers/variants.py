@@ -1,5 +1,6 @@
 """What the tests of ``fastopt.torch`` compare: optimizers in every form, trained on gradients that can be repeated."""
 
+import numpy as np
 import torch
 
 from fastopt.rules import RULES
@@ -19,6 +20,7 @@ VARIANTS = [(name, {}) for name in RULES] + [
     ("NAdam", {"decoupled_weight_decay": True, "weight_decay": 0.1}),
 ]
 IN_TORCH = [(name, arguments) for name, arguments in VARIANTS if name in SHARED]
+NARROW = [torch.bfloat16, torch.float16]
 SHAPES = [(7, 3), (5,), (), (4, 0), (3001,)]
 
 
@@ -66,3 +68,20 @@ def assert_same_bits(a, b):
         assert a.state.get(p, {}).keys() == b.state.get(q, {}).keys()
         for key, value in a.state.get(p, {}).items():
             assert torch.equal(value, b.state[q][key]), key
+
+
+def exact(tensor):
+    """The numbers of a tensor in float64."""
+    return tensor.detach().double().numpy()
+
+
+def assert_rounded(computed, expected, largest):
+    """Numbers are the expected ones, rounded once to their dtype, but for what float32 lacks in them.
+
+    That is some ulp of the largest number that comes in.
+    """
+    info = torch.finfo(computed.dtype)
+    ulp = info.eps * 2.0 ** np.floor(np.log2(np.maximum(np.abs(expected), info.smallest_normal)))
+    error = np.abs(exact(computed) - expected)
+    wrong = error > 0.5 * ulp + 32 * 2.0**-24 * largest
+    assert not wrong.any(), (computed[torch.tensor(wrong)], expected[wrong])

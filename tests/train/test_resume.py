@@ -89,6 +89,14 @@ def test_the_checkpoint_as_it_is_goes_on(checkpoint):
     assert read_extra(checkpoint.with_name("checkpoint.safetensors"))["history"] == whole.history
 
 
+def test_a_checkpoint_from_before_there_were_storages_goes_on(checkpoint):
+    extra = read_extra(checkpoint)
+    for name in ("master", "state_dtype", "rounding"):
+        del extra["settings"][name]
+    result = resume(written(checkpoint, extra))
+    assert result.exit_code == 0, result.output
+
+
 HARM = [
     ("settings", []),
     ("settings", KeyError),
@@ -99,7 +107,14 @@ HARM = [
     ("settings.batch_size", "full"),
     ("settings.batch_size", 2**70),
     ("settings.dtype", "float16"),
+    ("settings.dtype", "8bit"),
     ("settings.dtype", ["float32"]),
+    ("settings.master", "split"),
+    ("settings.master", "float64"),
+    ("settings.state_dtype", "bfloat16"),
+    ("settings.state_dtype", {"exp_avg": "bfloat16"}),
+    ("settings.rounding", None),
+    ("settings.rounding", "up"),
     ("settings.optimizer", None),
     ("settings.optimizer", "nothing"),
     ("settings.optimizer", "adam:lr"),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt.errors import InputError, nearest, quoted
+from fastopt.errors import InputError, listed, one_of, quoted
 from fastopt.train.data.dataset import Dataset
 from fastopt.train.data.parts import number_classes, split, standardise
 
@@ -112,8 +112,8 @@ def _read(path: Path, decimal: str) -> Table:
             if len(cells) < 2 and not any(cells):
                 continue
             if len(cells) != len(header):
-                where = f"{path}, line {line}"
-                raise InputError("data", f"{where}: got {len(cells)} fields; allowed: {len(header)}, as in the header")
+                fields = f"{len(header)} fields, as the header has, not {len(cells)}"
+                raise InputError("data", f"{path}, line {line} must have {fields}")
             rows.append(cells)
             lines.append(line)
     except csv.Error as error:
@@ -137,38 +137,38 @@ def _header_fields(text: str, separator: str) -> int:
 def _check_header(path: Path, header: list[str]) -> None:
     where = f"{path}, line 1"
     if not any(header):
-        raise InputError("data", f"{where}: no header; allowed: a line of column names")
+        raise InputError("data", f"{where} must be a header, the names of the columns, not empty")
     if all(any(pattern.fullmatch(name) for pattern in NUMBER.values()) for name in header):
-        raise InputError("data", f"{where}: got numbers ({quoted(', '.join(header[:3]))}...); allowed: column names")
+        numbers = quoted(", ".join(header[:3]))
+        raise InputError("data", f"{where} must be a header, the names of the columns, not numbers ({numbers}...)")
     for place, name in enumerate(header):
         if not name:
             raise InputError("data", f"{where}: column {place + 1} has no name")
         if name in header[:place]:
             raise InputError("data", f"{where}: column {quoted(name)} is there twice")
     if len(header) < 2:
-        raise InputError("data", f"{where}: got one column, {quoted(header[0])}; allowed: two or more")
+        raise InputError("data", f"{where} must have two columns or more, not one, {quoted(header[0])}")
 
 
 def _target(table: Table, target: str | None) -> str:
     if target is None:
-        columns = nearest("", table.columns)
-        raise InputError("target", f"not given; needed with a CSV file, a column of {table.path}; {columns}")
+        columns = listed(table.columns)
+        raise InputError("target", f"must be given with a CSV file: a column of {table.path}, one of {columns}")
     if target not in table.columns:
-        raise InputError("target", f"{table.path} has no column {quoted(target)}; {nearest(target, table.columns)}")
+        raise InputError("target", f"must be a column of {table.path}, {one_of(target, table.columns)}")
     return target
 
 
 def _drop(table: Table, target: str, drop: Sequence[str]) -> None:
     features = [name for name in table.columns if name != target]
     for name in drop:
-        if name == target:
-            raise InputError("drop", f"{quoted(name)} is the target; {nearest(name, features)}")
         if name not in features:
-            raise InputError("drop", f"{table.path} has no column {quoted(name)}; {nearest(name, features)}")
+            what = f"a column of {table.path} other than the target"
+            raise InputError("drop", f"must be {what}, {one_of(name, features)}")
     for name in set(drop):
         del table.columns[name]
     if len(table.columns) < 2:
-        raise InputError("drop", f"leaves no column of {table.path} to learn from; {nearest('', features)}")
+        raise InputError("drop", f"must leave a column of {table.path} to learn from, one of {listed(features)}")
 
 
 def _labels(table: Table, target: str) -> list[int] | list[str]:
@@ -176,7 +176,7 @@ def _labels(table: Table, target: str) -> list[int] | list[str]:
     cells = table.columns[target]
     for row, cell in enumerate(cells):
         if not cell:
-            raise InputError("data", f"{table.at(row, target)}: empty; allowed: a class")
+            raise InputError("data", f"{table.at(row, target)} must be a class, not empty")
     return list(map(int, cells)) if all(map(WHOLE.fullmatch, cells)) else cells
 
 
@@ -200,12 +200,12 @@ def _looks_like_a_number(cell: str) -> bool:
 def _finite_numbers(table: Table, name: str, cells: list[str], numbers: list[float | None]) -> np.ndarray:
     for row, number in enumerate(numbers):
         if number is None or not np.isfinite(number):
-            given = f"got {quoted(cells[row])}" if cells[row] else "empty"
+            given = quoted(cells[row]) if cells[row] else "empty"
             ways = [f"--drop {quoted(name)} to leave the column out"]
             other = {".": ",", ",": "."}[table.decimal]
             if number is None and NUMBER[other].fullmatch(cells[row]):
                 ways.insert(0, f"--decimal {other} if that is the decimal separator")
-            way = "; ".join((f"{table.at(row, name)}: {given}; allowed: a finite number", *ways))
+            way = "; ".join((f"{table.at(row, name)} must be a finite number, not {given}", *ways))
             raise InputError("data", f"{way}; or convert the file")
     return np.array(numbers, dtype=np.float64)
 
@@ -213,14 +213,14 @@ def _finite_numbers(table: Table, name: str, cells: list[str], numbers: list[flo
 def _check_texts(table: Table, name: str, cells: list[str]) -> None:
     for row, cell in enumerate(cells):
         if not cell:
-            raise InputError("data", f"{table.at(row, name)}: empty; allowed: a category")
+            raise InputError("data", f"{table.at(row, name)} must be a category, not empty")
     kinds = len(set(cells))
     if kinds > min(MAX_CATEGORIES, NEARLY_ALL * len(cells)):
         found = f"{kinds} different texts in {len(cells)} rows, such as {quoted(cells[0])}"
         raise InputError(
             "data",
-            f"{table.path}, column {quoted(name)}: {found}; allowed: up to {MAX_CATEGORIES} categories, "
-            f"each in more than one row; --drop {quoted(name)} to leave it out",
+            f"{table.path}, column {quoted(name)} must have up to {MAX_CATEGORIES} categories, "
+            f"each in more than one row, not {found}; --drop {quoted(name)} to leave it out",
         )
 
 

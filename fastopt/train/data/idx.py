@@ -28,7 +28,7 @@ def load_idx(folder: Path) -> Dataset:
     train = _pair(folder, "train")
     if train is None:
         raise InputError(
-            "data", f"{folder} has no train-images-idx3-ubyte[.gz]; allowed: a folder of MNIST's IDX files"
+            "data", f"{folder} must be a folder of MNIST's IDX files: it has no train-images-idx3-ubyte[.gz]"
         )
     images, labels = train
     y, classes = number_classes(labels.tolist(), f"{folder}, the training labels")
@@ -39,7 +39,7 @@ def load_idx(folder: Path) -> Dataset:
     if test_images.shape[1:] != images.shape[1:]:
         raise InputError(
             "data",
-            f"{folder}: test images are {test_images.shape[1:]}; allowed: {images.shape[1:]}, as trained",
+            f"{folder}: test images must be {images.shape[1:]}, as in training, not {test_images.shape[1:]}",
         )
     numbers = known_classes(test_labels.tolist(), classes, str(folder), "test")
     return Dataset(folder.resolve().name, _pixels(images), y, _pixels(test_images), numbers, classes)
@@ -58,14 +58,14 @@ def _pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray] | None:
     if images_path is None or labels_path is None:
         missing = "images-idx3" if images_path is None else "labels-idx1"
         raise InputError(
-            "data", f"{folder} has no {part}-{missing}-ubyte[.gz]; it goes with {images_path or labels_path}"
+            "data", f"{folder} must have {part}-{missing}-ubyte[.gz], which goes with {images_path or labels_path}"
         )
     images, labels = _read(images_path, 3), _read(labels_path, 1)
     if len(images) != len(labels) or images.size == 0:
         raise InputError(
             "data",
-            f"{images_path} has {len(images)} images, {labels_path.name} {len(labels)} labels; "
-            "allowed: as many of both, not none",
+            f"{images_path} and {labels_path.name} must have as many images as labels, one or more, "
+            f"not {len(images)} and {len(labels)}",
         )
     return images, labels
 
@@ -91,10 +91,10 @@ def _array(file: BinaryIO, path: Path, dimensions: int) -> np.ndarray:
     magic, header = bytes((0, 0, UNSIGNED_BYTE, dimensions)), 4 + 4 * dimensions
     start = file.read(4)
     if start != magic:
-        raise InputError("data", f"{path} starts with {start.hex() or 'nothing'}; allowed: {magic.hex()}")
+        raise InputError("data", f"{path} must start with {magic.hex()}, not {start.hex() or 'nothing'}")
     sizes = file.read(4 * dimensions)
     if len(sizes) < 4 * dimensions:
-        raise InputError("data", f"{path} has {4 + len(sizes)} bytes; allowed: a header of {header} and more")
+        raise InputError("data", f"{path} must have {header} bytes or more, its header, not {4 + len(sizes)}")
     shape = tuple(int.from_bytes(sizes[at : at + 4], "big") for at in range(0, len(sizes), 4))
     expected = math.prod(shape)
     if short := shortage(5 * expected):  # with the float32 that they become
@@ -103,6 +103,6 @@ def _array(file: BinaryIO, path: Path, dimensions: int) -> np.ndarray:
     while len(content) <= expected and (chunk := file.read(min(CHUNK, expected + 1 - len(content)))):
         content += chunk  # as much as there is, and no more than one byte too many
     if len(content) != expected:
-        found = f"{header + len(content)} bytes" if len(content) < expected else "more bytes"
-        raise InputError("data", f"{path} has {found}; allowed: {header + expected} for its shape {shape}")
+        found = header + len(content) if len(content) < expected else "more"
+        raise InputError("data", f"{path} must have {header + expected} bytes for its shape {shape}, not {found}")
     return np.frombuffer(content, np.uint8).reshape(shape)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastopt.errors import InputError, nearest, quoted
+from fastopt.errors import InputError, did_you_mean, listed, quoted
 from fastopt.train.data.built_in import BUILT_IN
 from fastopt.train.data.csv import load_csv
 from fastopt.train.data.dataset import Dataset
@@ -26,21 +26,21 @@ def load_data(
     Raises InputError for the argument that is wrong, with the line and column where there is one.
     """
     if decimal not in (None, ".", ","):
-        raise InputError("decimal", f"got {quoted(decimal)}; allowed: a point or a comma")
+        raise InputError("decimal", f"must be a point or a comma, not {quoted(decimal)}")
     path = Path(source)
     kind = "built-in" if source in BUILT_IN else _kind(path, source)
     if kind == "file" and path.suffix.lower() in (".csv", ".tsv"):
         return load_csv(path, target, decimal or ".", drop)
     for name, value in (("target", target), ("decimal", decimal), ("drop", drop)):
         if value:
-            raise InputError(name, f"given with {quoted(source)}; allowed with a CSV file only")
+            raise InputError(name, f"must be given with a CSV file only, not with {quoted(source)}")
     if source in BUILT_IN:
         return BUILT_IN[source]()
     if kind == "folder":
         return load_idx(path)
     if path.suffix.lower() == ".npz":
         return load_npz(path)
-    raise InputError("data", f"{quoted(source)} has the unknown ending {quoted(path.suffix)}; allowed: {FILES}")
+    raise InputError("data", f"must be {FILES}, not {quoted(source)}, which ends in {quoted(path.suffix)}")
 
 
 def _kind(path: Path, source: str) -> str:
@@ -53,5 +53,6 @@ def _kind(path: Path, source: str) -> str:
     except OSError as error:
         raise InputError("data", f"{quoted(source)} cannot be read: {error.strerror}") from None
     if found:
-        raise InputError("data", f"{quoted(source)} is neither a file nor a folder; allowed: {FILES}")
-    raise InputError("data", f"no such data set or file: {quoted(source)}; {nearest(source, BUILT_IN)}, {FILES}")
+        raise InputError("data", f"must be {FILES}, not {quoted(source)}, which is neither a file nor a folder")
+    given = f"{quoted(source)}, which is not there{did_you_mean(source, BUILT_IN)}"
+    raise InputError("data", f"must be {listed(BUILT_IN)}, {FILES}, not {given}")

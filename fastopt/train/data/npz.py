@@ -15,8 +15,8 @@ from fastopt.machine import shortage
 from fastopt.train.data.dataset import Dataset
 from fastopt.train.data.parts import known_classes, number_classes, split_arrays, standardise
 
-ALLOWED = (
-    "allowed: x and y, to be split, or x_train and y_train, optionally with x_test and y_test "
+ARRAYS = (
+    "x and y, to be split, or x_train and y_train, optionally with x_test and y_test "
     "or x_val and y_val (upper or lower case)"
 )
 SHOWN = 20  # names of arrays in a message, and characters of each
@@ -76,7 +76,9 @@ class Archive:
         """The name as the archive spells it, or None. Raises InputError if it is there twice."""
         found = [given for given in self._members if given.lower() == name]
         if len(found) > 1:
-            raise InputError("data", f"{self.path} has {' and '.join(map(quoted, found))}; allowed: one of them")
+            raise InputError(
+                "data", f"{self.path} must have one array {name!r}, not {' and '.join(map(quoted, found))}"
+            )
         return found[0] if found else None
 
     def read(self, name: str) -> np.ndarray:
@@ -87,7 +89,8 @@ class Archive:
                 shape, dtype = _header(file)
                 size, there = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
             if size != there:
-                raise InputError("data", f"{where} has {there} bytes; allowed: {size} for its shape {shape} of {dtype}")
+                expected = f"{size} bytes for its shape {shape} of {dtype}"
+                raise InputError("data", f"{where} must have {expected}, not {there}")
             if short := shortage(size):
                 raise InputError("data", f"{where} {short}")
             with self._archive.open(info) as file:
@@ -108,8 +111,8 @@ def _dataset(archive: Archive) -> Dataset:
     whole = _pair(archive, "")
     train = whole or _pair(archive, "_train")
     if train is None:
-        names = ", ".join(name[:SHOWN] for name in archive.names[:SHOWN]) or "(none)"
-        raise InputError("data", f"{path} has arrays {names}; {ALLOWED}")
+        names = ", ".join(name[:SHOWN] for name in archive.names[:SHOWN]) or "none"
+        raise InputError("data", f"{path} must have {ARRAYS}; it has {names}")
     x, y = train
     numbers, classes = number_classes(y, f"{path}, the labels")
     held_out = None if whole else _pair(archive, "_val") or _pair(archive, "_test")
@@ -121,7 +124,7 @@ def _dataset(archive: Archive) -> Dataset:
     if x_val.shape[1] != x.shape[1]:
         raise InputError(
             "data",
-            f"{path}: got {x_val.shape[1]} features for validation; allowed: {x.shape[1]}, as in training",
+            f"{path} must have {x.shape[1]} features for validation, as in training, not {x_val.shape[1]}",
         )
     numbers_val = known_classes(held_out[1], classes, str(path), "validation")
     if not images:
@@ -140,7 +143,9 @@ def _pair(archive: Archive, ending: str) -> tuple[np.ndarray, list] | None:
         return None
     if x_name is None or y_name is None:
         missing = f"x{ending}" if x_name is None else f"y{ending}"
-        raise InputError("data", f"{archive.path} has {quoted(x_name or y_name)} but no {missing!r}; {ALLOWED}")
+        raise InputError(
+            "data", f"{archive.path} must have {ARRAYS}; it has {quoted(x_name or y_name)} but no {missing!r}"
+        )
     x = _samples(f"{archive.path}, array {quoted(x_name)}", archive.read(x_name))
     return x, _labels(f"{archive.path}, array {quoted(y_name)}", archive.read(y_name), len(x))
 
@@ -148,9 +153,9 @@ def _pair(archive: Archive, ending: str) -> tuple[np.ndarray, list] | None:
 def _samples(where: str, x: np.ndarray) -> np.ndarray:
     """Samples (rows, features) as bytes, if they are, or else float64."""
     if x.dtype.kind not in "biuf":
-        raise InputError("data", f"{where} has dtype {x.dtype}; allowed: integers or floats")
+        raise InputError("data", f"{where} must have a dtype of integers or floats, not {x.dtype}")
     if x.ndim < 2 or x.size == 0:
-        raise InputError("data", f"{where} has shape {x.shape}; allowed: (rows, features...), not empty")
+        raise InputError("data", f"{where} must have the shape (rows, features...) without a zero, not {x.shape}")
     x = x.reshape(len(x), -1)
     if x.dtype == np.uint8:
         return x
@@ -158,7 +163,9 @@ def _samples(where: str, x: np.ndarray) -> np.ndarray:
         floats = x.astype(np.float64)
     if not np.isfinite(floats).all():
         row, column = np.argwhere(~np.isfinite(floats))[0]
-        raise InputError("data", f"{where}, row {row}, feature {column}: got {x[row, column]}; allowed: finite numbers")
+        raise InputError(
+            "data", f"{where}, row {row}, feature {column} must be a finite number, not {x[row, column]!s}"
+        )
     return floats
 
 
@@ -167,16 +174,16 @@ def _labels(where: str, y: np.ndarray, rows: int) -> list:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.shape != (rows,):
-        raise InputError("data", f"{where} has shape {y.shape}; allowed: ({rows},), one label for each sample")
+        raise InputError("data", f"{where} must have the shape ({rows},), one label for each sample, not {y.shape}")
     if y.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             wrong = np.flatnonzero(~((y == np.rint(y)) & (np.abs(y) <= EXACT)))
         if len(wrong):
-            given = f"{where}, row {wrong[0]}: got {y[wrong[0]]}"
-            raise InputError("data", f"{given}; allowed: whole numbers up to 2**53, or texts")
+            domain = "a whole number up to 2**53, or a text"
+            raise InputError("data", f"{where}, row {wrong[0]} must be {domain}, not {y[wrong[0]]}")
         return y.astype(np.int64).tolist()
     if y.dtype.kind not in "biuSU":
-        raise InputError("data", f"{where} has dtype {y.dtype}; allowed: integers, booleans or texts")
+        raise InputError("data", f"{where} must have a dtype of integers, booleans or texts, not {y.dtype}")
     try:
         labels = y.tolist()
     except (SystemError, ValueError):  # from NumPy

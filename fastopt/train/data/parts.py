@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.errors import InputError, nearest, quoted
+from fastopt.errors import InputError, one_of, quoted
 from fastopt.train.data.dataset import Dataset
 
 VALIDATION_SHARE = 0.2
@@ -61,13 +61,13 @@ def number_classes(labels: Sequence[Any], where: str) -> tuple[np.ndarray, tuple
     values = sorted(counts)
     if len(values) < 2:
         only = f"only {quoted(values[0])}" if values else "none"
-        raise InputError("data", f"{where} has {only}; allowed: two classes or more")
+        raise InputError("data", f"{where} must have two classes or more, not {only}")
     alone = min(values, key=counts.__getitem__)
     if counts[alone] < 2:
         raise InputError(
             "data",
-            f"{where} has {len(values)} classes, and class {quoted(alone)} has one sample; "
-            "allowed: two samples or more of every class",
+            f"{where} must have two samples or more of each of {len(values)} classes, "
+            f"not one sample of {quoted(alone)}",
         )
     return _numbers(labels, values), tuple(map(str, values))
 
@@ -81,10 +81,8 @@ def known_classes(labels: Sequence[Any], classes: tuple[str, ...], where: str, p
     known = set(classes)
     for row, name in enumerate(names):
         if name not in known:
-            known_ones = nearest(name, classes)
-            raise InputError(
-                "data", f"{where}, label {row}: {part} label {quoted(name)[1:-1]} is not one of training; {known_ones}"
-            )
+            known_ones = one_of(name, classes)
+            raise InputError("data", f"{where}, {part} label {row} must be a class of training, {known_ones}")
     return _numbers(names, classes)
 
 

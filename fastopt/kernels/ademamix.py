@@ -1,0 +1,38 @@
+"""AdEMAMix."""
+
+from math import sqrt
+
+import numba
+from numba import prange
+from numba.np.unsafe.ndarray import to_fixed_tuple
+
+from fastopt.kernels.term import term
+
+
+@numba.njit(parallel=True, error_model="numpy")
+def ademamix(p, g, exp_avg, exp_avg_slow, exp_avg_sq, k):
+    (
+        grad_scale,
+        l2,
+        shrink,
+        step_size,
+        slow_size,
+        beta1,
+        one_minus_beta1,
+        beta2,
+        one_minus_beta2,
+        beta3,
+        one_minus_beta3,
+        root,
+        eps,
+    ) = to_fixed_tuple(k, 13)
+    for i in prange(p.size):
+        grad = grad_scale * g[i] + term(l2, p[i])
+        m = term(beta1, exp_avg[i]) + one_minus_beta1 * grad
+        s = term(beta3, exp_avg_slow[i]) + one_minus_beta3 * grad
+        v = term(beta2, exp_avg_sq[i]) + one_minus_beta2 * (grad * grad)
+        update = (term(step_size, m) + term(slow_size, s)) / (root * sqrt(v) + eps)
+        exp_avg[i] = m
+        exp_avg_slow[i] = s
+        exp_avg_sq[i] = v
+        p[i] = term(shrink, p[i]) - update

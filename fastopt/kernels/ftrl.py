@@ -1,0 +1,33 @@
+"""FTRL-Proximal."""
+
+from math import sqrt
+
+import numba
+from numba import prange
+from numba.np.unsafe.ndarray import to_fixed_tuple
+
+from fastopt.kernels.term import term
+
+
+@numba.njit(parallel=True, error_model="numpy")
+def ftrl(p, g, square_sum, z, k):
+    grad_scale, l2, shrink, step_size, offset, l1, zero = to_fixed_tuple(k, 7)
+    for i in prange(p.size):
+        param = p[i]
+        kept = z[i]
+        grad = grad_scale * g[i] + term(l2, param)
+        n = square_sum[i] + grad * grad
+        rate = step_size / (sqrt(n) + offset)
+        moved = term(shrink, param) - rate * (grad + (kept if param == zero else zero))
+        # The width of zero: a parameter leaves it on the side it is on as it came, on the other side by twice l1.
+        once = term(l1, rate)
+        twice = once + once
+        high = zero if param > zero else (twice if param < zero else once)
+        low = zero if param < zero else (twice if param > zero else once)
+        neither = moved - moved  # zero, or NaN
+        after = moved - high if moved > high else (moved + low if moved < -low else neither)
+        rest = grad + (kept if param == zero else ((-l1 if param > zero else l1) - param / rate))
+        pulled = ((-l1 if after > zero else l1) - after / rate) if rate > zero else kept
+        square_sum[i] = n
+        z[i] = rest if after == zero else pulled
+        p[i] = after

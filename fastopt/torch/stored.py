@@ -1,0 +1,182 @@
+"""How the numbers of parameters and states are stored: what a group asks for, and the tensors that hold them."""
+
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastopt.precision import Precision, check_precision, check_seed
+from fastopt.rule import Rule
+from fastopt.storage import Storage
+from fastopt.storages import STORAGES, find
+from fastopt.torch import memory
+from fastopt.torch.memory import Numbers
+
+#: The options of a group, which torch's optimizers do not have, with what does as torch does.
+OPTIONS: Mapping[str, Any] = MappingProxyType({"master": None, "state_dtype": None, "rounding": None, "seed": 0})
+
+#: What the states are called that hold parameters of 16 bits exactly, or the lower halves of them.
+MASTER, REMAINDER = "master", "remainder"
+
+_WHOLE = "float32"
+
+#: The dtypes of tensors by the storage of their numbers.
+_TENSORS = {storage.name: dtype for dtype, storage in memory.STORED.items()}
+
+
+class Options(NamedTuple):
+    """What a group asks for: see :class:`fastopt.torch.RuleOptimizer`."""
+
+    master: str | None
+    state_dtype: Any
+    rounding: str | None
+    seed: int
+
+    @property
+    def as_torch(self) -> bool:
+        """Whether they ask for what torch's optimizers do."""
+        return self.master is None and self.state_dtype is None and self.rounding in (None, "nearest")
+
+    def precision(self, states: Collection[str], dtype: torch.dtype) -> Precision:
+        """How numbers are stored where parameters have that dtype. TypeError or ValueError if an option is wrong.
+
+        Only those of 16 bits have a master. Without one their states have 16 bits, too, if nothing else is asked for.
+        """
+        storage = memory.STORED[dtype]
+        narrow = storage.name != storage.computes.name
+        asked, whole = self.state_dtype, set[str]()
+        if asked == _WHOLE:
+            asked, whole = None, set(states)
+        elif isinstance(asked, Mapping):
+            whole = {name for name, wanted in asked.items() if wanted == _WHOLE and name in states}
+            asked = {name: wanted for name, wanted in asked.items() if name not in whole}
+        found = check_precision(
+            storage.name,
+            states,
+            master=self.master if narrow else None,
+            state_dtype=asked,
+            rounding=("nearest" if self.as_torch else "stochastic") if self.rounding is None else self.rounding,
+            copy=None,
+        )
+        if narrow and self.master is None:
+            others = dict.fromkeys((name for name in states if name not in whole), storage.name)
+            found = found._replace(states=others | dict(found.states))
+        return found
+
+
+def options_of(group: Mapping[str, Any]) -> Options:
+    """The options of a group, which need not have been checked."""
+    return Options(*(group.get(name, default) for name, default in OPTIONS.items()))
+
+
+def check_options(options: Options, states: Collection[str], dtypes: Collection[torch.dtype]) -> None:
+    """TypeError or ValueError if an option is outside its domain, or is not for parameters of one of the dtypes."""
+    check_seed(options.seed)
+    for dtype in (torch.bfloat16, *dtypes):
+        if dtype in memory.STORED:
+            options.precision(states, dtype)
+
+
+class Kept(NamedTuple):
+    """What a step of a parameter works on besides the gradient, and what its state holds of that, by name."""
+
+    tensors: dict[str, Tensor]
+    #: The streams of the kernel: the parameters, where they are exact, and the states.
+    numbers: tuple[Numbers, ...]
+    #: The parameters in 16 bits, where a master is copied to them.
+    copy: Numbers | None
+
+
+def keep(rule: Rule, p: Tensor, entry: Mapping[str, Any], precision: Precision) -> Kept:
+    """The tensors of a parameter's state, or new ones where it has none, or some that kernels cannot work on.
+
+    ValueError, which names it, if a state does not fit the parameter.
+    """
+    exact, copy, tensors = Numbers(memory.STORED[p.dtype], (p,)), None, dict[str, Tensor]()
+    places = len(rule.states) + (precision.master is not None)
+    if precision.master == "split":
+        remainder = _reused(p, REMAINDER, entry.get(REMAINDER), torch.int16)
+        if remainder is None:
+            remainder = memory.state_like(p, 0, torch.int16, places, places)
+        tensors[REMAINDER], exact = remainder, Numbers(STORAGES["split"], (p, remainder))
+    elif precision.master is not None:
+        master = _reused(p, MASTER, entry.get(MASTER), torch.float32)
+        if master is None:
+            master = memory.state_like(p, 0.0, torch.float32, places, places).copy_(p.detach())
+        tensors[MASTER], exact, copy = master, memory.numbers(master), exact
+    else:
+        exact = exact._replace(stochastic=precision.is_stochastic(exact.storage))
+    numbers, size, computes = [exact], memory.local(p).numel(), memory.STORED[p.dtype].computes
+    for place, (name, first) in enumerate(rule.states.items(), 1):
+        storage = precision.state_storage(name, first, size, computes)
+        parts = _state(p, entry, name, first, storage, place, places)
+        tensors |= zip(names(name, storage), parts, strict=True)
+        numbers.append(Numbers(storage, parts, precision.is_stochastic(storage)))
+    return Kept(tensors, tuple(numbers), copy)
+
+
+def names(state: str, storage: Storage) -> list[str]:
+    """What the tensors of a state are called: ``exp_avg``, and in 8 bits ``exp_avg_scales``, too."""
+    return [state, *(f"{state}_{part.name}" for part in storage.parts[1:])]
+
+
+def _reused(p: Tensor, name: str, given: Any, dtype: torch.dtype) -> Tensor | None:
+    """A tensor that is there, or a copy in the parameter's layout and that dtype; None if there is none."""
+    if given is None:
+        return None
+    _check_shape(p, name, given)
+    return given if memory.matches(given, p, dtype) else memory.like(p, given, dtype)
+
+
+def _check_shape(p: Tensor, name: str, given: Tensor) -> None:
+    if given.shape != p.shape:
+        raise ValueError(f"has the shape {tuple(p.shape)}, its state {name!r} {tuple(given.shape)}")
+
+
+def _state(
+    p: Tensor, entry: Mapping[str, Any], name: str, first: float, storage: Storage, place: int, places: int
+) -> tuple[Tensor, ...]:
+    """The tensors of a state in a storage: those that are there, what they hold in that storage, or new ones."""
+    given = entry.get(name)
+    if isinstance(given, Tensor) and given.dtype == torch.uint8:
+        before = _in_bytes(p, entry, name, first)
+        if before.storage is storage and memory.matches(before.tensors[0], p, torch.uint8):
+            return before.tensors
+        given = _laid_out(before.tensors[0], before.decode(), torch.float32)
+    if len(storage.parts) == 1:
+        dtype = _TENSORS[storage.name]
+        reused = _reused(p, name, given, dtype)
+        return (memory.state_like(p, first, dtype, place, places) if reused is None else reused,)
+    if memory.is_distributed(p):
+        raise ValueError("is a DTensor, whose states cannot be stored in 8 bits")
+    values = _reused(p, name, given, torch.float32)
+    if values is None:
+        code, scale = (part.item(0) for part in storage.encode(np.full(1, first, np.float32)))
+        codes = memory.state_like(p, code, torch.uint8, place, places)
+        return codes, torch.full(storage.lengths(p.numel())[1:], scale, dtype=torch.float32)
+    found, scales = storage.encode(memory.numbers(values).decode())
+    return _laid_out(p, found, torch.uint8), torch.from_numpy(scales)
+
+
+def _in_bytes(p: Tensor, entry: Mapping[str, Any], name: str, first: float) -> Numbers:
+    """A state that is there in 8 bits, which may lie in memory in another order than the parameter."""
+    storage = find("8bit", signed=getattr(first, "signed", True))
+    codes, scales = (entry.get(part) for part in names(name, storage))
+    assert codes is not None
+    _check_shape(p, name, codes)
+    wanted = storage.lengths(p.numel())[1:]
+    if not isinstance(scales, Tensor) or tuple(scales.shape) != wanted:
+        raise ValueError(f"has a state {name!r} in 8 bits without {wanted[0]} {names(name, storage)[1]}")
+    if not memory.is_dense(codes):
+        codes = codes.contiguous()
+    return Numbers(storage, (codes, scales.to("cpu", torch.float32).contiguous()))
+
+
+def _laid_out(tensor: Tensor, values: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """A tensor of numbers that are in the order in which those of another one lie in memory."""
+    made = torch.empty_like(tensor, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
+    memory.flat(made, values.dtype)[:] = values
+    return made
