@@ -1,4 +1,5 @@
-/* Fits a line to points by Adam, in plain C11 or C++17, and prints the bits of what it found.
+/* Fits a line to points by Adam, in plain C11 or C++17, in float32 and in mixed precision, and prints the bits of the
+ * gradients and of what it found.
  *
  *     cc -O2 example.c -lfastopt -lm && ./a.out
  */
@@ -41,25 +42,95 @@ static float loss_and_gradient(const float p[PARAMETERS], float g[PARAMETERS])
     return loss;
 }
 
-int main(void)
+/* In float32, with states that the library keeps. */
+static int32_t fit(void)
 {
     int32_t error = FASTOPT_OK;
     fastopt_optimizer *adam = fastopt_create("adam", FASTOPT_FLOAT32, PARAMETERS, &error);
     float p[PARAMETERS] = {0.0f, 0.0f}, g[PARAMETERS], k[10];
     float loss = 0.0f;
-    for (int step = 1; adam && step <= STEPS; step++) {
+    for (int step = 1; error == FASTOPT_OK && step <= STEPS; step++) {
         loss = loss_and_gradient(p, g);
         printf("%a %a\n", (double)g[0], (double)g[1]);
         adam_coefficients(k, step);
         error = fastopt_update(adam, p, g, k, 1, fastopt_best_isa());
-        if (error != FASTOPT_OK)
-            break;
     }
     fastopt_destroy(adam);
-    if (error != FASTOPT_OK) {
-        fprintf(stderr, "example: %s\n", fastopt_error(error));
-        return 1;
-    }
     printf("line %a x + %a, loss %g\n", (double)p[0], (double)p[1], (double)loss);
-    return 0;
+    return error;
+}
+
+/* The upper half of a finite float, rounded to nearest even. */
+static uint16_t to_bfloat16(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+static float from_bfloat16(uint16_t code)
+{
+    const uint32_t bits = (uint32_t)code << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static void set(fastopt_stream *stream, void *numbers, int32_t storage)
+{
+    stream->parts[0] = numbers;
+    stream->storage = storage;
+}
+
+/* In mixed precision, with a span over memory of our own: a model in bfloat16 gives gradients in bfloat16, Adam applies them
+ * to float32 parameters, and what it finds is rounded into the model in the same pass. */
+static int32_t fit_mixed(void)
+{
+    uint16_t model[PARAMETERS] = {0, 0}, gradient[PARAMETERS];
+    float p[PARAMETERS] = {0.0f, 0.0f}, exp_avg[PARAMETERS] = {0.0f, 0.0f}, exp_avg_sq[PARAMETERS] = {0.0f, 0.0f}, k[10];
+
+    fastopt_follower copy;
+    memset(&copy, 0, sizeof copy); /* no coefficients: a copy and no average */
+    set(&copy.stream, model, FASTOPT_BFLOAT16);
+
+    fastopt_span span;
+    memset(&span, 0, sizeof span);
+    span.length = PARAMETERS;
+    span.kernel = fastopt_find("adam");
+    span.dtype = FASTOPT_FLOAT32;
+    span.coefficients = k;
+    set(&span.streams[0], p, FASTOPT_FLOAT32);
+    set(&span.streams[1], gradient, FASTOPT_BFLOAT16);
+    set(&span.streams[2], exp_avg, FASTOPT_FLOAT32);
+    set(&span.streams[3], exp_avg_sq, FASTOPT_FLOAT32);
+    span.followers = &copy;
+    span.follower_count = 1;
+    const fastopt_call call = {&span, 1, 1, fastopt_best_isa(), 0};
+
+    int32_t error = FASTOPT_OK;
+    float loss = 0.0f;
+    for (int step = 1; error == FASTOPT_OK && step <= STEPS; step++) {
+        const float line[PARAMETERS] = {from_bfloat16(model[0]), from_bfloat16(model[1])};
+        float g[PARAMETERS];
+        loss = loss_and_gradient(line, g);
+        for (int i = 0; i < PARAMETERS; i++)
+            gradient[i] = to_bfloat16(g[i]);
+        printf("%a %a\n", (double)from_bfloat16(gradient[0]), (double)from_bfloat16(gradient[1]));
+        adam_coefficients(k, step);
+        error = fastopt_step(&call);
+    }
+    printf("line %a x + %a, ", (double)p[0], (double)p[1]);
+    printf("in bfloat16 %a x + %a, loss %g\n", (double)from_bfloat16(model[0]), (double)from_bfloat16(model[1]),
+           (double)loss);
+    return error;
+}
+
+int main(void)
+{
+    int32_t error = fit();
+    if (error == FASTOPT_OK)
+        error = fit_mixed();
+    if (error != FASTOPT_OK)
+        fprintf(stderr, "example: %s\n", fastopt_error(error));
+    return error != FASTOPT_OK;
 }

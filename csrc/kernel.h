@@ -6,7 +6,8 @@
  * In the body TERM(c, x) stands for c * x where the coefficient c may be zero: zero means that the term is not there, and
  * 0 * x would be NaN for an x that is infinite. To look at every coefficient for every element takes up to a third of a
  * loop's time in the cache, so the body is compiled three times: without the term of l2 (no coupled weight decay, the
- * usual case), with every term, and with the question, for rows that have a zero elsewhere.
+ * usual case), with every term, and with the question, for rows that have a zero elsewhere. Where a coefficient is called
+ * keep, it is compiled for both cases of keep_is, ABSENT and PRESENT: what is not kept need not even be read.
  */
 #ifndef TERM
 #define TERM(c, x) (c##_is == ABSENT || (c##_is == UNKNOWN && c == 0) ? (c) : (c) * (x))
@@ -14,10 +15,11 @@ enum presence { ABSENT, PRESENT, UNKNOWN };
 
 #define LOOP static inline __attribute__((always_inline)) void
 #define IS(name, other) (__builtin_strcmp(#name, #other) == 0) /* known when compiled */
-/* Which zeros take the loop with the question: l2 has a loop of its own, and keep and zero stand in comparisons alone. */
+/* Which zeros take the loop with the question: l2 and keep have loops of their own, zero stands in comparisons. */
 #define IN_A_TERM(name) (!IS(name, l2) && !IS(name, keep) && !IS(name, zero))
 #define OR_IS_ZERO(name) || (name == 0 && IN_A_TERM(name))
 #define OR_NO_DECAY(name) || (IS(name, l2) && name == 0)
+#define OR_NOT_KEPT(name) || (IS(name, keep) && name == 0)
 #endif
 
 #if !defined(__clang__)
@@ -27,26 +29,33 @@ enum presence { ABSENT, PRESENT, UNKNOWN };
 #endif
 
 #define STATE(name) real *restrict const name = (real *)*buffer++;
-#define COEFFICIENT(name) const real name = *row++;
-#define PRESENCE(name) const enum presence name##_is __attribute__((unused)) = IS(name, l2) ? decay : others;
+#define COEFFICIENT(name) const real name __attribute__((unused)) = *row++; /* keep decides by keep_is alone */
+#define PRESENCE(name) const enum presence name##_is __attribute__((unused)) = \
+    IS(name, l2) ? decay : IS(name, keep) ? kept : others;
+#define RUN(name, coefficients, decay, others)                                                                 \
+    if (0 FOR_EACH(OR_NOT_KEPT, UNWRAP coefficients))                                                          \
+        STAMPED(name##_loop)(buffer, (const real *)k, start, stop, decay, others, ABSENT);                     \
+    else                                                                                                       \
+        STAMPED(name##_loop)(buffer, (const real *)k, start, stop, decay, others, PRESENT);
 
 #define KERNEL(name, states, coefficients)                                                                     \
     DESCRIBE(name, states, coefficients)                                                                       \
     TARGET LOOP STAMPED(name##_loop)(void *const *buffer, const real *row, int64_t start, int64_t stop,        \
-                                     enum presence decay, enum presence others);                               \
+                                     enum presence decay, enum presence others, enum presence kept);           \
     TARGET static void STAMPED(name)(void *const *buffer, const void *k, int64_t start, int64_t stop)          \
     {                                                                                                          \
         const real *row = (const real *)k;                                                                     \
         FOR_EACH(COEFFICIENT, UNWRAP coefficients)                                                             \
-        if (0 FOR_EACH(OR_IS_ZERO, UNWRAP coefficients))                                                       \
-            STAMPED(name##_loop)(buffer, (const real *)k, start, stop, UNKNOWN, UNKNOWN);                      \
-        else if (0 FOR_EACH(OR_NO_DECAY, UNWRAP coefficients))                                                 \
-            STAMPED(name##_loop)(buffer, (const real *)k, start, stop, ABSENT, PRESENT);                       \
-        else                                                                                                   \
-            STAMPED(name##_loop)(buffer, (const real *)k, start, stop, PRESENT, PRESENT);                      \
+        if (0 FOR_EACH(OR_IS_ZERO, UNWRAP coefficients)) {                                                     \
+            RUN(name, coefficients, UNKNOWN, UNKNOWN)                                                          \
+        } else if (0 FOR_EACH(OR_NO_DECAY, UNWRAP coefficients)) {                                             \
+            RUN(name, coefficients, ABSENT, PRESENT)                                                           \
+        } else {                                                                                               \
+            RUN(name, coefficients, PRESENT, PRESENT)                                                          \
+        }                                                                                                      \
     }                                                                                                          \
     TARGET LOOP STAMPED(name##_loop)(void *const *buffer, const real *row, int64_t start, int64_t stop,        \
-                                     enum presence decay, enum presence others)                                \
+                                     enum presence decay, enum presence others, enum presence kept)            \
     {                                                                                                          \
         real *restrict const p = (real *)*buffer++;                                                            \
         const real *restrict const g = (const real *)*buffer++;                                                \
@@ -74,3 +83,4 @@ static kernel_loop *const STAMPED(kernels)[] = {
 #undef STATE
 #undef COEFFICIENT
 #undef PRESENCE
+#undef RUN

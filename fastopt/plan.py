@@ -213,13 +213,14 @@ class StepPlan:
             counts[group.index] += 1
             group.prepare(counts[group.index], scale)
         counts[STEP] += 1
-        self._fill_keys(counts[STEP])
-        return counts[STEP]
-
-    def _fill_keys(self, step: int) -> None:
+        step = counts[STEP]
         if self._keys is not None:
-            for pair in range(self._keys.size):
-                self._keys[pair] = noise.key(self.state.seed, step, pair)
+            self._fill_keys(self._keys, step)
+        return step
+
+    def _fill_keys(self, keys: np.ndarray, step: int) -> None:
+        for pair in range(keys.size):
+            keys[pair] = noise.key(self.state.seed, step, pair)
 
     # Hessian
 
@@ -230,14 +231,22 @@ class StepPlan:
         """
         for group in self.groups:
             group.prepare_estimate(scale)
-        self._fill_keys(self.state.counts[STEP] + 1)  # of the next step, which leaves the Hessian as it is
+        if self._keys is not None:
+            self._fill_keys(
+                self._keys, self.state.counts[STEP] + 1
+            )  # of the next step, which leaves the Hessian as it is
         self._run(reading.estimate or self._bind_estimate(reading), lambda: self._bind_estimate(reading))
 
     # Commit
 
     def commit(self, reading: Reading) -> None:
         """Updates parameters, states, counts, averages and copies by the gradient."""
-        self._run(reading.update or self._bind_update(reading), lambda: self._bind_update(reading))
+        update = reading.update or self._bind_update(reading)
+        try:  # as _run does, in every step
+            run(update.calls, update.lock)
+        except OtherTerms:
+            update = self._bind_update(reading)
+            run(update.calls, update.lock)
 
     def _run(self, program: Program, bind: Callable[[], Program], *then: Call) -> None:
         """Runs a program and what follows it, bound anew where its rows have got or lost terms."""

@@ -6,7 +6,7 @@ KERNEL(asgd, (ax),
     const real moved = TERM(shrink, p[i]) - TERM(step_size, grad);
     const real average = ax[i];
     /* Where they are equal, too: inf - inf is NaN. */
-    ax[i] = keep == 0 || average == moved ? moved : average + TERM(mu, moved - average);
+    ax[i] = keep_is == ABSENT || average == moved ? moved : average + TERM(mu, moved - average);
     p[i] = moved;
 }
 END_KERNEL

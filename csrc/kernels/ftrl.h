@@ -15,12 +15,12 @@ KERNEL(ftrl, (square_sum, z),
     const real neither = moved - moved; /* zero, or NaN */
     const real above = moved - high, below = moved + low;
     const real after = moved > high ? above : (moved < -low ? below : neither);
-    const real left = (param > zero ? -l1 : l1) - param / rate;
-    const real rest = grad + (param == zero ? kept : left);
-    const real whole = (after > zero ? -l1 : l1) - after / rate;
-    const real pulled = rate > zero ? whole : kept;
+    /* The z of where the parameter is; or, if it became zero, of where it was. */
+    const real place = after == zero ? param : after;
+    const real pulled = (place > zero ? -l1 : l1) - place / rate;
+    const real gathered = grad + (param == zero ? kept : pulled);
     square_sum[i] = n;
-    z[i] = after == zero ? rest : pulled;
+    z[i] = after == zero ? gathered : (rate > zero ? pulled : kept);
     p[i] = after;
 }
 END_KERNEL

@@ -6,8 +6,8 @@ KERNEL(rmsprop_centered_momentum, (square_avg, grad_avg, momentum_buffer),
     const real v = TERM(alpha, square_avg[i]) + TERM(one_minus_alpha, grad * grad);
     const real m = TERM(alpha, grad_avg[i]) + TERM(one_minus_alpha, grad);
     const real difference = v - m * m;
-    const real positive = difference < zero ? zero : difference;
-    const real variance = positive >= zero ? positive : v; /* v where it is infinite: inf - inf is NaN */
+    const real below = difference < v ? difference : v; /* v where it is infinite: inf - inf is NaN */
+    const real variance = below < zero ? zero : below;
     const real velocity = TERM(momentum, momentum_buffer[i]) + grad / (SQRT(variance) + eps);
     square_avg[i] = v;
     grad_avg[i] = m;

@@ -1,15 +1,24 @@
 """The numba backend: kernels compiled on first use and cached on disk."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
 from fastopt.backend.compile import driver, learn, region, specialize, squares_driver, with_threads
 from fastopt.backend.process import process
-from fastopt.backend.program import Call, Program, Work, array_at, run
-from fastopt.backend.tables import array_of, is_tiled, size_of, span_table, squares_table, tile_table
+from fastopt.backend.program import Call, OtherTerms, Program, Work, run
+from fastopt.backend.tables import (
+    Table,
+    array_of,
+    is_tiled,
+    reads,
+    size_of,
+    span_table,
+    squares_table,
+    tile_table,
+)
 from fastopt.backend.versions import Terms, look, places, terms
 from fastopt.errors import BackendError
 from fastopt.kernels import KERNELS
@@ -27,41 +36,10 @@ class NumbaBackend:
     name = "numba"
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
-        watched = _Watched()
-        batches: dict[tuple, list[Work]] = {}
-        for work in works:
-            kernel = declared(work.kernel)
-            left = watched.terms(work)
-            key = kernel, work.k.dtype, left, len(work.streams), is_tiled(work)
-            batches.setdefault(key, []).append(work)
-        driven: list[Call] = []
-        single: list[Call] = []
-        parallel = False
-        for (kernel, dtype, left, streams, tiled), batch in batches.items():
-            if tiled or (left and len(batch) > 1):
-                shares = useful_threads(sum(map(size_of, batch)), threads)
-                loop = driver(kernel, dtype, streams, shares > 1, left, tiled=tiled)
-                table = tile_table(batch, shares) if tiled else span_table(batch, shares)
-                # The first loop looks at the rows of all.
-                driven.append((loop, table.rows, table.bounds, watched.places(not driven), *table.scratch))
-                parallel |= shares > 1
-                continue
-            for work in batch:
-                buffers = *map(writable, map(array_of, work.streams)), work.k
-                worth = worth_threads(size_of(work), threads)
-                signature = (numba.from_dtype(dtype)[::1],) * len(buffers)
-                calls = [(specialize(kernel, dtype, signature, worth, left), *buffers)]
-                single += with_threads(threads, calls) if worth else calls
-                parallel |= worth
-        calls = [*driven, *single]
-        if not driven and not watched.looked_at_by(calls):
-            places = watched.places()
-            calls.insert(0, (specialize(look, places.dtype, (numba.typeof(places),), False), places))
-        learn(each for _, *arguments in calls for each in arguments if isinstance(each, np.ndarray))
-        return Program(calls, (list(works),), region if parallel else None)
+        return bound(works, threads).program
 
     def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "NumbaTable":
-        return NumbaTable(self, works, then)
+        return NumbaTable(works, then)
 
     def bind_sum_squares(self, gradients: Sequence[np.ndarray | Stream], threads: int) -> Callable[[float], float]:
         bound: list[tuple] = []
@@ -93,6 +71,61 @@ class NumbaBackend:
         return total
 
 
+class Bound(NamedTuple):
+    """Works made ready: their program, the terms that each one's row leaves, and what :func:`look` has to look at.
+
+    ``tables`` come with the numbers of their works.
+    """
+
+    program: Program
+    terms: list[Terms | None]
+    places: np.ndarray
+    tables: list[tuple[Table, np.ndarray]]
+
+
+def bound(works: Sequence[Work], threads: int, *, tables: bool = False) -> Bound:
+    """Makes works ready. Those of one kernel, dtype and version get a table if that is faster or asked for."""
+    watched = _Watched()
+    versions = list(map(watched.terms, works))
+    batches: dict[tuple, list[int]] = {}
+    for number, (work, version) in enumerate(zip(works, versions, strict=True)):
+        key = declared(work.kernel), work.k.dtype, version, len(work.streams), is_tiled(work)
+        batches.setdefault(key, []).append(number)
+    places = watched.places()
+    driven: list[Call] = []
+    single: list[Call] = []
+    made: list[tuple[Table, np.ndarray]] = []
+    parallel = False
+    for (kernel, dtype, version, streams, tiled), numbers in batches.items():
+        batch = [works[number] for number in numbers]
+        if tiled or tables or (version and len(batch) > 1):
+            shares = useful_threads(sum(map(size_of, batch)), threads)
+            loop = driver(kernel, dtype, streams, shares > 1, version, tiled=tiled)
+            table = tile_table(batch, shares) if tiled else span_table(batch, shares)
+            # The first loop looks at the rows of all.
+            driven.append((loop, table.rows, table.bounds, places[:0] if driven else places, *table.scratch))
+            made.append((table, np.array(numbers)))
+            parallel |= shares > 1
+            continue
+        for work in batch:
+            buffers = *map(writable, map(array_of, work.streams)), work.k
+            worth = worth_threads(size_of(work), threads)
+            signature = (numba.from_dtype(dtype)[::1],) * len(buffers)
+            calls = [(specialize(kernel, dtype, signature, worth, version), *buffers)]
+            single += with_threads(threads, calls) if worth else calls
+            parallel |= worth
+    calls = [*driven, *single]
+    if not driven and not watched.looked_at_by(calls):
+        calls.insert(0, (looking(places), places))
+    learn(each for _, *arguments in calls for each in arguments if isinstance(each, np.ndarray))
+    return Bound(Program(calls, (list(works),), region if parallel else None), versions, places, made)
+
+
+def looking(places: np.ndarray) -> Any:
+    """The compiled function :func:`look`."""
+    return specialize(look, places.dtype, (numba.typeof(places),), False)
+
+
 class _Watched:
     """The rows of a program whose kernels have versions, with the terms that each leaves."""
 
@@ -105,12 +138,12 @@ class _Watched:
             return None
         row = work.kernel, id(work.k)
         if row not in self._rows:
-            self._rows[row] = work.k, terms(KERNELS[work.kernel], work.k)
+            self._rows[row] = work.k, terms(declared(work.kernel), work.k)
         return self._rows[row][1]
 
-    def places(self, wanted: bool = True) -> np.ndarray:
+    def places(self) -> np.ndarray:
         """What :func:`look` has to look at."""
-        return places((KERNELS[name], k) for (name, _), (k, _) in self._rows.items() if wanted)
+        return places((KERNELS[name], k) for (name, _), (k, _) in self._rows.items())
 
     def looked_at_by(self, calls: list[Call]) -> bool:
         """Whether the first of these calls, of a version of a kernel, refuses any row that is not as it was."""
@@ -118,24 +151,51 @@ class _Watched:
 
 
 class NumbaTable:
-    """Works that are bound anew at every step."""
+    """Tables that a step changes in place. Works are bound again where a row needs another version of its kernel."""
 
-    def __init__(self, backend: NumbaBackend, works: Sequence[Work], then: Sequence[Work]) -> None:
-        self._backend, self._works, self._then = backend, list(works), list(then)
+    def __init__(self, works: Sequence[Work], then: Sequence[Work]) -> None:
+        self._works, self._count = [*works, *then], len(works)
+        #: What works read in a step: the addresses of their gradients, rows of coefficients and keys.
+        self._read = np.array(list(map(reads, self._works)), np.int64).reshape(-1, 3)
+        #: For how many threads and in which process works are bound.
+        self._bound_for: tuple = ()
+        self._bound = bound((), 1)
+        #: Whether works have got other rows since they were bound.
+        self._used = False
 
     def use(self, rows: slice | np.ndarray, k: np.ndarray, keys: np.ndarray | None = None) -> None:
-        for row in np.arange(len(self._works))[rows]:
-            self._works[row] = self._works[row]._replace(k=k, keys=keys)
+        self._used = True
+        for number in np.arange(self._count)[rows]:
+            self._works[number] = self._works[number]._replace(k=k, keys=keys)
+            self._read[number] = reads(self._works[number])
 
     def bind(self, gradients: np.ndarray, threads: int) -> Program:
-        works = []
-        for work, address in zip(self._works, gradients.tolist(), strict=True):
-            p, g, *states = work.streams
-            if address and p.size:
-                array = array_at(address, g.size, array_of(g).dtype)
-                g = g._replace(parts=(array,)) if isinstance(g, Stream) else array
-                works.append(work._replace(streams=(p, g, *states)))
-        return self._backend.bind([*works, *self._then], threads)
+        self._read[: self._count, 0] = gradients
+        wanted = threads, process.forks
+        if wanted != self._bound_for or self._needs_other_versions():
+            self._bound_for = ()
+            self._bound = bound(self._works, threads, tables=True)
+            self._bound_for, self._used = wanted, False
+        for table, numbers in self._bound.tables:
+            table.read(self._read[numbers])
+        return self._bound.program
+
+    def _needs_other_versions(self) -> bool:
+        """Whether rows leave other terms than when works were bound; if not, has the program look at those of now."""
+        if not self._used:
+            try:
+                looking(self._bound.places)(self._bound.places)
+            except OtherTerms:
+                return True
+            return False
+        watched = _Watched()
+        if list(map(watched.terms, self._works)) != self._bound.terms:
+            return True
+        calls, places = self._bound.program.calls, watched.places()
+        loop, table, bounds, _, *scratch = calls[0]
+        calls[0] = loop, table, bounds, places, *scratch
+        self._bound, self._used = self._bound._replace(places=places), False
+        return False
 
 
 def worth_threads(size: int, threads: int) -> bool:

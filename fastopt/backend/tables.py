@@ -1,6 +1,6 @@
 """Tables of works for numba's loops of :mod:`fastopt.backend.drivers`: a row for each piece that a thread works on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,16 +18,34 @@ GRADIENT = 1
 
 
 class Table(NamedTuple):
-    """The pieces, the first piece of each share and the end, and a row of scratch memory for each share, if needed."""
+    """The pieces, the first piece of each share and the end, and a row of scratch memory for each share, if needed.
+
+    ``works`` has the number of each piece's work, ``sizes`` its elements. In ``column``, its row has the address of its
+    gradient, ``offsets`` bytes after the one where the work's gradient starts.
+    """
 
     rows: np.ndarray
     bounds: np.ndarray
+    works: np.ndarray
+    sizes: np.ndarray
+    column: int
+    offsets: np.ndarray
     scratch: tuple[np.ndarray, ...] = ()
+
+    def read(self, addresses: np.ndarray) -> None:
+        """Has the works read these addresses, :func:`reads` of each. One whose gradient is at 0 is left out."""
+        starts, k, keys = addresses[self.works].T
+        self.rows[:, self.column] = starts + self.offsets
+        self.rows[:, drivers.SIZE] = self.sizes * (starts != 0)
+        self.rows[:, drivers.K] = k
+        if self.scratch:
+            self.rows[:, drivers.KEYS] = keys
 
 
 class Piece(NamedTuple):
-    """A run of a work's elements."""
+    """A run of the elements of the work of that number."""
 
+    number: int
     work: Work
     start: int
     stop: int
@@ -58,6 +76,13 @@ def address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
+def reads(work: Work) -> tuple[int, int, int]:
+    """Where a work's gradient starts, whose numbers are one array, its row of coefficients, and its keys or 0."""
+    gradient = work.streams[GRADIENT]
+    start = address(gradient.parts[0] if isinstance(gradient, Stream) else gradient)
+    return start, address(work.k), 0 if work.keys is None else address(work.keys)
+
+
 def shared(works: Sequence[Work], shares: int, unit: int) -> Iterator[list[Piece]]:
     """The pieces of each share, of as many elements as the others', cut at multiples of a unit."""
     total, done, next_work, start = sum(map(size_of, works)), 0, 0, 0
@@ -68,7 +93,7 @@ def shared(works: Sequence[Work], shares: int, unit: int) -> Iterator[list[Piece
             left = total * share // shares - done
             stop = size_of(work) if share == shares else min(size_of(work), start + -(-left // unit) * unit)
             if stop > start:
-                pieces.append(Piece(work, start, stop))
+                pieces.append(Piece(next_work, work, start, stop))
                 done += stop - start
             start = stop
             if stop < size_of(work):
@@ -81,13 +106,12 @@ def span_table(works: Sequence[Work], shares: int) -> Table:
     """The table of works whose streams are all native."""
 
     def row(piece: Piece) -> list[int]:
-        work, start, stop = piece
+        _, work, start, stop = piece
         offset = start * work.k.itemsize
         buffers = [address(array_of(stream)) + offset for stream in work.streams]
         return [stop - start, address(work.k), work.k.size, *buffers]
 
-    pieces = list(shared(works, shares, LINE))
-    return Table(*_rows([[row(piece) for piece in share] for share in pieces]))
+    return _table(works, list(shared(works, shares, LINE)), row, drivers.BUFFERS + GRADIENT)
 
 
 def tile_table(works: Sequence[Work], shares: int) -> Table:
@@ -95,7 +119,7 @@ def tile_table(works: Sequence[Work], shares: int) -> Table:
     followers = max(len(work.followers) for work in works)
 
     def row(piece: Piece) -> list[int]:
-        work, start, stop = piece
+        _, work, start, stop = piece
         keys = 0 if work.keys is None else address(work.keys)
         found = [stop - start, address(work.k), work.k.size, start, keys, len(work.streams)]
         for number, stream in enumerate(work.streams):
@@ -104,10 +128,10 @@ def tile_table(works: Sequence[Work], shares: int) -> Table:
             found += _following(follower, work.k.dtype, start)
         return found + [0] * drivers.ENTRY * (followers - len(work.followers))
 
-    rows, bounds = _rows([[row(piece) for piece in share] for share in shared(works, shares, TILE)])
     words = drivers.scratch_words(len(works[0].streams) + followers)
     scratch = aligned_empty(shares * words, np.dtype(np.int64)).reshape(shares, words)
-    return Table(rows, bounds, (scratch,))
+    column = drivers.ENTRIES + GRADIENT * drivers.ENTRY + drivers.FIRST
+    return _table(works, list(shared(works, shares, TILE)), row, column)._replace(scratch=(scratch,))
 
 
 def squares_table(stream: Stream, shares: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,10 +142,13 @@ def squares_table(stream: Stream, shares: int) -> tuple[np.ndarray, np.ndarray, 
     return np.array([*found, stream.size], np.int64), rows, np.empty((shares, BLOCK), dtype)
 
 
-def _rows(shares: list[list[list[int]]]) -> tuple[np.ndarray, np.ndarray]:
+def _table(works: Sequence[Work], shares: list[list[Piece]], row: Callable[[Piece], list[int]], column: int) -> Table:
+    pieces = [piece for share in shares for piece in share]
     bounds = np.cumsum([0, *map(len, shares)], dtype=np.int64)
-    rows = [row for share in shares for row in share]
-    return np.array(rows or [[]], np.int64)[: len(rows)], bounds
+    rows = np.array([row(piece) for piece in pieces] or [[0] * (column + 1)], np.int64)[: len(pieces)]
+    numbers = np.array([piece.number for piece in pieces], np.intp)
+    starts = np.array([reads(work)[0] for work in works], np.int64)
+    return Table(rows, bounds, numbers, rows[:, drivers.SIZE].copy(), column, rows[:, column] - starts[numbers])
 
 
 def _entry(stream: np.ndarray | Stream, dtype: np.dtype, start: int, number: int) -> list[int]:

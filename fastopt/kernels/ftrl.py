@@ -26,8 +26,10 @@ def ftrl(p, g, square_sum, z, k):
         low = zero if param < zero else (twice if param > zero else once)
         neither = moved - moved  # zero, or NaN
         after = moved - high if moved > high else (moved + low if moved < -low else neither)
-        rest = grad + (kept if param == zero else ((-l1 if param > zero else l1) - param / rate))
-        pulled = ((-l1 if after > zero else l1) - after / rate) if rate > zero else kept
+        # The z of where the parameter is; or, if it became zero, of where it was.
+        place = param if after == zero else after
+        pulled = (-l1 if place > zero else l1) - place / rate
+        gathered = grad + (kept if param == zero else pulled)
         square_sum[i] = n
-        z[i] = rest if after == zero else pulled
+        z[i] = gathered if after == zero else (pulled if rate > zero else kept)
         p[i] = after

@@ -17,8 +17,8 @@ def rmsprop_centered_momentum(p, g, square_avg, grad_avg, momentum_buffer, k):
         v = term(alpha, square_avg[i]) + term(one_minus_alpha, grad * grad)
         m = term(alpha, grad_avg[i]) + term(one_minus_alpha, grad)
         difference = v - m * m
-        positive = zero if difference < zero else difference
-        variance = positive if positive >= zero else v  # v where it is infinite: inf - inf is NaN
+        below = difference if difference < v else v  # v where it is infinite: inf - inf is NaN
+        variance = zero if below < zero else below
         velocity = term(momentum, momentum_buffer[i]) + grad / (sqrt(variance) + eps)
         square_avg[i] = v
         grad_avg[i] = m

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from harness import python
@@ -48,14 +49,16 @@ def library(tmp_path_factory):
     return folder
 
 
-def python_line(output):
-    """What the Python optimizer finds from the gradients that the example has printed, as hexadecimal floats."""
-    p = np.zeros(2, np.float32)
-    optimizer = fastopt.Optimizer(p, fastopt.Adam(lr=0.05))
-    for line in output.splitlines()[:-1]:
-        optimizer.step(np.array([float.fromhex(word) for word in line.split()], np.float32))
+NUMBER = r"-?0x[0-9a-f.]+p[+-]\d+"
+
+
+def python_line(gradients, dtype, **options):
+    """What the Python optimizer finds from the gradients that the example has printed, and its copy if it keeps one."""
+    optimizer = fastopt.Optimizer(np.zeros(2, np.float32), fastopt.Adam(lr=0.05), **options)
+    for line in gradients.splitlines():
+        optimizer.step(np.array([float.fromhex(word) for word in line.split()], np.float32).astype(dtype))
     assert optimizer.step_count == 200
-    return [float(value).hex() for value in p]
+    return [*optimizer.flat.tolist(), *([] if optimizer.copy is None else optimizer.copy.flat.tolist())]
 
 
 @pytest.mark.parametrize("compiler", ["cc -std=c11", "c++ -std=c++17 -x c++"])
@@ -65,11 +68,12 @@ def test_the_example_finds_what_python_finds(library, tmp_path, compiler):
     shell(
         *compiler.split(), "-Wall", "-Wextra", "-Werror", "-O2", f"-I{CSRC}", CSRC / "example.c", "-o", program, *link
     )
-    output = shell(program)
-    found = [float.fromhex(word).hex() for word in re.findall(r"-?0x[0-9a-f.]+p[+-]\d+", output.splitlines()[-1])]
-    assert found == python_line(output)
-    assert abs(float.fromhex(found[0]) - 3) < 0.01
-    assert abs(float.fromhex(found[1]) + 1) < 0.01
+    gradients, line, mixed_gradients, mixed_line, end = re.split(r"^(line .*)\n", shell(program), flags=re.MULTILINE)
+    assert not end
+    found, mixed = ([float.fromhex(word) for word in re.findall(NUMBER, words)] for words in (line, mixed_line))
+    assert found == python_line(gradients, np.float32)
+    assert mixed == python_line(mixed_gradients, ml_dtypes.bfloat16, copy="bfloat16")
+    np.testing.assert_allclose([*found, *mixed], 3 * [3, -1], atol=0.01)
 
 
 def test_the_example_against_the_installed_library(tmp_path):

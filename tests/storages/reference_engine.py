@@ -8,12 +8,12 @@ import pytest
 from conftest import BACKENDS
 
 from fastopt.backend.choice import select
-from fastopt.backend.program import Follower, Program, Table, Work, run
+from fastopt.backend.program import Follower, Program, Work, run
 from fastopt.storage import Stream
 from fastopt.storages import noise
 
 if "numba" in BACKENDS:
-    from fastopt.backend.numba import NumbaBackend, NumbaTable
+    from fastopt.backend.numba import NumbaBackend
 
 
 class ReferenceEngine:
@@ -23,9 +23,6 @@ class ReferenceEngine:
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
         return Program([(_work, work) for work in works], ())
-
-    def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> Table:
-        return NumbaTable(self, works, then)
 
     def bind_sum_squares(self, gradients: Sequence[np.ndarray | Stream], threads: int) -> Callable[[float], float]:
         def sum_squares(scale: float) -> float:
