@@ -58,7 +58,7 @@ BACKENDS = ["numba", "c"]
 DTYPES = ["float32", "float64"]
 THREADS = ["1", "all"]
 
-#: Elements: the least with states of 8 bits. They stay in the first-level cache, or with float32 states close to it.
+#: Elements: the least that have states of 8 bits, in or close to the first-level cache.
 IN_CACHE = 4096
 
 #: Elements. With the states of any rule and either dtype, these stay in the cache, or do not.

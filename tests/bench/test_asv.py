@@ -86,7 +86,7 @@ def test_a_mix_that_a_commit_lacks_is_skipped(suite, monkeypatch):
 
 
 def test_the_time_of_an_element_is_without_that_of_a_step(suite, monkeypatch):
-    taken = suite["yardstick"].load("measure").Round(4.095e-6 + 3e-6, 3e-6)
+    taken = suite["yardstick"].load("measure").Round(4.096e-6 + 3e-6, 3e-6)
     monkeypatch.setattr(suite["yardstick"], "in_turn", lambda step, other, budget: step() and other() and taken)
     assert suite["storages"].in_cache("SGD", "float32", BACKENDS[0]) == pytest.approx((1.0,))
 
