@@ -39,6 +39,7 @@ SOURCE = """
 #define SQRT {sqrt}
 #define ABS {abs}
 #define TERM(c, x) ((c) * (x))
+enum {{ ABSENT, PRESENT }};
 #define KERNEL(name, states, coefficients) \\
     void plain_##name({parameters}, const real *k, int64_t n) {{ {coefficients} for (int64_t i = 0; i < n; i++)
 #define END_KERNEL }}
@@ -57,7 +58,10 @@ def plain_loop(rule: Rule, dtype: np.dtype, compiler: str, contract: str, folder
             sqrt="sqrtf" if single else "sqrt",
             abs="fabsf" if single else "fabs",
             parameters=", ".join(f"{'const ' * (name == 'g')}real *restrict {name}" for name in names),
-            coefficients="".join(f"const real {name} = k[{i}]; " for i, name in enumerate(rule.coefficients(1))),
+            coefficients="".join(
+                f"const real {name} = k[{i}]; const int {name}_is = {name} == 0 ? ABSENT : PRESENT; "
+                for i, name in enumerate(rule.coefficients(1))
+            ),
             kernel=rule.kernel,
         )
     )
