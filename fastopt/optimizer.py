@@ -13,7 +13,6 @@ from fastopt.backend.choice import select
 from fastopt.backend.process import process, resolve_threads
 from fastopt.backend.program import Call, run
 from fastopt.buffers import FlatBuffer, Layout
-from fastopt.checkpoint import file
 from fastopt.checkpoint.convert import converted
 from fastopt.checkpoint.saved import PARTS, Saved, Stored, in_state_dict, parse
 from fastopt.declared import Flag, Interval, Whole, real
@@ -311,6 +310,8 @@ class Optimizer:
         stays and its target is replaced. Raises TypeError or ValueError, which name the place, for another ``extra``,
         and OSError as :func:`open` does or if the disk is full; the old file is whole then.
         """
+        from fastopt.checkpoint import file
+
         file.save(path, self._state.describe(), self._state.parameters(), self.layout.shapes, extra)
 
     def load(self, path: str | os.PathLike, *, convert: bool = False) -> Any:
@@ -324,6 +325,8 @@ class Optimizer:
         nothing has changed. Only if a disk fails, or somebody cuts the file, between the two readings does OSError say
         that the optimizer holds a part of it.
         """
+
+        from fastopt.checkpoint import file
 
         def adopting(saved: Saved) -> list[Call]:
             calls = self._adopting(saved, convert)

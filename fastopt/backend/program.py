@@ -4,13 +4,15 @@ import ctypes
 from collections.abc import Callable, Sequence
 from itertools import starmap
 from operator import call
-from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from fastopt.errors import BackendError
 from fastopt.storage import Stream
+
+if TYPE_CHECKING:
+    from threading import Lock
 
 #: A function and its arguments.
 Call = tuple

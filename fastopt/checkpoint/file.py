@@ -229,10 +229,7 @@ def load(path: str | os.PathLike, adopting: Callable[[Saved], list[Call]]) -> An
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A checkpoint's description and arrays, after every checksum has been compared.
-
-    Raises CheckpointError if the file is no checkpoint or is damaged, OSError if it cannot be read.
-    """
+    """See :func:`fastopt.checkpoint.read`."""
     with _opened(path) as reader:
         return reader.description, {key: array.array() for key, array in reader.arrays.items()}
 
