@@ -1,8 +1,9 @@
 """Kernels as machine code: compiled once a signature, cached on disk, and run with fewer threads if asked for."""
 
+import atexit
 import threading
+from _thread import start_new_thread
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
@@ -69,20 +70,38 @@ def learn(arrays: Iterable[np.ndarray]) -> None:
 def once(key: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function that compiles gives; it is called once for each key, in a thread of its own.
 
-    Signal handlers run in the main thread alone. An exception of one within a compilation can end the process.
+    Signal handlers run in the main thread alone. An exception of one within a compilation can end the process; and one
+    within a wait for a future or an event of Python's can leave a lock taken for ever, on which the thread then hangs,
+    and the process at its end. So the thread is waited for by a bare lock.
     """
     if key not in dispatchers:
-        with _lock:
-            pass  # until a compilation that an interrupt has left behind is done
-        with ThreadPoolExecutor(1, "fastopt-compiler") as thread:
-            thread.submit(_keep, key, function, arguments).result()
+        _finish_compiling()
+        done = threading.Lock()
+        failures: list[BaseException] = []
+        done.acquire()
+        start_new_thread(_keep, (key, function, arguments, failures, done.release))
+        done.acquire()
+        if failures:
+            raise failures.pop()
     return dispatchers[key]
 
 
-def _keep(key: Any, function: Callable[..., Any], arguments: tuple) -> None:
+def _keep(key: Any, function: Callable[..., Any], arguments: tuple, failures: list, done: Callable[[], None]) -> None:
+    try:
+        with _lock:
+            if key not in dispatchers:
+                dispatchers[key] = function(*arguments)
+    except BaseException as error:
+        failures.append(error)
+    finally:
+        done()
+
+
+@atexit.register
+def _finish_compiling() -> None:
+    """Waits for a compilation that an interrupt has left behind."""
     with _lock:
-        if key not in dispatchers:
-            dispatchers[key] = function(*arguments)
+        pass
 
 
 def _specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool, terms: Terms | None) -> Any:

@@ -160,10 +160,10 @@ def test_every_number_of_threads(kernel, dtype):
     start = data(np.random.default_rng(2), rule, LARGE + 1, dtype)
     whole = [slice(1, LARGE + 1)]
     expected = stepped(ENGINES[0], rule, start, whole, 2)
-    for engine in ENGINES[1:]:
+    for engine in CORNERS if dtype == "float64" else ENGINES[1:]:
         assert_same(stepped(engine, rule, start, whole, 2), expected, engine)
     parts = [slice(1, 100_000), slice(100_000, 100_003), slice(100_003, LARGE + 1)]
-    for engine in CORNERS:
+    for engine in (CORNERS[1], CORNERS[-1]):
         assert_same(stepped(engine, rule, start, parts, 2), expected, f"{engine} in three parts")
 
 

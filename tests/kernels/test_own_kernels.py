@@ -178,7 +178,8 @@ def test_an_own_rule_trains(installed):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("steps.Turnery", "Turnery"), ("nosuch.Rule", "nosuch"), ("steps.prange", "which is no rule")]
+    ("name", "message"),
+    [("steps.Turnery", "Turnery"), ("nosuch.Rule", "nosuch"), ("steps.prange", "must be a subclass of")],
 )
 def test_an_own_rule_that_is_not_there(installed, name, message):
     done = installed.invoke(cli, ["train", "--optimizer", name])

@@ -198,7 +198,7 @@ def test_at_every_instruction_where_programs_are_bound(backend):
         track.check(optimizer)
         track.step(optimizer)
         track.check(optimizer)
-        number += 5
+        number += 11
     assert number > 500
 
 
@@ -386,8 +386,6 @@ def test_a_storm_does_no_harm_to_a_compilation(tmp_path):
                     track.step(optimizer)
                 except tests.Interrupted:
                     time.sleep(1e-3)
-                except RuntimeError as error:  # what CPython's threading makes of an interrupt in Condition.wait
-                    assert "release unlocked lock" in str(error)
         track.check(optimizer)
         assert storm.raised > 5
         """,
