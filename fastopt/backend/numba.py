@@ -147,7 +147,8 @@ class _Watched:
 
     def looked_at_by(self, calls: list[Call]) -> bool:
         """Whether the first of these calls, of a version of a kernel, refuses any row that is not as it was."""
-        return not self._rows or (len(self._rows) == 1 and any(calls[0][-1] is k for k, _ in self._rows.values()))
+        rows = list(self._rows.values())
+        return not rows or (len(rows) == 1 and calls[0][-1] is rows[0][0])
 
 
 class NumbaTable:

@@ -57,7 +57,7 @@ def watched(kernel: Any) -> Watched:
 def terms(kernel: Any, k: np.ndarray) -> Terms:
     """Which terms a row leaves in a kernel."""
     values, (l2, others) = k.tolist(), watched(kernel)
-    if not all(values[place] for place in others):
+    if not all(map(values.__getitem__, others)):  # an interrupt within a generator that is left early is lost
         return Terms.SOME
     return Terms.NO_L2 if l2 is not None and not values[l2] else Terms.ALL
 
