@@ -1,6 +1,7 @@
 """A gradient comes in: checked, and read where it lies."""
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,9 +125,9 @@ def worth_reading_in_place(arrays: Mapping[str, np.ndarray], state: OptimizerSta
     if state.flat.size < _WORTH_BINDING * len(arrays) or not arrays:
         return False
     written = [buffer for _, buffer in state.written()]
-    return all(
-        array.flags.c_contiguous
-        and array.flags.aligned
-        and not any(np.may_share_memory(array, buffer) for buffer in written)
-        for array in arrays.values()
-    )
+    for array in arrays.values():
+        if not (array.flags.c_contiguous and array.flags.aligned):
+            return False
+        if any(map(np.may_share_memory, repeat(array), written)):
+            return False
+    return True

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import chain
 from operator import setitem
 from typing import Any, NamedTuple
 
@@ -125,7 +126,7 @@ class StepPlan:
         self._finish: list[Call] = [(setitem, state.counts, _ALL, self.counts)]
         #: The keys of stochastic rounding in the step that is being made; None if nothing is rounded so.
         self._keys: np.ndarray | None = None
-        if any(_is_stochastic(stream) for group in self.groups for stream in self._streams(group)):
+        if any(map(_is_stochastic, chain.from_iterable(map(self._streams, self.groups)))):
             most = max(len(group.rule.states) for group in self.groups) + 2
             self._keys = np.zeros(-(-most // 2), np.uint64)
         self._average_k = np.array([state.ema_decay or 0.0, 1.0 - (state.ema_decay or 0.0)], state.dtype)

@@ -1,6 +1,7 @@
 """Tables of works for numba's loops of :mod:`fastopt.backend.drivers`: a row for each piece that a thread works on."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ class Piece(NamedTuple):
 
 def is_tiled(work: Work) -> bool:
     """Whether a kernel cannot work on all streams as they lie in memory, or something follows it."""
-    return bool(work.followers) or not all(is_native(stream, work.k.dtype) for stream in work.streams)
+    return bool(work.followers) or not all(map(is_native, work.streams, repeat(work.k.dtype)))
 
 
 def is_native(stream: np.ndarray | Stream, dtype: np.dtype) -> bool:
