@@ -123,7 +123,7 @@ class Choice:
 
     def parse(self, name: str, value: Any) -> str:
         """The word; ValueError, with the nearest right one, if it is none of them."""
-        if value not in self.words:
+        if not isinstance(value, str) or value not in self.words:
             raise ValueError(f"{name} must be {self}, not {quoted(value)}{did_you_mean(value, self.words)}")
         return value
 

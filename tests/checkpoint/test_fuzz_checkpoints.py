@@ -119,7 +119,9 @@ def mutated(chance: random.Random, value: Any) -> Any:
                 there = there[key]
             here[last] = copy.deepcopy(there[other[-1]])
         elif what == 3 and isinstance(here[last], (int, float)) and not isinstance(here[last], bool):
-            here[last] = chance.choice([here[last] + 1, -here[last], here[last] * 1.5, str(here[last]), [here[last]]])
+            given = here[last]
+            larger = given * 1.5 if abs(given) < 1e300 else given * 2
+            here[last] = chance.choice([given + 1, -given, larger, str(given), [given]])
         else:
             here[last] = copy.deepcopy(chance.choice(STRANGE))
     return made

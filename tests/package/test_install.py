@@ -17,7 +17,7 @@ from conftest import BACKENDS
 ROOT = Path(__file__).parents[2]
 
 #: What a build and the tests need.
-SHIPPED = ("csrc", "fastopt", "tests", "LICENSE", "README.md", "pyproject.toml")
+SHIPPED = ("csrc", "fastopt", "tests", "CONTRIBUTING.md", "LICENSE", "README.md", "pyproject.toml")
 LITTER = ("__pycache__", "*.so", "_c_failure.txt", ".hypothesis")
 
 #: Trains on the only backend that is there, and prints what fastopt says of the other.

@@ -335,6 +335,7 @@ BAD = [
     ({"state_dtype": {1: "8bit"}}, ValueError, "^state_dtype: the rules keep no state 1"),
     ({"rounding": "up"}, ValueError, "^rounding must be one of 'stochastic', 'nearest', not 'up'"),
     ({"rounding": None}, ValueError, "^rounding must be one of"),
+    ({"rounding": np.zeros(0)}, ValueError, "^rounding must be one of"),
     ({"seed": -1}, ValueError, r"^seed must be a whole number in \[0, 2\*\*64\), not -1"),
     ({"seed": 2**64}, ValueError, "^seed must be a whole number"),
     ({"seed": 1.0}, TypeError, "^seed must be a whole number"),
