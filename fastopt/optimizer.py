@@ -325,7 +325,6 @@ class Optimizer:
         nothing has changed. Only if a disk fails, or somebody cuts the file, between the two readings does OSError say
         that the optimizer holds a part of it.
         """
-
         from fastopt.checkpoint import file
 
         def adopting(saved: Saved) -> list[Call]:

@@ -232,10 +232,8 @@ class StepPlan:
         """
         for group in self.groups:
             group.prepare_estimate(scale)
-        if self._keys is not None:
-            self._fill_keys(
-                self._keys, self.state.counts[STEP] + 1
-            )  # of the next step, which leaves the Hessian as it is
+        if self._keys is not None:  # those of the next step, which leaves the Hessian as it is
+            self._fill_keys(self._keys, self.state.counts[STEP] + 1)
         self._run(reading.estimate or self._bind_estimate(reading), lambda: self._bind_estimate(reading))
 
     # Commit
