@@ -312,7 +312,8 @@ class StepPlan:
         works = []
         for names in state.layout.runs([name for name in state.layout.shapes if name not in stepped]):
             first, last = names[0], names[-1]
-            works.append(Work("blend", (between(state.ema, first, last, state.dtype), state.numbers(first, last)), k))
+            streams = between(state.ema, first, last, state.dtype), _only_read(state.numbers(first, last))
+            works.append(Work("blend", streams, k))
         return self._bind(works) if works else Program([], ())
 
     def _bind_add(self, reading: Reading) -> Program:
@@ -348,3 +349,8 @@ class StepPlan:
 
 def _is_stochastic(stream: np.ndarray | Stream) -> bool:
     return isinstance(stream, Stream) and stream.stochastic
+
+
+def _only_read(stream: np.ndarray | Stream) -> np.ndarray | Stream:
+    """A stream that takes the place of a gradient: nothing of it is rounded."""
+    return stream._replace(stochastic=False) if isinstance(stream, Stream) else stream
