@@ -35,6 +35,7 @@ from fastopt.rules import (
     Rprop,
     Signum,
     SophiaG,
+    SparseAdam,
     Yogi,
 )
 
@@ -74,6 +75,7 @@ __all__ = [
     "Rule",
     "Signum",
     "SophiaG",
+    "SparseAdam",
     "StepReport",
     "Yogi",
     "backends",

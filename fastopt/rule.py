@@ -114,6 +114,11 @@ class Rule(Declared):
         """
         return self.scalars
 
+    @property
+    def torch_moves_all_rows(self) -> bool:
+        """Whether torch.optim, given a sparse gradient, moves other rows than those that have one, too."""
+        return False
+
     #: Whether torch.optim keeps the step. If not, a parameter without states is about to make its first one.
     torch_step: ClassVar[bool] = True
 

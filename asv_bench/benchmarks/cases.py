@@ -32,6 +32,7 @@ CASES = {
     "AdEMAMix": {},
     "MADGRAD": {},
     "SophiaG": {},
+    "SparseAdam": {},
     "FTRL": {},
 }
 

@@ -30,6 +30,7 @@ from fastopt.rules.rprop import Rprop as Rprop
 from fastopt.rules.sgd import SGD as SGD
 from fastopt.rules.signum import Signum as Signum
 from fastopt.rules.sophiag import SophiaG as SophiaG
+from fastopt.rules.sparseadam import SparseAdam as SparseAdam
 from fastopt.rules.yogi import Yogi as Yogi
 
 #: Every rule that this module imports, by its name, read-only.

@@ -1,5 +1,6 @@
 """Which parameters kernels can step, as a value: a row for each of them, and of the others the reason why not."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,8 +24,9 @@ class Row(NamedTuple):
     scalars: dict[str, Tensor | float]
     #: The dtype of each of these numbers.
     dtypes: tuple[torch.dtype, ...]
-    #: The dtype of the gradients that are expected.
+    #: The dtype of the gradients that are expected, and whether they are sparse.
     gradient: torch.dtype
+    sparse: bool
     #: Whether these numbers are a part of the state. If not, they only say whether there is one.
     counted: bool
 
@@ -54,6 +56,8 @@ class Kind(NamedTuple):
 
     kernel: Any
     states: tuple[str, ...]
+    #: Whether kernels may step the rows of sparse gradients: not if torch's own optimizer moves others, too.
+    rows: bool
     #: Why torch's own optimizer is to apply the rule, or None if kernels do.
     obstacle: str | None
     options: Options
@@ -71,8 +75,9 @@ def kind(rule: Rule, options: Options, in_torch: bool) -> Kind:
         else:
             rule.check()
     except (TypeError, ValueError) as error:
-        return Kind(None, (), f"has hyperparameters that no kernel is made for ({error})", options)
-    return Kind(rule.kernel, tuple(rule.states), None, options)
+        return Kind(None, (), False, f"has hyperparameters that no kernel is made for ({error})", options)
+    rows = not (in_torch and rule.torch_moves_all_rows)
+    return Kind(rule.kernel, tuple(rule.states), rows, None, options)
 
 
 def survey(
@@ -92,7 +97,9 @@ def survey(
     for number, (group, rule) in enumerate(zip(groups, rules, strict=True)):
         for p in group["params"]:
             entry = state.get(p) or {}
-            reason = kinds[number].obstacle or (_obstacle(p) if p.grad is not None or entry else None)
+            reason = kinds[number].obstacle
+            if not reason and (p.grad is not None or entry):
+                reason = _obstacle(p, kinds[number].rows)
             if p.grad is None and (reason or not entry):
                 waiting.append(p)
             elif reason:
@@ -121,11 +128,13 @@ def survey(
     return Survey([row for row in rows if id(row.param) not in apart], others, waiting)
 
 
-def _obstacle(p: Tensor) -> str | None:
-    """Why kernels cannot step a parameter, or None if they can."""
+def _obstacle(p: Tensor, rows: bool) -> str | None:
+    """Why kernels cannot step a parameter, or None if they can. ``rows`` says whether they may step some rows of it."""
     reason = memory.obstacle(memory.local(p))
     if reason or p.grad is None:
         return reason
+    if rows and memory.is_sparse(p.grad):
+        return memory.rows_obstacle(p.grad, p)
     if memory.is_distributed(p) != memory.is_distributed(p.grad):
         return "is a DTensor while its gradient is not, or the other way round"
     if memory.is_distributed(p) and p.grad.placements != p.placements:  # type: ignore[attr-defined]
@@ -165,7 +174,15 @@ def _row(
     default = torch.float64 if double else torch.float32
     dtypes = tuple(value.dtype if isinstance(value, Tensor) else default for value in scalars.values())
     gradient = p.dtype if p.grad is None else p.grad.dtype
-    return Row(number, p, entry, kept, scalars, dtypes, gradient, counted)
+    sparse = p.grad is not None and memory.is_sparse(p.grad)
+    if sparse:
+        for numbers in kept.numbers:
+            if math.prod(p.shape[1:]) % numbers.storage.block:
+                raise RuntimeError(
+                    f"{describe(p)} has a sparse gradient, and a state in blocks of {numbers.storage.block} elements, "
+                    "of which a row has no whole number; with state_dtype='bfloat16' there are none"
+                )
+    return Row(number, p, entry, kept, scalars, dtypes, gradient, sparse, counted)
 
 
 def _number(value: Any) -> Tensor | float:
