@@ -139,6 +139,16 @@ class Rule(Declared):
         """
         raise TypeError(f"update_hessian needs rules that estimate a Hessian, not {type(self).__name__}")
 
+    #: Whether the first step gives a state the values of the parameters, so that it must be a step of all of them.
+    starts_from_parameters: ClassVar[bool] = False
+
+    #: Whether the rule has an average of the parameters: see :meth:`averaged`.
+    averages: ClassVar[bool] = False
+
+    def averaged(self, p: np.ndarray, states: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The average, with which the model is evaluated, where steps have left these parameters and states."""
+        raise NotImplementedError(f"{type(self).__name__} declares no average")
+
     def reference(
         self, step: int, p: np.ndarray, g: np.ndarray, **state: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:

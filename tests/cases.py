@@ -25,6 +25,8 @@ TELLING = {
     "alpha_warmup": 10.0,
     "beta3_warmup": 20.5,
     "l1": 2.0,
+    "warmup_steps": 20.5,
+    "r": 1.5,
 }
 
 

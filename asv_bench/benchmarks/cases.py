@@ -33,6 +33,9 @@ CASES = {
     "MADGRAD": {},
     "SophiaG": {},
     "FTRL": {},
+    "ScheduleFreeSGD": {},
+    "ScheduleFreeAdamW": {},
+    "ScheduleFreeRAdam": {},
 }
 
 #: How numbers are stored: the dtypes of parameters and gradient, and what the optimizer is asked for.

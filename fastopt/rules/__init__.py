@@ -27,6 +27,9 @@ from fastopt.rules.qhadam import QHAdam as QHAdam
 from fastopt.rules.radam import RAdam as RAdam
 from fastopt.rules.rmsprop import RMSprop as RMSprop
 from fastopt.rules.rprop import Rprop as Rprop
+from fastopt.rules.schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
+from fastopt.rules.schedulefreeradam import ScheduleFreeRAdam as ScheduleFreeRAdam
+from fastopt.rules.schedulefreesgd import ScheduleFreeSGD as ScheduleFreeSGD
 from fastopt.rules.sgd import SGD as SGD
 from fastopt.rules.signum import Signum as Signum
 from fastopt.rules.sophiag import SophiaG as SophiaG

@@ -164,9 +164,15 @@ def _row(
         scalars["step"] = float(any(entry.get(name) is not None for name in rule.states))
     double = torch.get_default_dtype() == torch.float64 and not group.get("fused")  # as torch.optim makes them
     default = torch.float64 if double else torch.float32
-    dtypes = tuple(value.dtype if isinstance(value, Tensor) else default for value in scalars.values())
+    dtypes = tuple(_dtype(value, default) for value in scalars.values())
     gradient = p.dtype if p.grad is None else p.grad.dtype
     return Row(number, p, entry, kept, scalars, dtypes, gradient, counted)
+
+
+def _dtype(value: Any, default: torch.dtype) -> torch.dtype:
+    if isinstance(value, Tensor):
+        return value.dtype
+    return torch.float64 if isinstance(value, np.float64) else default  # a rule asks for it
 
 
 def _number(value: Any) -> Tensor | float:
