@@ -12,6 +12,8 @@ import torch
 
 from fastopt.rule import Rule
 from fastopt.rules import RULES
+from fastopt.schedule_free import ScheduleFree
+from fastopt.torch.averaging import AveragingOptimizer
 from fastopt.torch.optimizer import RuleOptimizer
 from fastopt.torch.states import States
 from fastopt.torch.stored import OPTIONS
@@ -51,7 +53,8 @@ def optimizer_class(rule: Any) -> type[RuleOptimizer]:
     }
     if not built_in:
         namespace["__reduce__"] = _reduce
-    bases = (RuleOptimizer, torch_class) if torch_class else (RuleOptimizer,)
+    own = AveragingOptimizer if issubclass(rule, ScheduleFree) else RuleOptimizer
+    bases = (own, torch_class) if torch_class else (own,)
     return type(rule.__name__, bases, namespace)
 
 
