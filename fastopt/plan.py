@@ -32,11 +32,12 @@ class Reading:
     It ``lasts`` if it is read from the memory of one object of the user's, and need not be looked at in every step.
     """
 
-    __slots__ = ("add", "add_up", "estimate", "gradient", "lasts", "scale", "sum_squares", "update")
+    __slots__ = ("add", "add_up", "estimate", "gradient", "lasts", "scale", "stride", "sum_squares", "update")
 
     def __init__(self, gradient: Flat | Apart, lasts: bool) -> None:
         self.gradient, self.lasts = gradient, lasts
         self.update: Program | None = None
+        self.stride: Program | None = None  # in its place, where a stride of lookahead ends
         self.estimate: Program | None = None
         self.add: Program | None = None
         self.add_up: Program | None = None
@@ -127,7 +128,7 @@ class StepPlan:
         self._finish: list[Call] = [(setitem, state.counts, _ALL, self.counts)]
         #: The keys of stochastic rounding in the step that is being made; None if nothing is rounded so.
         self._keys: np.ndarray | None = None
-        if any(map(_is_stochastic, chain.from_iterable(map(self._streams, self.groups)))):
+        if any(map(is_stochastic, chain.from_iterable(map(self._streams, self.groups)))):
             most = max(len(group.rule.states) for group in self.groups) + 2
             self._keys = np.zeros(-(-most // 2), np.uint64)
         self._average_k = np.array([state.ema_decay or 0.0, 1.0 - (state.ema_decay or 0.0)], state.dtype)
@@ -196,6 +197,11 @@ class StepPlan:
             )
         for group in self.groups:
             for name in filter(names.__contains__, group.names):
+                if group.rule.starts_from_parameters and not group.step:
+                    raise ValueError(
+                        f"grads[{name!r}] must be an array, not Rows: states of {type(group.rule).__name__} start as "
+                        "the parameters are in the first step, so that one must be of all rows"
+                    )
                 shape = state.layout.shapes[name]
                 for kept in group.rule.states:
                     block = block_of(state.states[kept], name)
@@ -301,10 +307,15 @@ class StepPlan:
         return reading.estimate
 
     def _bind_update(self, reading: Reading) -> Program:
-        update, average = self._bind(self._works(reading, followed=True)), self._average
-        lock = update.lock or average.lock
-        reading.update = Program([*update.calls, *average.calls, *self._finish], (update, average), lock)
+        reading.update = self._update(self._works(reading, followed=True))
         return reading.update
+
+    def _update(self, *stages: list[Work]) -> Program:
+        """The program of a step that does these works on the parameters that it updates, one stage after the other."""
+        programs = [*map(self._bind, stages), self._average]
+        calls = [call for program in programs for call in program.calls]
+        locks = [program.lock for program in programs if program.lock is not None]
+        return Program([*calls, *self._finish], tuple(programs), locks[0] if locks else None)
 
     def _works(self, reading: Reading, *, followed: bool) -> list[Work]:
         """The kernels' works over a gradient, and what is written from the new parameters, if they are ``followed``."""
@@ -319,7 +330,7 @@ class StepPlan:
                     continue
                 kept = [between(buffer, first, last, state.dtype) for buffer in states]
                 streams = state.numbers(first, last), piece.stream(state.dtype), *kept
-                keys = self._keys if any(map(_is_stochastic, streams)) else None
+                keys = self._keys if any(map(is_stochastic, streams)) else None
                 followers = self._followers(first, last) if followed else ()
                 works.append(Work(kernel, streams, group.k, followers, keys, piece.spans))
         return works
@@ -329,7 +340,7 @@ class StepPlan:
         state, shape = self.state, self.state.layout.shapes[name]
         width = math.prod(shape[1:])
         spans = others(rows.indices, width, shape[0] * width)
-        streams = between(ema, name, name, state.dtype), _only_read(state.numbers(name, name))
+        streams = between(ema, name, name, state.dtype), only_read(state.numbers(name, name))
         return [Work("blend", streams, self._average_k, spans=spans)] if spans.starts.size else []
 
     def _streams(self, group: Group) -> list[np.ndarray | Stream]:
@@ -365,7 +376,7 @@ class StepPlan:
         works = []
         for names in state.layout.runs([name for name in state.layout.shapes if name not in stepped]):
             first, last = names[0], names[-1]
-            streams = between(state.ema, first, last, state.dtype), _only_read(state.numbers(first, last))
+            streams = between(state.ema, first, last, state.dtype), only_read(state.numbers(first, last))
             works.append(Work("blend", streams, k))
         return self._bind(works) if works else Program([], ())
 
@@ -400,10 +411,11 @@ class StepPlan:
         return tuple(found)
 
 
-def _is_stochastic(stream: np.ndarray | Stream) -> bool:
+def is_stochastic(stream: np.ndarray | Stream) -> bool:
+    """Whether what is written to a stream is rounded stochastically."""
     return isinstance(stream, Stream) and stream.stochastic
 
 
-def _only_read(stream: np.ndarray | Stream) -> np.ndarray | Stream:
+def only_read(stream: np.ndarray | Stream) -> np.ndarray | Stream:
     """A stream that takes the place of a gradient: nothing of it is rounded."""
     return stream._replace(stochastic=False) if isinstance(stream, Stream) else stream
