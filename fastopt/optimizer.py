@@ -19,7 +19,7 @@ from fastopt.declared import Flag, Interval, Whole, real
 from fastopt.encoded import EncodedBuffer
 from fastopt.errors import NonFiniteGradientError, nearest, one_of, quoted
 from fastopt.groups import Group, assign
-from fastopt.plan import Explanation, Reading, StepPlan
+from fastopt.plan import Explanation, Reading, StepPlan, make_plan
 from fastopt.precision import check_precision, check_seed
 from fastopt.rule import Rule
 from fastopt.state import MICRO_STEP, STEP, OptimizerState, flat_and_layout
@@ -436,7 +436,7 @@ class Optimizer:
     def _current_plan(self) -> StepPlan:
         if self._plan is None or self._plan.forks != process.forks:
             self._forget()
-            self._plan = StepPlan(self._state, self._backend, self.threads)
+            self._plan = make_plan(self._state, self._backend, self.threads)
         return self._plan
 
 
