@@ -18,7 +18,7 @@ from fastopt.rule import Rule
 from fastopt.sizes import GRAIN_AWAKE
 from fastopt.storage import Stream
 from fastopt.storages import noise
-from fastopt.torch import memory
+from fastopt.torch import clipping, memory
 from fastopt.torch.rows import Kind, Row, Survey
 from fastopt.torch.states import Watch
 
@@ -202,6 +202,8 @@ class Plan:
         writes = [Work("blend", copy, _COPY[column.dtype]) for column in columns for copy in column.writes]
         reads = [Work("blend", copy, _COPY[column.dtype]) for column in columns for copy in column.reads]
         self._table = self.backend.table(works, writes, GRAIN_AWAKE)
+        self._works = works
+        self._squares: Sums | None = None  # of the gradients, once they are asked for
         for batch in self._batches:
             sums = rules[batch.group].sums
             if sums is not None:
@@ -249,10 +251,10 @@ class Plan:
         except (AttributeError, KeyError, RuntimeError, TypeError):  # something is no tensor with memory any more
             return False
 
-    def prepare(self, rules: Sequence[Rule], gradients: Gradients, scale: float) -> None:
+    def prepare(self, rules: Sequence[Rule], gradients: Gradients, narrow: float = 1.0, wide: float = 1.0) -> None:
         """Works out the coefficients of the step. ValueError if a dtype cannot hold one of them.
 
-        Gradients of the parameters in ``narrow`` are still to be divided by ``scale``.
+        Gradients of the parameters in ``narrow`` are still to be multiplied by a number, and so are the others.
         """
         if self._reads.calls:
             run(self._reads.calls, self._reads.lock)
@@ -260,11 +262,21 @@ class Plan:
         for batch in self._batches:
             part = None if present is None else present[batch.start : batch.stop]
             prepare = self._prepare if batch.sums is None else self._measure
-            prepare(batch, rules[batch.group], part, 1.0 / scale if batch.narrow else 1.0, gradients)
+            prepare(batch, rules[batch.group], part, narrow if batch.narrow else wide, gradients)
+
+    def squares(self, gradients: Gradients, threads: int) -> float:
+        """The sum of the squares of the gradients: of DTensors, in all processes."""
+        if not self._params:
+            return 0.0
+        if self._squares is None:
+            ones = {dtype: np.ones(1, dtype) for dtype in memory.DTYPES.values()}
+            works = [work._replace(k=ones[work.k.dtype], followers=(), keys=None) for work in self._works]
+            self._squares = self.backend.sums(works, "sum_squares", GRAIN_AWAKE)
+        return clipping.total(self._squares.take(threads, gradients.addresses)[:, 0], self._params)
 
     def prepare_estimates(self, rules: Sequence[Rule], gradients: Gradients) -> None:
         """Works out the coefficients of an update of the Hessian: the numbers beside the states stay as they are."""
-        self.prepare([rule.estimator() for rule in rules], gradients, 1.0)
+        self.prepare([rule.estimator() for rule in rules], gradients)
         for batch in self._batches:
             for column in batch.columns:
                 column.update[:] = column.values
