@@ -22,8 +22,9 @@ from fastopt.declared import Flag, Interval, Whole, real
 from fastopt.encoded import EncodedBuffer
 from fastopt.errors import NonFiniteGradientError, nearest, one_of, quoted
 from fastopt.groups import Group, assign
-from fastopt.lookahead import LookaheadPlan, check_lookahead
+from fastopt.lookahead import check_lookahead
 from fastopt.plan import Explanation, Reading, StepPlan
+from fastopt.plans import make_plan
 from fastopt.precision import check_precision, check_seed
 from fastopt.rule import Rule
 from fastopt.state import MICRO_STEP, STEP, OptimizerState, flat_and_layout
@@ -513,8 +514,7 @@ class Optimizer:
     def _current_plan(self) -> StepPlan:
         if self._plan is None or self._plan.forks != process.forks:
             self._forget()
-            kind = StepPlan if self._state.stride is None else LookaheadPlan
-            self._plan = kind(self._state, self._backend, self.threads)
+            self._plan = make_plan(self._state, self._backend, self.threads)
         return self._plan
 
 

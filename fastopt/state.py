@@ -89,8 +89,12 @@ class OptimizerState:
         self.accumulate, self.ema_decay = accumulate, ema_decay
         #: Counters, replaced as a whole when a step has been made: see ``STEP`` and the like.
         self.counts = [0] * (GROUPS + len(members))
+
+        def sizes(names: tuple[str, ...]) -> dict[str, int]:
+            return {name: math.prod(self.layout.shapes[name]) for name in names}
+
         self.groups = {
-            pattern: Group(pattern, rule, names, self.dtype, self.counts, GROUPS + index)
+            pattern: Group(pattern, rule, sizes(names), self.dtype, self.counts, GROUPS + index)
             for index, (pattern, (rule, names)) in enumerate(members.items())
         }
         #: Buffers that hold those parameters whose rule keeps the state.
@@ -201,10 +205,11 @@ class OptimizerState:
     def runs(self, group: Group) -> list[tuple[str, ...]]:
         """The parameters of a group that a kernel may take for one: those that lie one after the other.
 
-        Where blocks, or the noise of stochastic rounding, are counted from the start of each, that is each by itself.
+        Where a sum is taken over each, or blocks, or the noise of stochastic rounding, are counted from the start of
+        each, that is each by itself.
         """
         states = [self.states[name] for name in group.rule.states]
-        if self._rounds_parameters or not all(joins(buffer, group.names) for buffer in states):
+        if group.adapted or self._rounds_parameters or not all(joins(buffer, group.names) for buffer in states):
             return [(name,) for name in group.names]
         return self.layout.runs(group.names)
 

@@ -22,6 +22,7 @@ CASES = {
     "AdaBelief": {},
     "Yogi": {},
     "ADOPT": {},
+    "LAMB": {},
     "LaProp": {},
     "QHAdam": {},
     "ASGD": {},
