@@ -22,6 +22,7 @@ CASES = {
     "AdaBelief": {},
     "Yogi": {},
     "ADOPT": {},
+    "LAMB": {},
     "LaProp": {},
     "QHAdam": {},
     "ASGD": {},
@@ -34,6 +35,9 @@ CASES = {
     "SophiaG": {},
     "SparseAdam": {},
     "FTRL": {},
+    "ScheduleFreeSGD": {},
+    "ScheduleFreeAdamW": {},
+    "ScheduleFreeRAdam": {},
 }
 
 #: How numbers are stored: the dtypes of parameters and gradient, and what the optimizer is asked for.

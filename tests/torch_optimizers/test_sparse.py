@@ -79,11 +79,25 @@ def test_every_class_steps_the_rows_and_no_others(name, arguments, coalesced):
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.ones(9, 4)) for _ in range(2)]
     rows, dense = (getattr(fastopt.torch, name)([p], **arguments) for p in params)
-    if rows.make_rule(rows.param_groups[0]).torch_moves_all_rows:
+    rule = rows.make_rule(rows.param_groups[0])
+    if rule.torch_moves_all_rows:
         pytest.skip("torch steps it")
     values = torch.randn(3, 4)
+    gradient = coo([7, 2, 7], values, (9, 4))
+    if rule.starts_from_parameters:
+        params[0].grad, params[1].grad = gradient, gradient.to_dense()
+        with pytest.raises(RuntimeError, match="first step, so that one must be of all rows"):
+            rows.step()
+        params[0].grad = gradient.to_dense()
+        rows.step()
+        dense.step()
+    if rule.sums is not None:
+        params[0].grad = gradient
+        with pytest.raises(RuntimeError, match="sparse"):
+            rows.step()
+        return
+    before = params[0].detach().clone()
     for _ in range(3):
-        gradient = coo([7, 2, 7], values, (9, 4))
         params[0].grad = gradient.coalesce() if coalesced else gradient
         params[1].grad = gradient.to_dense()
         rows.step()
@@ -92,7 +106,7 @@ def test_every_class_steps_the_rows_and_no_others(name, arguments, coalesced):
     here = torch.tensor([2, 7])
     others = torch.tensor([0, 1, 3, 4, 5, 6, 8])
     assert torch.equal(params[0][here], params[1][here])
-    assert torch.equal(params[0][others], torch.ones(7, 4))
+    assert torch.equal(params[0][others], before[others])
     assert rows.state[params[0]].keys() == dense.state[params[1]].keys()
     for key, tensor in rows.state[params[0]].items():
         where = here if tensor.dim() else ...
@@ -205,6 +219,19 @@ def test_both_backends_have_the_same_bits(monkeypatch, backends):
         assert optimizer.explain().backend == backend
         found.add(torch.cat([p.detach().flatten() for p in model.parameters()]).numpy().tobytes())
     assert len(found) == 1
+
+
+def test_norms_are_those_of_the_sums():
+    found = []
+    for sparse in (True, False):
+        p, q = (torch.nn.Parameter(torch.ones(shape)) for shape in ((6, 2), (3,)))
+        optimizer = fastopt.torch.SGD([p, q], lr=0.1, clip_grad_norm=0.5)
+        gradient = coo([5, 1, 5], torch.ones(3, 2), (6, 2))
+        p.grad, q.grad = gradient if sparse else gradient.to_dense(), torch.ones(3)
+        optimizer.step()
+        found.append((float(optimizer.grad_norm), p))
+    assert found[0][0] == pytest.approx(13**0.5) == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
 
 
 def test_no_rows():
