@@ -131,7 +131,7 @@ def _driver(parallel: bool, tiled: bool) -> Any:
 
 
 def _own_driver(kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, tiled: bool) -> Any:
-    called = twin(kernel, _variant(dtype, False, None), **_options(False, None))
+    called = twin(kernel, _variant(dtype, False, None), {}, **_options(False, None))
     names = {"kernel": called, "arguments": arguments(_kernel_arguments(dtype, buffers))}
     name = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
     return _loop(parallel, tiled, twin(drivers.applied, name, names, **_options(False, None)), None, name)
@@ -139,7 +139,7 @@ def _own_driver(kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, tile
 
 def _loop(parallel: bool, tiled: bool, apply: Any, terms: Terms | None, variant: str = "kernels") -> Any:
     loop, share = (drivers.tiles, drivers.tiles_of_share) if tiled else (drivers.spans, drivers.spans_of_share)
-    work = twin(share, variant, names={"apply": apply}, **_options(False, terms))
+    work = twin(share, variant, {"apply": apply}, **_options(False, terms))
     signature: tuple = (_TABLE, _NUMBERS, _TABLE, *(_TABLE,) * tiled, numba.int64)
     return _compile(loop, np.dtype(np.int64), signature, parallel, {"work": work}, terms, variant)
 
