@@ -1,6 +1,6 @@
 """fastopt: neural-network optimizers for the CPU, the same to the last bit from numba and from C."""
 
-from fastopt import schedules
+from fastopt import moved, schedules
 from fastopt.backend.choice import backends
 from fastopt.buffers import FlatBuffer
 from fastopt.capi import get_include, get_library
@@ -41,6 +41,8 @@ from fastopt.rules import (
     SophiaG,
     Yogi,
 )
+
+moved.install()
 
 __version__ = "0.1.0"
 
