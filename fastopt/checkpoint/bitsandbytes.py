@@ -7,6 +7,7 @@ import numpy as np
 
 from fastopt.checkpoint import dynamic
 from fastopt.checkpoint.torch import options, ordered
+from fastopt.errors import quoted
 
 _NESTED = "__bnb_optimizer_quant_state__"
 _SMALL = 4096  # parameters of fewer elements are kept in float32 there
@@ -14,36 +15,42 @@ _SMALL = 4096  # parameters of fewer elements are kept in float32 there
 
 def write(opt: Any, names: Sequence[str] | None = None, bits: int = 8) -> dict[str, Any]:
     """See :func:`fastopt.checkpoint.to_bitsandbytes`."""
-    import torch
-
-    saved = opt.state_dict()
+    if bits not in (8, 32):
+        raise ValueError(f"bits must be 8 or 32, not {quoted(bits)}")
+    described = {pattern: group.describe() for pattern, group in opt.groups.items()}
     state: dict[int, dict[str, Any]] = {}
     groups = []
-    for members, rule, described in ordered(opt, saved, names):
+    for members, rule, group in ordered(opt, described, names):
         kinds = list(rule.states)
         if len(kinds) not in (1, 2, 3):
             raise ValueError(f"bitsandbytes has optimizers with one to three states, not with {len(kinds)}")
         params = []
         for name in members:
             params.append(len(state))
-            values = {kind: np.asarray(opt.state[kind][name], np.float32) for kind in kinds}
-            signed = {kind: getattr(rule.states[kind], "signed", True) for kind in kinds}
+            values = [np.asarray(opt.state[kind][name], np.float32) for kind in kinds]
+            small = bits == 32 or values[0].size < _SMALL
             parts: dict[str, Any] = {}
-            if len(kinds) == 3:  # the first two are one
-                values = {kinds[0]: np.stack([values[kinds[0]], values[kinds[1]]]), kinds[2]: values[kinds[2]]}
-            for number, (kind, array) in enumerate(values.items(), 1):
-                if bits == 8 and array.size >= _SMALL:
-                    parts |= _quantized(number, array, signed=signed[kind])
-                else:
-                    parts[f"state{number}"] = torch.from_numpy(array.copy())
-            state[len(state)] = {"step": described["step"], _NESTED: parts} if described["step"] else {}
-        groups.append(options(rule, described["step"]) | {"params": params, "param_names": members})
+            for number, arrays in enumerate((values[:-1], values[-1:]) if len(kinds) > 1 else (values,), 1):
+                parts |= _float32(number, arrays) if small else _quantized(number, arrays)
+            state[len(state)] = {"step": group["step"], _NESTED: parts} if group["step"] else {}
+        groups.append(options(rule, group["step"]) | {"params": params, "param_names": members})
     return {"state": {position: entry for position, entry in state.items() if entry}, "param_groups": groups}
 
 
-def _quantized(number: int, array: np.ndarray, *, signed: bool) -> dict[str, Any]:
+def _float32(number: int, arrays: list[np.ndarray]) -> dict[str, Any]:
     import torch
 
-    codes, scales, qmap = dynamic.encoded(array, signed=signed)
-    parts = {f"state{number}": codes, f"absmax{number}": scales, f"qmap{number}": qmap}
+    return {f"state{number}": torch.from_numpy(_joined(arrays).copy())}
+
+
+def _quantized(number: int, arrays: list[np.ndarray]) -> dict[str, Any]:
+    """One or two states, each with its blocks; the first has the signed map, whatever it is."""
+    import torch
+
+    codes, scales, maps = zip(*(dynamic.encoded(array, signed=number == 1) for array in arrays), strict=True)
+    parts = {f"state{number}": _joined(codes), f"absmax{number}": _joined(scales), f"qmap{number}": maps[0]}
     return {name: torch.from_numpy(part) for name, part in parts.items()}
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.stack(arrays)

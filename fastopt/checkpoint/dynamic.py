@@ -48,13 +48,18 @@ def decoded(codes: np.ndarray, scales: np.ndarray, qmap: np.ndarray) -> np.ndarr
 
 
 def encoded(values: np.ndarray, *, signed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes, scales and the map: each number the nearest code, of two that are equally near the lower one."""
+    """Codes, scales and the map: each number the nearest code, of two that are equally near the lower one.
+
+    The number of a block that is farthest from zero comes back as it was: the lowest code stands for -0.993, so that
+    scales of blocks where it is negative are larger. What has been decoded has the same codes again.
+    """
     qmap = table(signed=signed)
     flat = values.astype(np.float32).reshape(-1)
     padded = np.zeros(-(-flat.size // BLOCK) * BLOCK, np.float32)
     padded[: flat.size] = flat
     blocks = padded.reshape(-1, BLOCK)
-    scales = np.abs(blocks).max(axis=1)
+    lowest, highest = -blocks.min(axis=1), blocks.max(axis=1)
+    scales = np.where(highest > lowest, highest, lowest / -qmap[0]) if signed else highest
     blocks /= np.where(scales > 0, scales, 1)[:, None]
     codes = np.searchsorted((qmap[1:] + qmap[:-1]) / 2, padded).astype(np.uint8)
     return codes[: flat.size].reshape(values.shape), scales, qmap
@@ -70,9 +75,11 @@ def states(where: str, entry: Mapping[str, Any], kinds: list[str]) -> dict[str, 
         value = entry.get(f"state{number}")
         if value is None:
             continue
+        values = list(value) if number == "1" and len(kinds) == 3 else [value]
         if f"absmax{number}" in entry:
-            value = decoded(value, entry[f"absmax{number}"].reshape(-1), entry[f"qmap{number}"])
-        found += list(value) if number == "1" and len(kinds) == 3 else [value]
+            scales = entry[f"absmax{number}"].reshape(len(values), -1)
+            values = [decoded(*each, entry[f"qmap{number}"]) for each in zip(values, scales, strict=True)]
+        found += values
     if len(found) != len(kinds):
         raise CheckpointError(f"{where} has {len(found)} states, and here there are {len(kinds)}: {', '.join(kinds)}")
     return dict(zip(kinds, found, strict=True))

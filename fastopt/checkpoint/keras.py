@@ -10,19 +10,27 @@ import numpy as np
 from fastopt.checkpoint.foreign import Member, fitted, named
 from fastopt.errors import CheckpointError, quoted
 
-#: The states whose order is the same there.
-_ORDERS = {
-    (),
-    ("exp_avg",),
-    ("exp_avg", "exp_avg_sq"),
-    ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
-    ("exp_avg", "exp_inf"),
-    ("momentum_buffer",),
-    ("square_avg",),
-    ("square_avg", "acc_delta"),
-    ("square_avg", "grad_avg"),
-    ("square_avg", "momentum_buffer"),
-    ("sum",),
+#: How Keras orders states: those of a tuple lie together for each parameter, and the tuples one after the other.
+_ORDERS: dict[frozenset[str], tuple[tuple[str, ...], ...]] = {
+    frozenset(kinds): (kinds,)
+    for kinds in [
+        (),
+        ("exp_avg",),
+        ("exp_avg", "exp_avg_sq"),
+        ("exp_avg", "exp_inf"),
+        ("momentum_buffer",),
+        ("square_avg",),
+        ("square_avg", "acc_delta"),
+        ("sum",),
+    ]
+} | {
+    frozenset(kind for kinds in order for kind in kinds): order
+    for order in [
+        (("exp_avg", "exp_avg_sq"), ("max_exp_avg_sq",)),
+        (("square_avg",), ("momentum_buffer",)),
+        (("square_avg",), ("grad_avg",)),
+        (("square_avg",), ("momentum_buffer",), ("grad_avg",)),
+    ]
 }
 
 
@@ -37,23 +45,22 @@ def read(file: BufferedReader, like: Any, names: Sequence[str] | None) -> dict[s
             f"it has no optimizer that begins with its step and learning rate, but {len(variables)} arrays"
         )
     step, lr, *arrays = variables
-    rules = {name: group.rule for group in like.groups.values() for name in group.names}
+    kinds = {tuple(group.rule.states) for group in like.groups.values()}
+    order = _ORDERS.get(frozenset(*kinds)) if len(kinds) == 1 else None
+    if order is None:
+        raise CheckpointError(f"states {quoted([*kinds])} are not known to be in one of Keras's files")
     if names is None:
-        named("the file", list(rules), None)
-    members, rest = {}, arrays
-    for name in names or ():
-        kinds = tuple(rules[name].states) if name in rules else ()
-        if kinds not in _ORDERS:
-            raise CheckpointError(f"states {quoted(list(kinds))} are not known to be in Keras's files")
-        state = dict(zip(kinds, rest, strict=False))
-        rest = rest[len(kinds) :]
-        if "momentum_buffer" in state:
-            scale = float(lr) if "square_avg" in state else -float(lr)
-            state["momentum_buffer"] = state["momentum_buffer"] / np.asarray(scale, state["momentum_buffer"].dtype)
-        members[name] = Member(state, int(step), {}, {"lr": float(lr)})
-    if rest:
-        taken = len(arrays) - len(rest)
-        raise CheckpointError(f"it has {len(arrays)} states, and {quoted(list(names or ()))} have {taken} here")
+        named("the file", [*like.layout.shapes], None)
+    places = [(name, kind) for kinds in order for name in names or () for kind in kinds]
+    if len(places) != len(arrays):
+        raise CheckpointError(f"it has {len(arrays)} states, and {quoted(list(names or ()))} have {len(places)} here")
+    states: dict[str, dict[str, Any]] = {name: {} for name in names or ()}
+    for (name, kind), array in zip(places, arrays, strict=True):
+        if kind == "momentum_buffer":
+            array = array / np.asarray(lr if "square_avg" in states[name] else -lr, array.dtype)
+        states[name][kind] = array
+    hyperparameters = {"lr": float(lr)}
+    members = {name: Member(state, int(step), {}, hyperparameters) for name, state in states.items()}
     return fitted("the file", members, like)
 
 

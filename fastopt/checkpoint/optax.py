@@ -88,7 +88,7 @@ def _field(kind: str, names: Sequence[str], found: Mapping[str, Mapping[str, Any
 def _nodes(tree: Any, injected: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """The fields of every named tuple and dictionary in a tree, with the hyperparameters that are kept around it."""
     if isinstance(tree, Mapping) or hasattr(tree, "_fields"):
-        fields = _fields(tree)
+        fields = _children(tree)
         injected = injected | _injected(fields.get("hyperparams"))
         yield fields, injected
         for value in fields.values():
@@ -98,7 +98,7 @@ def _nodes(tree: Any, injected: dict[str, Any]) -> Iterator[tuple[dict[str, Any]
             yield from _nodes(value, injected)
 
 
-def _fields(node: Any) -> dict[str, Any]:
+def _children(node: Any) -> dict[str, Any]:
     if isinstance(node, Mapping):
         return {str(key): value for key, value in node.items()}
     return dict(zip(node._fields, node, strict=True))
@@ -108,7 +108,7 @@ def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
     if hasattr(tree, "dtype") and hasattr(tree, "shape"):
         yield path, tree
     elif isinstance(tree, Mapping) or hasattr(tree, "_fields"):
-        for key, value in _fields(tree).items():
+        for key, value in _children(tree).items():
             yield from _leaves(value, (*path, key))
     elif isinstance(tree, (list, tuple)):
         for index, value in enumerate(tree):
@@ -192,7 +192,7 @@ def _first(opt: Any) -> Any:
 def _replaced(node: Any, opt: Any) -> Any:
     """A tree with the states and the counts of an optimizer in place of those that are there."""
     if isinstance(node, Mapping) or hasattr(node, "_fields"):
-        fields = _fields(node)
+        fields = _children(node)
         made = {field: _replaced_field(field, value, opt) for field, value in fields.items()}
         if isinstance(node, Mapping):
             return dict(zip(node, made.values(), strict=True))

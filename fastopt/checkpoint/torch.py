@@ -102,7 +102,7 @@ def write(opt: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
     saved = opt.state_dict()
     state: dict[int, dict[str, Any]] = {}
     groups: list[dict[str, Any]] = []
-    for members, rule, described in ordered(opt, saved, names):
+    for members, rule, described in ordered(opt, saved["groups"], names):
         params = []
         for name in members:
             params.append(len(state))
@@ -122,14 +122,13 @@ def write(opt: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
     return {"state": {position: entry for position, entry in state.items() if entry}, "param_groups": groups}
 
 
-def ordered(opt: Any, saved: Mapping[str, Any], names: Sequence[str] | None) -> list[tuple[list[str], Rule, dict]]:
+def ordered(opt: Any, groups: Mapping[str, Any], names: Sequence[str] | None) -> list[tuple[list[str], Rule, dict]]:
     """The groups with their parameters in the order of ``names``. ValueError if these are not the parameters."""
     if names is not None and sorted(names) != sorted(opt.layout.shapes):
         raise ValueError(f"names must be the parameters {quoted(list(opt.layout.shapes))}, not {quoted(list(names))}")
     order = list(opt.layout.shapes if names is None else names)
     return [
-        (sorted(group.names, key=order.index), group.rule, saved["groups"][pattern])
-        for pattern, group in opt.groups.items()
+        (sorted(group.names, key=order.index), group.rule, groups[pattern]) for pattern, group in opt.groups.items()
     ]
 
 
