@@ -20,7 +20,7 @@ from fastopt import capi
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 HERE = Path(__file__).parent
-SOURCES = [str(CSRC / name) for name in ("fastopt.c", "span.c", "stamped.c", "optimizer.c", "parallel.c")]
+SOURCES = [str(CSRC / name) for name in ("fastopt.c", "span.c", "stamped.c", "optimizer.c", "parallel.c", "xla.c")]
 FLAGS = ["-std=gnu11", "-g", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
 #: A library of few kernels, for what does not depend on formulas: it is compiled in a tenth of the time.
 FEW = ["-DKERNELS(_)=_(sgd) _(adam) _(amsgrad)", "-Wno-unused-function"]

@@ -1,0 +1,363 @@
+/* Handlers for XLA's foreign functions, by which JAX calls the library: a step, and a row of coefficients.
+ *
+ * Nothing of XLA or JAX is needed to compile them. What they read of a call is declared here: the part of XLA's C
+ * interface that has been the same since its version 0.1, the one that they report. Every structure says how large it is,
+ * and a smaller one than is read here is refused. */
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fastopt.h"
+
+enum { EXTENSION_METADATA = 1, STAGE_EXECUTE = 3, ATTR_SCALAR = 3, ATTR_STRING = 4, INVALID_ARGUMENT = 3 };
+enum { S32 = 4, S64 = 5, F16 = 10, F32 = 11, F64 = 12, BF16 = 16 };
+
+struct extension {
+    size_t size;
+    int32_t type;
+    struct extension *next;
+};
+
+struct version {
+    size_t size;
+    struct extension *extension;
+    int32_t major, minor;
+};
+
+struct metadata {
+    size_t size;
+    struct version version;
+    uint32_t traits;
+};
+
+struct metadata_extension {
+    struct extension base;
+    struct metadata *metadata;
+};
+
+struct error_args {
+    size_t size;
+    struct extension *extension;
+    const char *message;
+    int32_t code;
+};
+
+struct api {
+    size_t size;
+    struct extension *extension;
+    struct version version;
+    const void *internal;
+    void *(*create_error)(struct error_args *);
+};
+
+struct buffer {
+    size_t size;
+    struct extension *extension;
+    int32_t dtype;
+    void *data;
+    int64_t rank;
+    int64_t *dims;
+};
+
+struct buffers { /* operands, or results */
+    size_t size;
+    struct extension *extension;
+    int64_t count;
+    int32_t *types;
+    void **buffers;
+};
+
+struct text {
+    const char *characters;
+    size_t length;
+};
+
+struct scalar {
+    int32_t dtype;
+    void *value;
+};
+
+struct attributes {
+    size_t size;
+    struct extension *extension;
+    int64_t count;
+    int32_t *types;
+    struct text **names;
+    void **values;
+};
+
+struct frame {
+    size_t size;
+    struct extension *extension;
+    const struct api *api;
+    void *context;
+    int32_t stage;
+    struct buffers operands, results;
+    struct attributes attributes;
+};
+
+#if UINTPTR_MAX == UINT64_MAX
+_Static_assert(sizeof(struct buffer) == 48 && sizeof(struct buffers) == 40, "as XLA has them");
+_Static_assert(offsetof(struct frame, results) == 80 && offsetof(struct frame, attributes) == 120, "as XLA has them");
+_Static_assert(offsetof(struct api, create_error) == 48, "as XLA has it");
+#endif
+
+#define EXPORT __attribute__((visibility("default")))
+
+static void *error(const struct frame *frame, const char *message)
+{
+    struct error_args args = {sizeof args, NULL, message, INVALID_ARGUMENT};
+    return frame->api->create_error(&args);
+}
+
+/* Whether XLA asks, when a handler is registered, which version it was written for; then that is filled in. */
+static int is_question(const struct frame *frame)
+{
+    const struct extension *extension = frame->extension;
+    if (!extension || extension->type != EXTENSION_METADATA)
+        return 0;
+    struct metadata *metadata = ((const struct metadata_extension *)extension)->metadata;
+    metadata->version = (struct version){sizeof metadata->version, NULL, 0, 1};
+    metadata->traits = 0;
+    return 1;
+}
+
+/* Whether the frame and what is read of it are as large as here. */
+static int is_known(const struct frame *frame)
+{
+    int known = frame->size >= sizeof *frame && frame->operands.size >= sizeof(struct buffers) &&
+                frame->results.size >= sizeof(struct buffers) && frame->attributes.size >= sizeof(struct attributes);
+    const struct buffers *both[] = {&frame->operands, &frame->results};
+    for (int side = 0; side < 2 && known; side++)
+        for (int64_t i = 0; i < both[side]->count; i++)
+            known &= ((struct buffer *)both[side]->buffers[i])->size >= sizeof(struct buffer);
+    return known;
+}
+
+static const void *attribute(const struct frame *frame, const char *name, int32_t type)
+{
+    const struct attributes *all = &frame->attributes;
+    for (int64_t i = 0; i < all->count; i++)
+        if (all->types[i] == type && all->names[i]->length == strlen(name) &&
+            memcmp(all->names[i]->characters, name, all->names[i]->length) == 0)
+            return all->values[i];
+    return NULL;
+}
+
+/* A whole number among the attributes, or -1. */
+static int64_t number(const struct frame *frame, const char *name)
+{
+    const struct scalar *scalar = attribute(frame, name, ATTR_SCALAR);
+    return scalar && scalar->dtype == S64 ? *(const int64_t *)scalar->value : -1;
+}
+
+static const struct buffer *operand(const struct frame *frame, int64_t index)
+{
+    return frame->operands.buffers[index];
+}
+
+static const struct buffer *result(const struct frame *frame, int64_t index) { return frame->results.buffers[index]; }
+
+static int64_t length(const struct buffer *buffer)
+{
+    int64_t product = 1;
+    for (int64_t i = 0; i < buffer->rank; i++)
+        product *= buffer->dims[i];
+    return product;
+}
+
+/* The storage of a buffer's numbers, or -1. */
+static int32_t storage(const struct buffer *buffer)
+{
+    switch (buffer->dtype) {
+    case F32: return FASTOPT_FLOAT32;
+    case F64: return FASTOPT_FLOAT64;
+    case BF16: return FASTOPT_BFLOAT16;
+    case F16: return FASTOPT_FLOAT16;
+    default: return -1;
+    }
+}
+
+static int64_t item_size(const struct buffer *buffer)
+{
+    return buffer->dtype == F64 ? 8 : buffer->dtype == F32 ? 4 : 2;
+}
+
+static fastopt_stream stream(const struct buffer *buffer)
+{
+    return (fastopt_stream){.parts = {buffer->data}, .storage = storage(buffer)};
+}
+
+/* What is written is the result. XLA gives it the operand's memory where that may be overwritten, and has copied the
+ * operand where not; a result with memory of its own is copied here, if the kernel is to read what was there. */
+static fastopt_stream written(const struct buffer *from, const struct buffer *to, int is_read)
+{
+    if (is_read && to->data != from->data)
+        memcpy(to->data, from->data, (size_t)(length(from) * item_size(from)));
+    return stream(to);
+}
+
+/* One span for each parameter. Returns what is wrong, or NULL. */
+static const char *fill_spans(const struct frame *frame, fastopt_span *spans, int64_t count, int32_t kernel, int keeps)
+{
+    const int32_t states = fastopt_kernel_at(kernel)->state_count;
+    const struct buffer *k = operand(frame, 0);
+    for (int64_t index = 0; index < count; index++) {
+        const int64_t in = 1 + index * (2 + states), out = index * (1 + states);
+        const struct buffer *p = operand(frame, in), *g = operand(frame, in + 1);
+        fastopt_span *span = &spans[index];
+        *span = (fastopt_span){.length = length(p), .coefficients = k->data, .kernel = kernel, .dtype = storage(k)};
+        for (int32_t each = 0; each < 2 + states; each++)
+            if (length(operand(frame, in + each)) != span->length)
+                return "fastopt: parameters, gradients and states must have the same size";
+        for (int32_t each = 0; each < 1 + states; each++)
+            if (length(result(frame, out + each)) != span->length)
+                return "fastopt: results must have the size of the parameters";
+        span->streams[0] = written(p, result(frame, out), keeps);
+        span->streams[1] = stream(g);
+        for (int32_t each = 0; each < states; each++)
+            span->streams[2 + each] = written(operand(frame, in + 2 + each), result(frame, out + 1 + each), 1);
+    }
+    return NULL;
+}
+
+/* A step: operands k, then p, g and the states of each parameter; results p and the states of each. Attributes: kernel,
+ * by name; threads; isa, or -1 for the best one; reads, whether the kernel is to read p or only to write it. */
+EXPORT void *fastopt_xla_step(struct frame *frame)
+{
+    if (is_question(frame) || frame->stage != STAGE_EXECUTE)
+        return NULL;
+    if (!is_known(frame))
+        return error(frame, "fastopt: this version of XLA calls in a way that is not known");
+    const struct text *text = attribute(frame, "kernel", ATTR_STRING);
+    char name[64];
+    if (!text || text->length >= sizeof name)
+        return error(frame, "fastopt: a step needs the name of a kernel");
+    memcpy(name, text->characters, text->length);
+    name[text->length] = 0;
+    const int32_t kernel = fastopt_find(name);
+    if (kernel < 0)
+        return error(frame, fastopt_error(FASTOPT_NO_KERNEL));
+    const fastopt_kernel *about = fastopt_kernel_at(kernel);
+    const int64_t count = frame->results.count / (1 + about->state_count);
+    if (frame->operands.count != 1 + count * (2 + about->state_count) ||
+        frame->results.count != count * (1 + about->state_count))
+        return error(frame, "fastopt: a step's operands are k, then p, g and the states of each parameter");
+    if (length(operand(frame, 0)) != about->coefficient_count)
+        return error(frame, "fastopt: the row of coefficients is not the kernel's");
+    fastopt_span *spans = calloc((size_t)(count ? count : 1), sizeof *spans);
+    if (!spans)
+        return error(frame, fastopt_error(FASTOPT_NO_MEMORY));
+    const char *wrong = fill_spans(frame, spans, count, kernel, number(frame, "reads") != 0);
+    if (!wrong) {
+        const int64_t isa = number(frame, "isa");
+        const fastopt_call call = {spans, count, (int32_t)number(frame, "threads"), (int32_t)isa, 0};
+        fastopt_call best = call;
+        if (isa < 0)
+            best.isa = fastopt_best_isa();
+        const int32_t code = fastopt_step(&best);
+        if (code != FASTOPT_OK)
+            wrong = fastopt_error(code);
+    }
+    free(spans);
+    return wrong ? error(frame, wrong) : NULL;
+}
+
+/* Fills the rows of a rule for `count` steps from `step`; with `lr`, for that learning rate. Returns zero, or has written
+ * what is wrong to `message`. */
+typedef int32_t fill_rows(const char *rule, int64_t length, int64_t step, int64_t count, const double *lr, int32_t dtype,
+                          int64_t coefficients, void *rows, char *message, int64_t message_size);
+
+/* The next rows of a rule, made in advance: to ask its host for every single one would have each step wait for Python. */
+struct window {
+    char *rule;
+    int64_t length, coefficients;
+    int32_t dtype;
+    int64_t first, count; /* steps */
+    void *rows;
+    struct window *next;
+};
+
+enum { MOST_ROWS = 256, MESSAGE = 512 };
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct window *windows;
+static fill_rows *fill;
+
+/* Sets what fills rows: once, before the first step. */
+EXPORT void fastopt_xla_set_rows(fill_rows *function) { fill = function; }
+
+static struct window *find_window(const struct text *rule, int32_t dtype, int64_t coefficients)
+{
+    for (struct window *each = windows; each; each = each->next)
+        if (each->dtype == dtype && each->coefficients == coefficients && each->length == (int64_t)rule->length &&
+            memcmp(each->rule, rule->characters, rule->length) == 0)
+            return each;
+    struct window *made = calloc(1, sizeof *made);
+    char *name = malloc(rule->length + 1);
+    void *rows = malloc((size_t)(MOST_ROWS * coefficients) * sizeof(double));
+    if (!made || !name || !rows) {
+        free(made), free(name), free(rows);
+        return NULL;
+    }
+    memcpy(name, rule->characters, rule->length);
+    *made = (struct window){name, (int64_t)rule->length, coefficients, dtype, 0, 0, rows, windows};
+    return windows = made;
+}
+
+/* Copies the row of a step. Where steps follow each other, windows become longer; after a jump one begins with one row. */
+static int32_t windowed_row(const struct text *rule, int64_t step, int32_t dtype, int64_t coefficients, void *k,
+                            char *message)
+{
+    struct window *window = find_window(rule, dtype, coefficients);
+    if (!window) {
+        snprintf(message, MESSAGE, "%s", fastopt_error(FASTOPT_NO_MEMORY));
+        return 1;
+    }
+    if (step < window->first || step >= window->first + window->count) {
+        const int64_t next = window->count && step == window->first + window->count ? 2 * window->count : 1;
+        const int64_t count = next < MOST_ROWS ? next : MOST_ROWS;
+        window->count = 0;
+        if (fill(rule->characters, window->length, step, count, NULL, dtype, coefficients, window->rows, message, MESSAGE))
+            return 1;
+        window->first = step;
+        window->count = count;
+    }
+    const size_t size = (size_t)coefficients * (dtype == FASTOPT_FLOAT32 ? sizeof(float) : sizeof(double));
+    memcpy(k, (char *)window->rows + (size_t)(step - window->first) * size, size);
+    return 0;
+}
+
+/* A row of coefficients: operands step, an int32, and perhaps lr; result k. Attributes: rule, by which its host knows it;
+ * window, whether its rows follow from the step alone. */
+EXPORT void *fastopt_xla_row(struct frame *frame)
+{
+    if (is_question(frame) || frame->stage != STAGE_EXECUTE)
+        return NULL;
+    if (!is_known(frame))
+        return error(frame, "fastopt: this version of XLA calls in a way that is not known");
+    const struct text *rule = attribute(frame, "rule", ATTR_STRING);
+    const int64_t operands = frame->operands.count;
+    if (!rule || !fill || operands < 1 || operands > 2 || frame->results.count != 1 || operand(frame, 0)->dtype != S32)
+        return error(frame, "fastopt: a row needs a rule and its step");
+    const struct buffer *k = result(frame, 0);
+    const int32_t dtype = storage(k);
+    const int64_t step = *(const int32_t *)operand(frame, 0)->data, coefficients = length(k);
+    char message[MESSAGE] = "";
+    int32_t code;
+    if (operands == 2) {
+        const struct buffer *rate = operand(frame, 1);
+        const double lr = rate->dtype == F64 ? *(const double *)rate->data : (double)*(const float *)rate->data;
+        code = fill(rule->characters, (int64_t)rule->length, step, 1, &lr, dtype, coefficients, k->data, message, MESSAGE);
+    } else if (number(frame, "window") == 0) {
+        code = fill(rule->characters, (int64_t)rule->length, step, 1, NULL, dtype, coefficients, k->data, message, MESSAGE);
+    } else {
+        pthread_mutex_lock(&lock);
+        code = windowed_row(rule, step, dtype, coefficients, k->data, message);
+        pthread_mutex_unlock(&lock);
+    }
+    return code ? error(frame, message) : NULL;
+}
