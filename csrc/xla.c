@@ -11,8 +11,10 @@
 #include <string.h>
 
 #include "fastopt.h"
+#include "float_mode.h"
 
 enum { EXTENSION_METADATA = 1, STAGE_EXECUTE = 3, ATTR_SCALAR = 3, ATTR_STRING = 4, INVALID_ARGUMENT = 3 };
+enum { MESSAGE = 512 };
 enum { S32 = 4, S64 = 5, F16 = 10, F32 = 11, F64 = 12, BF16 = 16 };
 
 struct extension {
@@ -224,8 +226,26 @@ static const char *fill_spans(const struct frame *frame, fastopt_span *spans, in
     return NULL;
 }
 
+/* A rate or the like, a scalar. */
+static double value(const struct buffer *buffer)
+{
+    return buffer->dtype == F64 ? *(const double *)buffer->data : (double)*(const float *)buffer->data;
+}
+
+/* Steps in the default floating-point mode: on XLA's threads subnormal numbers are zero. */
+static int32_t step_exactly(const fastopt_call *call)
+{
+    float_mode mode;
+    get_float_mode(&mode);
+    set_default_float_mode();
+    const int32_t code = fastopt_step(call);
+    set_float_mode(&mode);
+    return code;
+}
+
 /* A step: operands k, then p, g and the states of each parameter; results p and the states of each. Attributes: kernel,
- * by name; threads; isa, or -1 for the best one; reads, whether the kernel is to read p or only to write it. */
+ * by name; threads; isa, or -1 for the best one; reads, whether the kernel is to read p or only to write it; required, if
+ * there is one operand more that must be zero: a sentence that says so. */
 EXPORT void *fastopt_xla_step(struct frame *frame)
 {
     if (is_question(frame) || frame->stage != STAGE_EXECUTE)
@@ -243,22 +263,26 @@ EXPORT void *fastopt_xla_step(struct frame *frame)
         return error(frame, fastopt_error(FASTOPT_NO_KERNEL));
     const fastopt_kernel *about = fastopt_kernel_at(kernel);
     const int64_t count = frame->results.count / (1 + about->state_count);
-    if (frame->operands.count != 1 + count * (2 + about->state_count) ||
+    const struct text *required = attribute(frame, "required", ATTR_STRING);
+    if (frame->operands.count != 1 + count * (2 + about->state_count) + (required != NULL) ||
         frame->results.count != count * (1 + about->state_count))
         return error(frame, "fastopt: a step's operands are k, then p, g and the states of each parameter");
     if (length(operand(frame, 0)) != about->coefficient_count)
         return error(frame, "fastopt: the row of coefficients is not the kernel's");
+    if (required && value(operand(frame, frame->operands.count - 1)) != 0) {
+        char message[MESSAGE];
+        snprintf(message, sizeof message, "fastopt: %.*s", (int)required->length, required->characters);
+        return error(frame, message);
+    }
     fastopt_span *spans = calloc((size_t)(count ? count : 1), sizeof *spans);
     if (!spans)
         return error(frame, fastopt_error(FASTOPT_NO_MEMORY));
     const char *wrong = fill_spans(frame, spans, count, kernel, number(frame, "reads") != 0);
     if (!wrong) {
         const int64_t isa = number(frame, "isa");
-        const fastopt_call call = {spans, count, (int32_t)number(frame, "threads"), (int32_t)isa, 0};
-        fastopt_call best = call;
-        if (isa < 0)
-            best.isa = fastopt_best_isa();
-        const int32_t code = fastopt_step(&best);
+        const fastopt_call call = {spans, count, (int32_t)number(frame, "threads"),
+                                   isa < 0 ? fastopt_best_isa() : (int32_t)isa, 0};
+        const int32_t code = step_exactly(&call);
         if (code != FASTOPT_OK)
             wrong = fastopt_error(code);
     }
@@ -281,7 +305,7 @@ struct window {
     struct window *next;
 };
 
-enum { MOST_ROWS = 256, MESSAGE = 512 };
+enum { MOST_ROWS = 256 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct window *windows;
@@ -348,9 +372,11 @@ EXPORT void *fastopt_xla_row(struct frame *frame)
     const int64_t step = *(const int32_t *)operand(frame, 0)->data, coefficients = length(k);
     char message[MESSAGE] = "";
     int32_t code;
+    float_mode mode; /* of XLA's threads, not of Python's */
+    get_float_mode(&mode);
+    set_default_float_mode();
     if (operands == 2) {
-        const struct buffer *rate = operand(frame, 1);
-        const double lr = rate->dtype == F64 ? *(const double *)rate->data : (double)*(const float *)rate->data;
+        const double lr = value(operand(frame, 1));
         code = fill(rule->characters, (int64_t)rule->length, step, 1, &lr, dtype, coefficients, k->data, message, MESSAGE);
     } else if (number(frame, "window") == 0) {
         code = fill(rule->characters, (int64_t)rule->length, step, 1, NULL, dtype, coefficients, k->data, message, MESSAGE);
@@ -359,5 +385,6 @@ EXPORT void *fastopt_xla_row(struct frame *frame)
         code = windowed_row(rule, step, dtype, coefficients, k->data, message);
         pthread_mutex_unlock(&lock);
     }
+    set_float_mode(&mode);
     return code ? error(frame, message) : NULL;
 }

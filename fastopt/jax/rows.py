@@ -1,8 +1,8 @@
 """Rows of coefficients for compiled programs: XLA knows a step's number only when it runs.
 
-A rule computes its coefficients in Python, in float64, and they are rounded once: no program of XLA's would give the same
-bits. So the library has a handler for a row, which asks :func:`_fill` for the rows of many steps in advance. Only where
-the learning rate is a number of the program's is Python asked in every step.
+A rule computes its coefficients in Python, in float64, and they are rounded once: no program of XLA's would give the
+same bits. So the library has a handler for a row, which asks Python for the rows of many steps in advance. Only where
+the learning rate is a number of the program's does it ask in every step.
 """
 
 import ctypes
