@@ -12,6 +12,7 @@
 
 #include "fastopt.h"
 #include "float_mode.h"
+#include "step.h"
 
 enum { EXTENSION_METADATA = 1, STAGE_EXECUTE = 3, ATTR_SCALAR = 3, ATTR_STRING = 4, INVALID_ARGUMENT = 3 };
 enum { MESSAGE = 512 };
@@ -47,12 +48,30 @@ struct error_args {
     int32_t code;
 };
 
+struct destroy_args {
+    size_t size;
+    struct extension *extension;
+    void *error;
+};
+
+struct schedule_args {
+    size_t size;
+    struct extension *extension;
+    void *context;
+    void (*task)(void *data);
+    void *data;
+};
+
 struct api {
     size_t size;
     struct extension *extension;
     struct version version;
     const void *internal;
     void *(*create_error)(struct error_args *);
+    const void *error_message;
+    void (*destroy_error)(struct destroy_args *);
+    const void *others[8];
+    void *(*schedule)(struct schedule_args *); /* what comes after it has been moved in the course of time */
 };
 
 struct buffer {
@@ -104,7 +123,7 @@ struct frame {
 #if UINTPTR_MAX == UINT64_MAX
 _Static_assert(sizeof(struct buffer) == 48 && sizeof(struct buffers) == 40, "as XLA has them");
 _Static_assert(offsetof(struct frame, results) == 80 && offsetof(struct frame, attributes) == 120, "as XLA has them");
-_Static_assert(offsetof(struct api, create_error) == 48, "as XLA has it");
+_Static_assert(offsetof(struct api, create_error) == 48 && offsetof(struct api, schedule) == 136, "as XLA has them");
 #endif
 
 #define EXPORT __attribute__((visibility("default")))
@@ -130,7 +149,8 @@ static int is_question(const struct frame *frame)
 /* Whether the frame and what is read of it are as large as here. */
 static int is_known(const struct frame *frame)
 {
-    int known = frame->size >= sizeof *frame && frame->operands.size >= sizeof(struct buffers) &&
+    int known = frame->size >= sizeof *frame && frame->api->size >= sizeof *frame->api &&
+                frame->operands.size >= sizeof(struct buffers) &&
                 frame->results.size >= sizeof(struct buffers) && frame->attributes.size >= sizeof(struct attributes);
     const struct buffers *both[] = {&frame->operands, &frame->results};
     for (int side = 0; side < 2 && known; side++)
@@ -232,15 +252,82 @@ static double value(const struct buffer *buffer)
     return buffer->dtype == F64 ? *(const double *)buffer->data : (double)*(const float *)buffer->data;
 }
 
-/* Steps in the default floating-point mode: on XLA's threads subnormal numbers are zero. */
-static int32_t step_exactly(const fastopt_call *call)
+/* Shares of a step that threads take one after the other. Tasks may begin when all is done: the last one frees it. */
+struct job {
+    parallel_task *task;
+    void *context;
+    int workers, next, done, users;
+    pthread_mutex_t lock;
+    pthread_cond_t all_done;
+};
+
+static void release(struct job *job)
+{
+    if (__atomic_sub_fetch(&job->users, 1, __ATOMIC_ACQ_REL) == 0) {
+        pthread_cond_destroy(&job->all_done);
+        pthread_mutex_destroy(&job->lock);
+        free(job);
+    }
+}
+
+/* Takes shares as long as there are some, in the default floating-point mode: on XLA's threads subnormals are zero. */
+static void take_shares(struct job *job)
 {
     float_mode mode;
     get_float_mode(&mode);
     set_default_float_mode();
-    const int32_t code = fastopt_step(call);
+    int worker;
+    while ((worker = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->workers) {
+        job->task(job->context, worker, job->workers);
+        pthread_mutex_lock(&job->lock);
+        if (++job->done == job->workers)
+            pthread_cond_signal(&job->all_done);
+        pthread_mutex_unlock(&job->lock);
+    }
     set_float_mode(&mode);
-    return code;
+}
+
+static void help(void *data)
+{
+    take_shares(data);
+    release(data);
+}
+
+/* Runs a task on XLA's threads, which wait for nothing else that this library does; another pool on the same processors
+ * would take them from each other. Whoever calls takes shares, too, and waits only for those that others have begun: XLA
+ * may run tasks late, or not at all before this one returns. */
+static void run_on_xla(void *pool, parallel_task *task, void *context, int threads)
+{
+    const struct frame *frame = pool;
+    struct job *job = threads > 1 ? malloc(sizeof *job) : NULL;
+    if (!job) {
+        float_mode mode;
+        get_float_mode(&mode);
+        set_default_float_mode();
+        task(context, 0, 1);
+        set_float_mode(&mode);
+        return;
+    }
+    *job = (struct job){.task = task, .context = context, .workers = threads, .users = 1};
+    pthread_mutex_init(&job->lock, NULL);
+    pthread_cond_init(&job->all_done, NULL);
+    for (int other = 1; other < threads; other++) {
+        struct schedule_args args = {sizeof args, NULL, frame->context, help, job};
+        __atomic_add_fetch(&job->users, 1, __ATOMIC_RELAXED);
+        void *refused = frame->api->schedule(&args);
+        if (refused) {
+            struct destroy_args destroy = {sizeof destroy, NULL, refused};
+            frame->api->destroy_error(&destroy);
+            release(job);
+            break;
+        }
+    }
+    take_shares(job);
+    pthread_mutex_lock(&job->lock);
+    while (job->done < job->workers)
+        pthread_cond_wait(&job->all_done, &job->lock);
+    pthread_mutex_unlock(&job->lock);
+    release(job);
 }
 
 /* A step: operands k, then p, g and the states of each parameter; results p and the states of each. Attributes: kernel,
@@ -282,7 +369,7 @@ EXPORT void *fastopt_xla_step(struct frame *frame)
         const int64_t isa = number(frame, "isa");
         const fastopt_call call = {spans, count, (int32_t)number(frame, "threads"),
                                    isa < 0 ? fastopt_best_isa() : (int32_t)isa, 0};
-        const int32_t code = step_exactly(&call);
+        const int32_t code = step_on(&call, run_on_xla, frame);
         if (code != FASTOPT_OK)
             wrong = fastopt_error(code);
     }
