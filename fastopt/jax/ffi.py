@@ -72,7 +72,9 @@ def update(
 def _update(
     kernel: str, k: jax.Array, spans: list, reads: bool, required: Required | None, threads: int | None
 ) -> list[list[jax.Array]]:
-    operands, results, aliases = [k], [], {}
+    operands: list[jax.Array] = [k]
+    results: list[jax.ShapeDtypeStruct] = []
+    aliases: dict[int, int] = {}
     for p, g, *states in spans:
         first, place = len(operands), len(results)
         if reads:
@@ -115,6 +117,11 @@ def check_dtype(name: str, leaf: Any) -> None:
         raise TypeError(f"{name} must have arrays of {', '.join(STORED)}, not {quoted(leaf)}")
     if jnp.result_type(leaf).name not in STORED:
         raise TypeError(f"{name} must have arrays of {', '.join(STORED)}, not of {jnp.result_type(leaf).name}")
+
+
+def flatten(tree: Any) -> tuple[list, Any]:
+    """The leaves of a pytree, and what it is without them."""
+    return jax.tree.flatten(tree)
 
 
 def leaves_like(name: str, given: Any, model: str, leaves: list, tree: Any) -> list:

@@ -317,7 +317,7 @@ def _transformation(
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if "count" in state._fields:
             state = state._replace(count=ffi.following(state.count))
-        gradients, tree = jax.tree.flatten(updates)
+        gradients, tree = ffi.flatten(updates)
         kept = [ffi.leaves_like(f"state.{name}", getattr(state, name), "updates", gradients, tree) for name in names]
         values = {"grad_scale": 1.0, "l2": 0.0, "shrink": 0.0, "zero": 0.0} | dict(coefficients(state))
 

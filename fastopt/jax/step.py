@@ -42,6 +42,8 @@ class Step:
             raise TypeError(f"rule must be a rule, such as fastopt.AdamW(), not {quoted(rule)}")
         if not isinstance(rule.kernel, str):
             raise TypeError(f"rule must have a kernel of the C backend, not {quoted(rule)}, whose kernel is for numba")
+        if getattr(rule, "stage", None) is not None or getattr(rule, "sums", None) is not None:
+            raise TypeError(f"rule must be one whose step is a kernel alone, not {quoted(rule)}")
         resolve_threads(threads)
         ffi.register()
         self.rule, self.threads = rule, threads
@@ -55,7 +57,7 @@ class Step:
 
     def init(self, params: Any) -> StepState:
         """The state before the first step of parameters, whose shapes it has."""
-        leaves, tree = jax.tree.flatten(params)
+        leaves, tree = ffi.flatten(params)
         for leaf in leaves:
             ffi.check_dtype("params", leaf)
         states = {
@@ -66,7 +68,7 @@ class Step:
 
     def __call__(self, params: Any, grads: Any, state: StepState) -> tuple[Any, StepState]:
         """The parameters and the state after a step. TypeError or ValueError, which name what does not fit."""
-        leaves, tree = jax.tree.flatten(params)
+        leaves, tree = ffi.flatten(params)
         gradients = ffi.leaves_like("grads", grads, "params", leaves, tree)
         kept = []
         if not isinstance(state, StepState) or set(state.states) != set(self.rule.states):
@@ -89,7 +91,7 @@ class Step:
         """The learning rate of a step where it is traced: a float32, or float64 where JAX has that; or else None."""
         if not self._source.traced:
             return None
-        lr = jnp.asarray(self.rule.lr(number))  # type: ignore[operator]
+        lr = jnp.asarray(self.rule.lr(number))  # type: ignore[operator, arg-type]
         if lr.shape != () or not jnp.issubdtype(lr.dtype, jnp.number):
             raise TypeError(f"{type(self.rule).__name__}: lr must give a number, not {quoted(lr)}")
         return lr.astype(jnp.result_type(float))
