@@ -18,7 +18,7 @@ from fastopt.codecs import CODECS
 from fastopt.kernels import twin
 from fastopt.kernels.blend import blend
 from fastopt.storages import STORAGES
-from fastopt.sums.sum_squares import sum_squares
+from fastopt.sums import SUMS
 
 _TABLE, _NUMBERS = numba.int64[:, ::1], numba.int64[::1]
 
@@ -43,9 +43,9 @@ def driver(kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, terms: Te
     return once(key, _driver, kernel, dtype, buffers, parallel, terms, tiled)
 
 
-def squares_driver(parallel: bool) -> Any:
-    """The sum of squares over blocks of an encoded stream: see :func:`fastopt.backend.drivers.squares`."""
-    return once(("squares", parallel), _squares_driver, parallel)
+def sum_driver(name: str, dtype: np.dtype, parallel: bool) -> Any:
+    """The loop :func:`fastopt.backend.drivers.sums` over a sum, computed in a dtype."""
+    return once(("sums", name, dtype, parallel), _sum_driver, name, dtype, parallel)
 
 
 def codec_address(name: str, loop: str, dtype: np.dtype) -> int:
@@ -130,12 +130,19 @@ def _driver(kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, terms: T
     return _compile(loop, dtype, signature, parallel, {"work": work}, terms, variant)
 
 
-def _squares_driver(parallel: bool) -> Any:
-    dtype = np.dtype(np.float32)
-    add = twin(sum_squares, _variant(dtype, False, None), nogil=True)
-    work = twin(drivers.squares_of_share, _variant(dtype, False, None), {"kernel": add}, nogil=True)
-    signature = _NUMBERS, numba.float64, numba.float64[::1], _TABLE, numba.float32[:, ::1]
-    return _compile(drivers.squares, dtype, signature, parallel, {"work": work})
+def _sum_driver(name: str, dtype: np.dtype, parallel: bool) -> Any:
+    loop, streams = SUMS[name].loop, len(SUMS[name].streams)
+    numbers = range(streams, streams + len(SUMS[name].numbers))
+    taken = [Array(dtype, drivers.BUFFERS + place) for place in range(streams)]
+    taken += [Array(dtype, drivers.K, drivers.K_SIZE)]
+    taken += [Array(np.dtype(np.float64), drivers.BUFFERS + place) for place in numbers]
+    called = twin(loop, _variant(dtype, False, None), nogil=True, _nrt=False)
+    variant = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
+    work = twin(
+        drivers.sums_of_share, variant, {"kernel": called, "arguments": arguments(taken)}, nogil=True, _nrt=False
+    )
+    signature = _TABLE, _NUMBERS, numba.float64[:, ::1], numba.float64[:, ::1], _TABLE
+    return _compile(drivers.sums, dtype, signature, parallel, {"work": work}, variant=variant)
 
 
 def _codec_address(name: str, loop: str, dtype: np.dtype) -> tuple[int, Any]:

@@ -42,8 +42,10 @@ class Step:
             raise TypeError(f"rule must be a rule, such as fastopt.AdamW(), not {quoted(rule)}")
         if not isinstance(rule.kernel, str):
             raise TypeError(f"rule must have a kernel of the C backend, not {quoted(rule)}, whose kernel is for numba")
-        if getattr(rule, "stage", None) is not None or getattr(rule, "sums", None) is not None:
-            raise TypeError(f"rule must be one whose step is a kernel alone, not {quoted(rule)}")
+        if rule.sums is not None or getattr(rule, "stage", None) is not None:
+            raise TypeError(
+                f"rule must be one whose step is a kernel alone, without sums or a stage, not {quoted(rule)}"
+            )
         resolve_threads(threads)
         ffi.register()
         self.rule, self.threads = rule, threads

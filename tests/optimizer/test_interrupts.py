@@ -29,6 +29,7 @@ PLANS = {
     "one group": (SGD(lr=0.1), {}, {}),
     "groups": (RULES, {"ema_decay": 0.9}, {}),
     "clipped": (RULES, {"ema_decay": 0.9}, {"max_norm": 1.0, "nonfinite": "raise", "grad_scale": 0.5}),
+    "lookahead": (RULES, {"ema_decay": 0.9, "lookahead": (1, 0.5)}, {}),
     "gathered": (RULES, {"ema_decay": 0.9, "accumulate": 3}, {"max_norm": 1.0, "nonfinite": "skip", "grad_scale": 0.5}),
 }
 
@@ -179,6 +180,51 @@ def test_a_process_runs_no_python_between_the_calls_of_its_first_steps(shapes, o
         """,
         repr((shapes, backend, options)),
     )
+
+
+def test_at_every_instruction_of_averages(backend):
+    """Also where the block begins and ends: then nothing is left of them as soon as nobody holds the exception."""
+    optimizer = Optimizer(random_buffer(0, "float32", SMALL), RULES, backend=backend, ema_decay=0.5, copy="float16")
+    optimizer.step(random_buffer(1, "float32", SMALL))
+    before = snapshot(optimizer)
+
+    def evaluate():
+        with optimizer.averaged():
+            assert snapshot(optimizer) != before
+
+    number = 0
+    while interrupted_at(number, evaluate):
+        optimizer.state_dict()  # refused within the block
+        assert snapshot(optimizer) == before
+        number += 1
+    assert number > 100
+
+
+def test_at_instructions_of_an_ascent_and_the_step_after_it(backend):
+    gradient, rules = random_buffer(1, "float32", SMALL), {"a.*": Adam(), "*": Momentum()}
+    first, second = (Optimizer(random_buffer(0, "float32", SMALL), rules, backend=backend) for _ in range(2))
+    looks = [snapshot(first)]
+    second.ascend(gradient)
+    looks.append(snapshot(second))
+    number = 0
+    while interrupted_at(number, partial(first.ascend, gradient)):
+        assert snapshot(first) in looks
+        first.descend()
+        assert snapshot(first) == looks[0]
+        number += 7
+    assert number > 100 and snapshot(first) == looks[1]
+    first.step(gradient)
+    looks.append(snapshot(first))
+    number = 0
+    while interrupted_at(number, partial(second.step, gradient)):
+        found = snapshot(second)
+        assert found in looks
+        if found == looks[2]:
+            break
+        if found == looks[0]:
+            second.ascend(gradient)
+        number += 7
+    assert number > 100 and snapshot(second) == looks[2]
 
 
 def test_at_every_instruction_where_programs_are_bound(backend):
