@@ -21,7 +21,7 @@ from fastopt import capi
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 HERE = Path(__file__).parent
-SOURCES = [str(CSRC / name) for name in ("fastopt.c", "span.c", "stamped.c", "optimizer.c", "parallel.c")]
+SOURCES = [str(CSRC / name) for name in ("fastopt.c", "span.c", "stamped.c", "optimizer.c", "parallel.c", "xla.c")]
 FLAGS = ["-std=gnu11", "-g", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
 #: A library of few kernels, one for each number of states, for what does not depend on formulas: it is compiled in a
 #: fifth of the time.
