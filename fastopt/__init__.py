@@ -6,6 +6,7 @@ from fastopt.buffers import FlatBuffer
 from fastopt.capi import get_include, get_library
 from fastopt.errors import BackendError, CheckpointError, NonFiniteGradientError
 from fastopt.optimizer import Optimizer, StepReport
+from fastopt.rows import Rows
 from fastopt.rule import Rule
 from fastopt.rules import (
     ADOPT,
@@ -68,6 +69,7 @@ __all__ = [
     "QHAdam",
     "RAdam",
     "RMSprop",
+    "Rows",
     "Rprop",
     "Rule",
     "Signum",

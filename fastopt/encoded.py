@@ -198,3 +198,8 @@ def joins(buffer: "FlatBuffer | EncodedBuffer", names: Collection[str]) -> bool:
     return len(kinds) <= 1 and all(
         storage.block == 1 and storage.name not in buffer.stochastic for storage in kinds.values()
     )
+
+
+def block_of(buffer: "FlatBuffer | EncodedBuffer", name: str) -> int:
+    """How many elements of a member are encoded together."""
+    return buffer.storages[name].block if isinstance(buffer, EncodedBuffer) else 1

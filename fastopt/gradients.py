@@ -2,13 +2,16 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import repeat
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastopt.backend.program import Spans
 from fastopt.buffers import DTYPES, FlatBuffer, check_array, check_unmasked
 from fastopt.encoded import of_array
 from fastopt.errors import nearest, quoted
+from fastopt.rows import Merged, Rows, check_rows
 from fastopt.state import OptimizerState
 from fastopt.storage import Stream
 
@@ -17,12 +20,21 @@ _WORTH_BINDING = 100_000
 
 
 class Piece(NamedTuple):
-    """A run of parameters without gaps, by the first and the last name: its place in flat buffers, and its gradient."""
+    """A run of parameters without gaps, by the first and the last name: its place in flat buffers, and its gradient.
+
+    ``rows``, if there are some, say to which elements the gradient belongs.
+    """
 
     first: str
     last: str
     place: slice
     array: np.ndarray
+    rows: Merged | None = None
+
+    @property
+    def spans(self) -> Spans | None:
+        """The elements that the gradient belongs to, or None: all of them."""
+        return None if self.rows is None else self.rows.spans
 
     def stream(self, computes: np.dtype) -> np.ndarray | Stream:
         """The gradient as engines take it, where kernels compute in that dtype."""
@@ -61,10 +73,11 @@ class Flat(NamedTuple):
 
 
 class Apart(NamedTuple):
-    """A gradient in an array for each parameter, contiguous all of them."""
+    """A gradient in an array for each parameter, contiguous all of them; ``rows`` has those of which there are few."""
 
     state: OptimizerState
     arrays: Mapping[str, np.ndarray]
+    rows: Mapping[str, Merged] = MappingProxyType({})
 
     @property
     def itemsize(self) -> int:
@@ -73,9 +86,10 @@ class Apart(NamedTuple):
 
     def pieces(self, runs: Sequence[Sequence[str]]) -> list[Piece]:
         """The gradients of some parameters, a piece each."""
-        places = self.state.layout.places
+        places, rows = self.state.layout.places, self.rows
         arrays = [(name, self.arrays[name].reshape(-1).view(np.ndarray)) for run in runs for name in run]
-        return [Piece(name, name, places[name], array) for name, array in arrays if array.size]
+        found = [Piece(name, name, places[name], array, rows.get(name)) for name, array in arrays]
+        return [piece for piece in found if piece.array.size or piece.rows]
 
     @property
     def whole(self) -> list[Piece]:
@@ -100,13 +114,19 @@ def check_flat(grads: Any, state: OptimizerState) -> Flat:
     return Flat(state, array)
 
 
-def check_mapping(grads: Mapping[str, Any], state: OptimizerState, needed: Collection[str]) -> dict[str, np.ndarray]:
-    """Arrays of the parameters' shapes by name, of any dtype of buffers, at least for those that are ``needed``."""
+def check_mapping(
+    grads: Mapping[str, Any], state: OptimizerState, needed: Collection[str]
+) -> tuple[dict[str, np.ndarray], dict[str, Rows]]:
+    """Arrays of the parameters' shapes by name, of any dtype of buffers, and rows, for all that are ``needed``."""
     shapes = state.layout.shapes
-    arrays = dict(grads)
+    arrays, rows = dict(grads), dict[str, Rows]()
     for name, array in arrays.items():
         if name not in shapes:
             raise ValueError(f"grads: no parameter {quoted(name)}; {nearest(name, shapes)}")
+        if type(array) is Rows:
+            check_rows(f"grads[{name!r}]", array, shapes[name])
+            rows[name] = array
+            continue
         if not isinstance(array, np.ndarray) or array.dtype.name not in DTYPES or not array.dtype.isnative:
             kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
             raise TypeError(f"grads[{name!r}] must be an array of {' or '.join(DTYPES)}, not {kind}")
@@ -117,7 +137,9 @@ def check_mapping(grads: Mapping[str, Any], state: OptimizerState, needed: Colle
     for name in needed:
         if name not in arrays:
             raise ValueError(f"grads has no gradient for {name!r}: give one, or freeze its group")
-    return arrays
+    for name in rows:
+        del arrays[name]
+    return arrays, rows
 
 
 def worth_reading_in_place(arrays: Mapping[str, np.ndarray], state: OptimizerState) -> bool:
@@ -125,9 +147,11 @@ def worth_reading_in_place(arrays: Mapping[str, np.ndarray], state: OptimizerSta
     if state.flat.size < _WORTH_BINDING * len(arrays) or not arrays:
         return False
     written = [buffer for _, buffer in state.written()]
-    for array in arrays.values():
-        if not (array.flags.c_contiguous and array.flags.aligned):
-            return False
-        if any(map(np.may_share_memory, repeat(array), written)):
-            return False
-    return True
+    return all(map(is_readable, arrays.values(), repeat(written)))
+
+
+def is_readable(array: np.ndarray, written: Sequence[np.ndarray]) -> bool:
+    """Whether kernels can read an array where it lies, while steps write to that memory."""
+    return (
+        array.flags.c_contiguous and array.flags.aligned and not any(map(np.may_share_memory, repeat(array), written))
+    )

@@ -282,7 +282,7 @@ class Optimizer:
         """Copies of the states, keyed by parameter name, with the rules and counts of every group.
 
         ``{"step", "micro_step", "seed", "groups", "state", "ema", "accumulated", "master", "copy"}``, where
-        ``state[parameter][name]`` is an array of the parameter's shape, or of a compressed state a mapping of its parts
+        ``state[parameter][name]`` is an array of the state's shape, or of a compressed state a mapping of its parts
         with the name of its ``"storage"``. The parameters are not in it, nor of ``master="split"`` their upper halves:
         see :meth:`save`.
         """

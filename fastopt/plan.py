@@ -1,7 +1,7 @@
 """How a step runs: the gradient, its norm, the rows of coefficients, and the commit that nothing interrupts."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import chain
 from operator import setitem
 from typing import Any, NamedTuple
@@ -11,9 +11,10 @@ import numpy as np
 from fastopt.backend.process import process
 from fastopt.backend.program import Backend, Call, Follower, OtherTerms, Program, Work, run
 from fastopt.buffers import FlatBuffer
-from fastopt.encoded import between
-from fastopt.gradients import Apart, Flat, check_flat, check_mapping, worth_reading_in_place
+from fastopt.encoded import between, block_of
+from fastopt.gradients import Apart, Flat, check_flat, check_mapping, is_readable, worth_reading_in_place
 from fastopt.groups import Group
+from fastopt.rows import Merged, Rows, merged, others
 from fastopt.state import MICRO_STEP, STEP, OptimizerState
 from fastopt.storage import Stream
 from fastopt.storages import noise
@@ -150,7 +151,9 @@ class StepPlan:
         """
         if not isinstance(grads, Mapping) or isinstance(grads, FlatBuffer):
             return Reading(check_flat(grads, self.state), lasts=True)
-        arrays = check_mapping(grads, self.state, self.names)
+        arrays, rows = check_mapping(grads, self.state, self.names)
+        if rows:
+            return Reading(self._few(arrays, rows, measured), lasts=False)
         if not measured and worth_reading_in_place(arrays, self.state):
             return Reading(Apart(self.state, arrays), lasts=False)
         dtypes = {array.dtype for array in arrays.values()}
@@ -163,6 +166,44 @@ class StepPlan:
             for name, staged in buffer.items():
                 staged[...] = arrays.get(name, 0)
         return reading
+
+    def _few(self, arrays: dict[str, np.ndarray], rows: dict[str, Rows], measured: bool) -> Apart:
+        """A gradient of which some parameters have few rows: the others are read in place where that can be done."""
+        self._check_rows(rows)
+        state, written = self.state, [buffer for _, buffer in self.state.written()]
+
+        def readable(array: np.ndarray) -> np.ndarray:
+            return array if is_readable(array, written) else array.copy()
+
+        found = {
+            name: merged(
+                given.indices, readable(given.values), state.layout.shapes[name][0], state.dtype, self.backend,
+                gathered=measured,
+            )
+            for name, given in rows.items() if name in self.names
+        }  # fmt: skip
+        dense = {name: readable(array) for name, array in arrays.items()}
+        return Apart(state, dense | {name: few.array for name, few in found.items()}, found)
+
+    def _check_rows(self, names: Collection[str]) -> None:
+        """ValueError if steps cannot touch some rows of these parameters and leave the others as they are."""
+        state = self.state
+        if state.accumulated is not None:
+            name = next(iter(names))
+            raise ValueError(
+                f"grads[{name!r}] must be an array, not Rows, while gradients are accumulated, which makes them dense: "
+                "give all rows of several gradients to one step, which adds them"
+            )
+        for group in self.groups:
+            for name in filter(names.__contains__, group.names):
+                shape = state.layout.shapes[name]
+                for kept in group.rule.states:
+                    block = block_of(state.states[kept], name)
+                    if math.prod(shape[1:]) % block:
+                        raise ValueError(
+                            f"grads[{name!r}] must be an array, not Rows: its state {kept!r} is stored in blocks of "
+                            f"{block} elements, and a row has no whole number of them; in 'bfloat16' it could be"
+                        )
 
     # Measure
 
@@ -272,12 +313,24 @@ class StepPlan:
             kernel, states = group.rule.kernel, [state.states[name] for name in group.rule.states]
             for piece in reading.gradient.pieces(state.runs(group)):
                 first, last = piece.first, piece.last
+                if piece.rows is not None and followed and state.ema is not None:
+                    works += self._average_of_others(first, piece.rows, state.ema)
+                if not piece.array.size:
+                    continue
                 kept = [between(buffer, first, last, state.dtype) for buffer in states]
                 streams = state.numbers(first, last), piece.stream(state.dtype), *kept
                 keys = self._keys if any(map(_is_stochastic, streams)) else None
                 followers = self._followers(first, last) if followed else ()
-                works.append(Work(kernel, streams, group.k, followers, keys))
+                works.append(Work(kernel, streams, group.k, followers, keys, piece.spans))
         return works
+
+    def _average_of_others(self, name: str, rows: Merged, ema: FlatBuffer) -> list[Work]:
+        """The average of the rows that a step leaves as they are moves towards them."""
+        state, shape = self.state, self.state.layout.shapes[name]
+        width = math.prod(shape[1:])
+        spans = others(rows.indices, width, shape[0] * width)
+        streams = between(ema, name, name, state.dtype), _only_read(state.numbers(name, name))
+        return [Work("blend", streams, self._average_k, spans=spans)] if spans.starts.size else []
 
     def _streams(self, group: Group) -> list[np.ndarray | Stream]:
         """What steps write of a group, run by run."""
@@ -312,7 +365,8 @@ class StepPlan:
         works = []
         for names in state.layout.runs([name for name in state.layout.shapes if name not in stepped]):
             first, last = names[0], names[-1]
-            works.append(Work("blend", (between(state.ema, first, last, state.dtype), state.numbers(first, last)), k))
+            streams = between(state.ema, first, last, state.dtype), _only_read(state.numbers(first, last))
+            works.append(Work("blend", streams, k))
         return self._bind(works) if works else Program([], ())
 
     def _bind_add(self, reading: Reading) -> Program:
@@ -348,3 +402,8 @@ class StepPlan:
 
 def _is_stochastic(stream: np.ndarray | Stream) -> bool:
     return isinstance(stream, Stream) and stream.stochastic
+
+
+def _only_read(stream: np.ndarray | Stream) -> np.ndarray | Stream:
+    """A stream that takes the place of a gradient: nothing of it is rounded."""
+    return stream._replace(stochastic=False) if isinstance(stream, Stream) else stream

@@ -86,6 +86,13 @@ class Rule(Declared):
         """
         raise NotImplementedError(f"{type(self).__name__} declares no states")
 
+    def state_shape(self, state: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The shape of a state of a parameter that has the shape ``shape``; None if such a parameter does not keep it.
+
+        It is the parameter's own for all states that a kernel works on.
+        """
+        return shape
+
     @property
     def scalars(self) -> Mapping[str, float]:
         """The running numbers that the rule keeps between steps besides their count, with their first values."""

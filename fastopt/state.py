@@ -94,12 +94,16 @@ class OptimizerState:
 
     def _first_states(self) -> dict[str, FlatBuffer | EncodedBuffer]:
         firsts: dict[str, dict[str, float]] = {}
+        shapes: dict[str, dict[str, tuple[int, ...]]] = {}
         for group in self.groups.values():
             for state, first in group.rule.states.items():
-                firsts.setdefault(state, {}).update(dict.fromkeys(group.names, first))
+                kept = {name: group.rule.state_shape(state, self.layout.shapes[name]) for name in group.names}
+                found = {name: shape for name, shape in kept.items() if shape is not None}
+                shapes.setdefault(state, {}).update(found)
+                firsts.setdefault(state, {}).update(dict.fromkeys(found, first))
         states: dict[str, FlatBuffer | EncodedBuffer] = {}
         for state, members in firsts.items():
-            layout = Layout({name: shape for name, shape in self.layout.shapes.items() if name in members})
+            layout = Layout({name: shapes[state][name] for name in self.layout.shapes if name in members})
             if state in self.precision.states:
                 states[state] = self._first_encoded(state, layout, members)
             else:
@@ -181,7 +185,7 @@ class OptimizerState:
         found = {"params": f"{params}, stochastic" if self._rounds_parameters else params}
         for name, buffer in buffers.items():
             if isinstance(buffer, EncodedBuffer):
-                kinds = dict.fromkeys(buffer.storages[each].name for each in group.names)
+                kinds = dict.fromkeys(buffer.storages[each].name for each in group.names if each in buffer)
                 words = [f"{kind}, stochastic" if kind in buffer.stochastic else kind for kind in kinds]
                 found[name] = " and ".join(words)
             elif buffer is not None:
@@ -284,7 +288,7 @@ def _memory(buffer: FlatBuffer | EncodedBuffer) -> Iterator[np.ndarray]:
 
 
 def _stored(buffer: FlatBuffer | EncodedBuffer) -> dict[str, Stored]:
-    """The memory of a buffer by name; arrays of an item for each element have the parameter's shape."""
+    """The memory of a buffer by name; arrays of an item for each element have the member's shape."""
     if not isinstance(buffer, EncodedBuffer):
         return {name: plain(array) for name, array in buffer.items()}
     found = {}

@@ -89,16 +89,16 @@ def bound(works: Sequence[Work], threads: int, *, tables: bool = False) -> Bound
     versions = list(map(watched.terms, works))
     batches: dict[tuple, list[int]] = {}
     for number, (work, version) in enumerate(zip(works, versions, strict=True)):
-        key = declared(work.kernel), work.k.dtype, version, len(work.streams), is_tiled(work)
+        key = declared(work.kernel), work.k.dtype, version, len(work.streams), is_tiled(work), work.spans is not None
         batches.setdefault(key, []).append(number)
     places = watched.places()
     driven: list[Call] = []
     single: list[Call] = []
     made: list[tuple[Table, np.ndarray]] = []
     parallel = False
-    for (kernel, dtype, version, streams, tiled), numbers in batches.items():
+    for (kernel, dtype, version, streams, tiled, parted), numbers in batches.items():
         batch = [works[number] for number in numbers]
-        if tiled or tables or (version and len(batch) > 1):
+        if tiled or parted or tables or (version and len(batch) > 1):
             shares = useful_threads(sum(map(size_of, batch)), threads)
             loop = driver(kernel, dtype, streams, shares > 1, version, tiled=tiled)
             table = tile_table(batch, shares) if tiled else span_table(batch, shares)

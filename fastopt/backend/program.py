@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: A function and its arguments.
 Call = tuple
 
+#: The number of the gradient among a kernel's streams: it is read only.
+GRADIENT = 1
+
 
 class Follower(NamedTuple):
     """What is written from a kernel's new parameters, tile by tile, while they are in the cache.
@@ -27,6 +30,34 @@ class Follower(NamedTuple):
 
     stream: np.ndarray | Stream
     k: np.ndarray | None = None
+
+
+class Spans(NamedTuple):
+    """Those of a work's elements that it is about, if it is not about all: runs of them, none twice.
+
+    Attributes
+    ----------
+    starts
+        The number of the first element of each, int64: a multiple of the block of every storage.
+    sources
+        The number of the one in the gradient that belongs to it.
+    lengths
+        How many elements there are in each, at least one.
+    """
+
+    starts: np.ndarray
+    sources: np.ndarray
+    lengths: np.ndarray
+
+    def cut(self, most: int) -> "Spans":
+        """The same elements in spans of no more than so many."""
+        if not self.lengths.size or self.lengths.max() <= most:
+            return self
+        counts = -(-self.lengths // most)
+        which = np.repeat(np.arange(counts.size), counts)
+        offsets = (np.arange(which.size) - (np.cumsum(counts) - counts)[which]) * most
+        lengths = np.minimum(self.lengths[which] - offsets, most)
+        return Spans(self.starts[which] + offsets, self.sources[which] + offsets, lengths)
 
 
 class Work(NamedTuple):
@@ -48,6 +79,8 @@ class Work(NamedTuple):
         The keys of stochastic rounding, uint64, one for each two streams (see :mod:`fastopt.storages.noise`), which
         the caller changes before every step; elements are counted from the start of the streams. None if nothing is
         rounded stochastically.
+    spans
+        The elements to work on; None: all. What differs is the gradient, which may have another size then.
     """
 
     kernel: Any
@@ -55,6 +88,7 @@ class Work(NamedTuple):
     k: np.ndarray
     followers: tuple[Follower, ...] = ()
     keys: np.ndarray | None = None
+    spans: Spans | None = None
 
 
 class Program(NamedTuple):

@@ -8,14 +8,11 @@ import numpy as np
 
 from fastopt.backend import drivers
 from fastopt.backend.compile import blend_address, codec_address
-from fastopt.backend.program import Follower, Work
+from fastopt.backend.program import GRADIENT, Follower, Work
 from fastopt.buffers import aligned_empty
-from fastopt.sizes import BLOCK, LINE, TILE
+from fastopt.sizes import BLOCK, GRAIN, LINE, TILE
 from fastopt.storage import Stream
 from fastopt.storages import EXACT
-
-#: The number of the gradient among a kernel's streams: it is read only.
-GRADIENT = 1
 
 
 class Table(NamedTuple):
@@ -69,7 +66,7 @@ def array_of(stream: np.ndarray | Stream) -> np.ndarray:
 
 def size_of(work: Work) -> int:
     """How many elements a work has."""
-    return work.streams[0].size
+    return work.streams[0].size if work.spans is None else int(work.spans.lengths.sum())
 
 
 def address(array: np.ndarray) -> int:
@@ -112,7 +109,7 @@ def span_table(works: Sequence[Work], shares: int) -> Table:
         buffers = [address(array_of(stream)) + offset for stream in work.streams]
         return [stop - start, address(work.k), work.k.size, *buffers]
 
-    return _table(works, list(shared(works, shares, LINE)), row, drivers.BUFFERS + GRADIENT)
+    return _table(works, shares, LINE, row, [drivers.BUFFERS + GRADIENT])
 
 
 def tile_table(works: Sequence[Work], shares: int) -> Table:
@@ -131,8 +128,9 @@ def tile_table(works: Sequence[Work], shares: int) -> Table:
 
     words = drivers.scratch_words(len(works[0].streams) + followers)
     scratch = aligned_empty(shares * words, np.dtype(np.int64)).reshape(shares, words)
-    column = drivers.ENTRIES + GRADIENT * drivers.ENTRY + drivers.FIRST
-    return _table(works, list(shared(works, shares, TILE)), row, column)._replace(scratch=(scratch,))
+    entry = drivers.ENTRIES + GRADIENT * drivers.ENTRY
+    gradient = [entry + drivers.FIRST, entry + drivers.SECOND]
+    return _table(works, shares, TILE, row, gradient)._replace(scratch=(scratch,))
 
 
 def squares_table(stream: Stream, shares: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -143,13 +141,39 @@ def squares_table(stream: Stream, shares: int) -> tuple[np.ndarray, np.ndarray, 
     return np.array([*found, stream.size], np.int64), rows, np.empty((shares, BLOCK), dtype)
 
 
-def _table(works: Sequence[Work], shares: list[list[Piece]], row: Callable[[Piece], list[int]], column: int) -> Table:
-    pieces = [piece for share in shares for piece in share]
-    bounds = np.cumsum([0, *map(len, shares)], dtype=np.int64)
-    rows = np.array([row(piece) for piece in pieces] or [[0] * (column + 1)], np.int64)[: len(pieces)]
-    numbers = np.array([piece.number for piece in pieces], np.intp)
+def _table(
+    works: Sequence[Work], shares: int, unit: int, row: Callable[[Piece], list[int]], gradient: list[int]
+) -> Table:
+    """The table of works that all have spans, or all have none. ``gradient``: the columns of the gradient's parts."""
+    column = gradient[0]
+    if works[0].spans is not None:
+        found = [_rows_of_spans(Piece(number, work, 0, TILE), row, gradient) for number, work in enumerate(works)]
+        rows = np.concatenate(found)
+        numbers = np.repeat(np.arange(len(works)), list(map(len, found)))
+        ends = np.cumsum(rows[:, drivers.SIZE])
+        bounds = np.searchsorted(ends, ends[-1] * np.arange(shares + 1) // shares).astype(np.int64)
+        bounds[-1] = len(rows)
+    else:
+        shared_out = list(shared(works, shares, unit))
+        pieces = [piece for share in shared_out for piece in share]
+        bounds = np.cumsum([0, *map(len, shared_out)], dtype=np.int64)
+        rows = np.array([row(piece) for piece in pieces] or [[0] * (column + 1)], np.int64)[: len(pieces)]
+        numbers = np.array([piece.number for piece in pieces], np.intp)
     starts = np.array([reads(work)[0] for work in works], np.int64)
     return Table(rows, bounds, numbers, rows[:, drivers.SIZE].copy(), column, rows[:, column] - starts[numbers])
+
+
+def _rows_of_spans(first: Piece, row: Callable[[Piece], list[int]], gradient: list[int]) -> np.ndarray:
+    """The rows of a work's spans: as that of its first tile, but so much further on in memory."""
+    assert first.work.spans is not None
+    starts, sources, lengths = first.work.spans.cut(GRAIN)
+    base = np.array(row(first), np.int64)
+    further = np.array(row(first._replace(start=TILE, stop=2 * TILE)), np.int64) - base  # by a tile
+    rows = np.repeat(base[np.newaxis], lengths.size, axis=0)
+    rows[:, drivers.SIZE] = lengths
+    for each in np.flatnonzero(further):
+        rows[:, each] += (sources if each in gradient else starts) * further[each] // TILE
+    return rows
 
 
 def _entry(stream: np.ndarray | Stream, dtype: np.dtype, start: int, number: int) -> list[int]:

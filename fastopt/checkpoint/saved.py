@@ -78,11 +78,18 @@ class InMemory(NamedTuple):
 class Stored(NamedTuple):
     """A member of a buffer: the name of its storage, and the storage's parts, all or some: arrays, or sources of them.
 
-    Parts that have an item for each element have the parameter's shape.
+    Parts that have an item for each element have the member's shape: the parameter's, but for states for which
+    :meth:`fastopt.Rule.state_shape` says otherwise.
     """
 
     storage: str
     parts: Mapping[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The member's shape."""
+        names = (part.name for part in STORAGES[self.storage].parts if part.every == 1)
+        return next(self.parts[name].shape for name in names if name in self.parts)
 
     def check_parts(self, what: str, here: Mapping[str, np.ndarray]) -> None:
         """CheckpointError if these parts are not such as there are here."""

@@ -145,7 +145,8 @@ def _row(
     """The row of a parameter, with states made where there are none."""
     scalars: dict[str, Any] = {"step": 0.0, **rule.torch_scalars}
     if rule.torch_step and entry:
-        missing = [name for name in (*rule.states, *scalars) if entry.get(name) is None]
+        kept_here = [name for name in rule.states if rule.state_shape(name, tuple(p.shape)) is not None]
+        missing = [name for name in (*kept_here, *scalars) if entry.get(name) is None]
         if missing:
             raise RuntimeError(
                 f"{describe(p)} has a state without {missing[0]!r}, only {', '.join(map(repr, entry))}: "

@@ -1,6 +1,7 @@
 """How the numbers of parameters and states are stored: what a group asks for, and the tensors that hold them."""
 
 from collections.abc import Collection, Mapping
+from math import prod
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -111,8 +112,13 @@ def keep(rule: Rule, p: Tensor, entry: Mapping[str, Any], precision: Precision) 
         exact = exact._replace(stochastic=precision.is_stochastic(exact.storage))
     numbers, size, computes = [exact], memory.local(p).numel(), memory.STORED[p.dtype].computes
     for place, (name, first) in enumerate(rule.states.items(), 1):
-        storage = precision.state_storage(name, first, size, computes)
-        parts = _state(p, entry, name, first, storage, place, places)
+        shape = rule.state_shape(name, tuple(p.shape))
+        if shape is None:
+            continue
+        own = shape == tuple(p.shape)
+        storage = precision.state_storage(name, first, size if own else prod(shape), computes)
+        # A state of another shape lies in memory as that has it, and has nothing else of the parameter's.
+        parts = _state(p if own else p.new_empty(shape), entry, name, first, storage, place, places)
         tensors |= zip(names(name, storage), parts, strict=True)
         numbers.append(Numbers(storage, parts, precision.is_stochastic(storage)))
     return Kept(tensors, tuple(numbers), copy)
@@ -133,7 +139,7 @@ def _reused(p: Tensor, name: str, given: Any, dtype: torch.dtype) -> Tensor | No
 
 def _check_shape(p: Tensor, name: str, given: Tensor) -> None:
     if given.shape != p.shape:
-        raise ValueError(f"has the shape {tuple(p.shape)}, its state {name!r} {tuple(given.shape)}")
+        raise ValueError(f"needs a state {name!r} of the shape {tuple(p.shape)}, not {tuple(given.shape)}")
 
 
 def _state(

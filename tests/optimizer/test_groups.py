@@ -315,3 +315,12 @@ def test_rules_that_share_a_kernel_keep_their_own_coefficients(backend, dtype):
     for name, rate in (("first.weight", -0.1), ("second.bias", 0.2), ("scale", -0.4)):
         moved = optimizer.params[name] - start[name]
         np.testing.assert_allclose(moved, rate * np.sign(gradient[name]), rtol=1e-5)
+
+
+def test_the_average_of_what_is_frozen_and_rounded_at_random_moves_on(backend):
+    params = FlatBuffer({"stepped": np.ones(5), "frozen": np.ones(5)}, dtype="bfloat16")
+    optimizer = Optimizer(params, {"frozen": SGD(), "*": SGD()}, backend=backend, ema_decay=0.75)
+    optimizer.freeze("frozen")
+    optimizer.ema["frozen"] = 0
+    optimizer.step({"stepped": np.ones(5, np.float32)})
+    np.testing.assert_array_equal(optimizer.ema["frozen"], np.full(5, 0.25, np.float32))
