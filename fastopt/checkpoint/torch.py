@@ -66,7 +66,7 @@ def _member(name: str, entry: dict[str, Any], rule: Rule, hyperparameters: dict[
     state = {}
     for kind, value in entry.items():
         if isinstance(value, Quantized):
-            value = dynamic.decoded(value.codes, value.scale, value.qmap)
+            value = dynamic.Coded(*value)
         elif kind in scales:
             signed = getattr(rule.states.get(kind, 0.0), "signed", True)
             value = {"storage": find("8bit", signed=signed).name, "codes": value, "scales": scales[kind]}
