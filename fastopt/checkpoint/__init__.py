@@ -44,8 +44,8 @@ def read(source: Any, like: Any = None, *, names: Sequence[str] | None = None) -
     Notes
     -----
     A run goes on with the same bits where the other package has the same arithmetic (``fastopt.torch``), and else to
-    within rounding. Keras and scikit-learn leave ``eps`` out of the bias correction, torch, optax and bitsandbytes do
-    not, nor does fastopt: with a small ``eps`` it hardly shows. Files are never unpickled: see ``checkpoint/zipped.py``.
+    within rounding. Keras's Adam adds ``epsilon`` before the bias correction of the second moment and all others after
+    it, which hardly shows while it is small. No code of a file is run: see ``checkpoint/zipped.py``.
 
     Raises
     ------

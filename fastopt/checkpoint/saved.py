@@ -1,10 +1,10 @@
 """What is saved of an optimizer, as plain data: the schema, checked whole before any of it is used.
 
-A state dict is ``{"step", "micro_step", "seed", "groups", "state", "ema", "accumulated", "master", "copy"}``. What is
-not float32 or float64 is a mapping there, as ``{"storage": "float8_signed", "codes": ..., "scales": ...}``: see
-``fastopt/storages/README.md``. A file holds the same: its arrays under the keys ``params/NAME``, ``state/KIND/NAME``,
-``ema/NAME`` and so on, the rest as a description. An array that is one part of several has a key such as
-``state.float8_signed.codes/KIND/NAME``.
+A state dict is ``{"step", "micro_step", "seed", "groups", "state", "ema", "accumulated", "master", "copy",
+"lookahead"}``. What is not float32 or float64 is a mapping there, as ``{"storage": "float8_signed", "codes": ...,
+"scales": ...}``: see ``fastopt/storages/README.md``. A file holds the same: its arrays under the keys ``params/NAME``,
+``state/KIND/NAME``, ``ema/NAME`` and so on, the rest as a description. An array that is one part of several has a key
+such as ``state.float8_signed.codes/KIND/NAME``.
 
 Files of format 1 have neither seed nor master nor copy, and nothing but float32 and float64; nor have state dicts of
 that time.
@@ -28,12 +28,13 @@ from fastopt.storages import STORAGES
 FORMAT = 2
 
 #: Buffers that an optimizer may have beside its states.
-PARTS = ("ema", "accumulated", "master", "copy")
+PARTS = ("ema", "accumulated", "master", "copy", "lookahead")
 
 #: What says how far an optimizer has come.
 PROGRESS = ("step", "micro_step", "groups", "seed")
 
-_SINCE_2: dict[str, Any] = dict.fromkeys(("seed", "master", "copy"))  # what there was not before, and its value then
+#: What there was not before, and its value then.
+_SINCE_2: dict[str, Any] = dict.fromkeys(("seed", "master", "copy", "lookahead"))
 _GROUP = ("rule", "hyperparameters", "step", "frozen", "parameters")
 _SCHEDULE = ("schedule", "fields", "progress")
 _MOST = 2**53  # float64 tells the steps up to it apart
@@ -80,11 +81,18 @@ class InMemory(NamedTuple):
 class Stored(NamedTuple):
     """A member of a buffer: the name of its storage, and the storage's parts, all or some: arrays, or sources of them.
 
-    Parts that have an item for each element have the parameter's shape.
+    Parts that have an item for each element have the member's shape: the parameter's, but for states for which
+    :meth:`fastopt.Rule.state_shape` says otherwise.
     """
 
     storage: str
     parts: Mapping[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The member's shape."""
+        names = (part.name for part in STORAGES[self.storage].parts if part.every == 1)
+        return next(self.parts[name].shape for name in names if name in self.parts)
 
     def check_parts(self, what: str, here: Mapping[str, np.ndarray]) -> None:
         """CheckpointError if these parts are not such as there are here."""
