@@ -38,8 +38,14 @@ def read(source: Any, like: Any = None, *, names: Sequence[str] | None = None) -
     -------
     What :meth:`fastopt.Optimizer.load_state_dict` takes: states with the dtype that they have there (``convert=True``
     has that one round them to another), step counts, and the hyperparameters that both have by the same name. 8 bits of
-    bitsandbytes and torchao are decoded to float32. What the source does not hold, averages and copies, is as in
-    ``like``. Nothing has changed in ``like``.
+    bitsandbytes and torchao are float32 here, decoded when they are loaded or asked for (``numpy.asarray``). What the
+    source does not hold, averages and copies, is as in ``like``, in which nothing has changed.
+
+    Notes
+    -----
+    A run goes on with the same bits where the other package has the same arithmetic (``fastopt.torch``), and else to
+    within rounding. Keras's Adam adds ``epsilon`` before the bias correction of the second moment and all others after
+    it, which hardly shows while it is small. No code of a file is run: see ``checkpoint/zipped.py``.
 
     Raises
     ------

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.checkpoint import dynamic
+from fastopt.checkpoint.foreign import kept
 from fastopt.checkpoint.torch import options, ordered
 from fastopt.errors import quoted
 
@@ -21,11 +22,11 @@ def write(opt: Any, names: Sequence[str] | None = None, bits: int = 8) -> dict[s
     state: dict[int, dict[str, Any]] = {}
     groups = []
     for members, rule, group in ordered(opt, described, names):
-        kinds = list(rule.states)
-        if len(kinds) not in (1, 2, 3):
-            raise ValueError(f"bitsandbytes has optimizers with one to three states, not with {len(kinds)}")
         params = []
         for name in members:
+            kinds = kept(rule, opt.layout.shapes[name])
+            if len(kinds) not in (1, 2, 3):
+                raise ValueError(f"bitsandbytes has optimizers with one to three states, not with {len(kinds)}")
             params.append(len(state))
             values = [np.asarray(opt.state[kind][name], np.float32) for kind in kinds]
             small = bits == 32 or values[0].size < _SMALL

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastopt.backend.program import Call, run
 from fastopt.errors import CheckpointError
 
 BLOCK = 256
@@ -25,26 +26,51 @@ def table(*, signed: bool) -> np.ndarray:
     return np.sort(np.array(found, np.float32))
 
 
-def decoded(codes: np.ndarray, scales: np.ndarray, qmap: np.ndarray) -> np.ndarray:
-    """The numbers, of the codes' shape: ``qmap[code]`` times the scale of the block."""
-    flat = np.ascontiguousarray(codes).reshape(-1)
-    if codes.dtype != np.uint8 or scales.size != -(-flat.size // BLOCK) or qmap.size != 256:
-        raise CheckpointError(
-            f"8 bits must be uint8 codes with a scale for each {BLOCK} and 256 numbers, not {codes.size} of "
-            f"{codes.dtype}, {scales.size} and {qmap.size}"
-        )
-    made = np.empty(flat.size, np.float32)
-    pairs = np.empty((256, 256, 2), np.float32)  # of two codes at a time, which are half as many to look up
-    pairs[..., 0], pairs[..., 1] = qmap, qmap[:, None]
-    double = pairs.view(np.uint64).reshape(-1)
-    whole = flat.size // BLOCK * BLOCK
-    for start in range(0, whole, _CHUNK):
-        stop = min(start + _CHUNK, whole)
-        np.take(double, flat[start:stop].view("<u2"), out=made[start:stop].view(np.uint64), mode="wrap")
-        blocks = made[start:stop].reshape(-1, BLOCK)
-        blocks *= scales[start // BLOCK : stop // BLOCK, None]
-    made[whole:] = qmap[flat[whole:]] * scales[-1:]
-    return made.reshape(codes.shape)
+class Coded:
+    """Numbers in 8 bits, which are decoded when somebody asks for them: a value of a state dict, and an array to NumPy.
+
+    CheckpointError if there are not as many scales as blocks, or no codes of 8 bits.
+    """
+
+    __slots__ = ("_codes", "_pairs", "_qmap", "_scales", "shape")
+
+    dtype = np.dtype(np.float32)
+    storage = "float32"
+
+    def __init__(self, codes: np.ndarray, scales: np.ndarray, qmap: np.ndarray) -> None:
+        self.shape = codes.shape
+        if codes.dtype != np.uint8 or scales.size != -(-codes.size // BLOCK) or qmap.size != 256:
+            raise CheckpointError(
+                f"8 bits must be uint8 codes with a scale for each {BLOCK} and 256 numbers, not {codes.size} of "
+                f"{codes.dtype}, {scales.size} and {qmap.size}"
+            )
+        self._codes = np.ascontiguousarray(codes).reshape(-1)
+        self._scales = np.ascontiguousarray(scales, np.float32).reshape(-1)
+        self._qmap = np.ascontiguousarray(qmap, np.float32).reshape(-1)
+        pairs = np.empty((256, 256, 2), np.float32)  # of two codes at a time: half as many are to be looked up
+        pairs[..., 0], pairs[..., 1] = self._qmap, self._qmap[:, None]
+        self._pairs = pairs.view(np.uint64).reshape(-1)
+
+    def into(self, array: np.ndarray) -> list[Call]:
+        """The calls, of functions implemented in C, that fill an array of this shape."""
+        flat, codes = array.reshape(-1), self._codes
+        whole = codes.size // BLOCK * BLOCK
+        calls: list[Call] = []
+        for start in range(0, whole, _CHUNK):
+            stop = min(start + _CHUNK, whole)
+            out, scales = flat[start:stop], self._scales[start // BLOCK : stop // BLOCK, None]
+            blocks = out.reshape(-1, BLOCK)
+            calls.append((self._pairs.take, codes[start:stop].view("<u2"), None, out.view(np.uint64), "wrap"))
+            calls.append((np.multiply, blocks, scales, blocks))
+        if whole < codes.size:
+            calls.append((self._qmap.take, codes[whole:], None, flat[whole:], "wrap"))
+            calls.append((np.multiply, flat[whole:], self._scales[-1], flat[whole:]))
+        return calls
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        made = np.empty(self.shape, np.float32)
+        run(self.into(made))
+        return made if dtype is None else made.astype(dtype, copy=False)
 
 
 def encoded(values: np.ndarray, *, signed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -78,7 +104,7 @@ def states(where: str, entry: Mapping[str, Any], kinds: list[str]) -> dict[str, 
         values = list(value) if number == "1" and len(kinds) == 3 else [value]
         if f"absmax{number}" in entry:
             scales = entry[f"absmax{number}"].reshape(len(values), -1)
-            values = [decoded(*each, entry[f"qmap{number}"]) for each in zip(values, scales, strict=True)]
+            values = [Coded(*each, entry[f"qmap{number}"]) for each in zip(values, scales, strict=True)]
         found += values
     if len(found) != len(kinds):
         raise CheckpointError(f"{where} has {len(found)} states, and here there are {len(kinds)}: {', '.join(kinds)}")

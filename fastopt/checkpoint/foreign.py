@@ -1,10 +1,7 @@
 """What another package has saved of its optimizer, by parameter name, and how an optimizer here takes it over."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from math import prod
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from fastopt.errors import CheckpointError, nearest, quoted
 from fastopt.rule import Rule
@@ -61,6 +58,8 @@ def fitted(what: str, members: Mapping[str, Member], like: Any, seed: int | None
         if started and len(started) != len(here) and group.rule.states:
             lacking = next(name for name in here if name not in started)
             raise CheckpointError(f"{where}: {min(started)!r} has been stepped and {lacking!r} has not")
+        if group.step and group.rule.states and not started:
+            raise CheckpointError(f"{where}: no step has been made, and {group.step} here: read it for a new optimizer")
         state |= {name: _states(what, name, member, group.rule, like) for name, member in here.items()}
         groups[pattern] = _group(where, here, group, bool(started))
     return {
@@ -73,39 +72,38 @@ def fitted(what: str, members: Mapping[str, Member], like: Any, seed: int | None
         "accumulated": None if like.accumulated is None else dict(like.accumulated.zeros_like()),
         "master": _master(what, members, like),
         "copy": None if like.copy is None else dict(like.copy),
+        "lookahead": None if like.lookahead is None else dict(like.lookahead),
     }
 
 
+def kept(rule: Rule, shape: tuple[int, ...]) -> list[str]:
+    """The states that a rule keeps of a parameter of that shape."""
+    return [kind for kind in rule.states if rule.state_shape(kind, shape) is not None]
+
+
 def _states(what: str, name: str, member: Member, rule: Rule, like: Any) -> dict[str, Any]:
-    """The states of a parameter, each of its shape; first values where nobody has stepped."""
+    """The states of a parameter; those that are here, where nobody has made a step."""
+    kinds = kept(rule, like.layout.shapes[name])
+    keeps = f"{type(rule).__name__} keeps {_words(kinds)}"
     for kind in member.state:
-        if kind not in rule.states:
-            keeps = f"{type(rule).__name__} keeps {_words(rule.states)}"
+        if kind not in kinds:
             raise CheckpointError(f"{what} has a state {quoted(kind)} of {name!r}, of which {keeps}")
-    found = {}
-    shape = like.layout.shapes[name]
-    for kind, first in rule.states.items():
-        if kind in member.state:
-            found[kind] = member.state[kind]
-        elif member.state:
+    for kind in kinds if member.state else ():
+        if kind not in member.state:
             raise CheckpointError(f"{what} has no state {kind!r} of {name!r}, only {_words(member.state)}")
-        elif member.step:
-            raise CheckpointError(
-                f"{what} has no states of {name!r}: {type(rule).__name__} keeps {_words(rule.states)}"
-            )
-        else:
-            found[kind] = _first(like.state[kind], name, shape, first)
-    return found
+    if kinds and not member.state and member.step:
+        raise CheckpointError(f"{what} has no states of {name!r}: {keeps}")
+    return member.state or {kind: _here(like.state[kind], name) for kind in kinds}
 
 
-def _first(buffer: Any, name: str, shape: tuple[int, ...], first: float) -> Any:
-    """A state's first value in all places, stored as it is here."""
+def _here(buffer: Any, name: str) -> Any:
+    """A member of a buffer, as a state dict has it: the memory itself."""
     if not hasattr(buffer, "storages"):
-        return np.full(shape, first, buffer.dtype)
-    storage = buffer.storages[name]
-    parts = zip(storage.parts, storage.encode(np.full(prod(shape), first, buffer.computes)), strict=True)
-    found = {part.name: array.reshape(shape) if part.every == 1 else array for part, array in parts}
-    return found["values"] if found.keys() == {"values"} else {"storage": storage.name, **found}
+        return buffer[name]
+    storage, shape = buffer.storages[name], buffer.layout.shapes[name]
+    arrays = zip(storage.parts, buffer.parts(name).values(), strict=True)
+    parts = {part.name: array.reshape(shape) if part.every == 1 else array for part, array in arrays}
+    return parts["values"] if parts.keys() == {"values"} else {"storage": storage.name, **parts}
 
 
 def _group(where: str, members: Mapping[str, Member], group: Any, started: bool) -> dict[str, Any]:
@@ -174,11 +172,11 @@ def _master(what: str, members: Mapping[str, Member], like: Any) -> dict[str, An
         raise CheckpointError(f"{what} has a master of {next(iter(given))!r} and none of {lacking!r}")
     if given:
         return given
-    if not hasattr(like.master, "parts"):
-        return dict(like.master)
-    shapes = like.layout.shapes
-    lower = {name: like.master.parts(name)["lower"].reshape(shape) for name, shape in shapes.items()}
-    return {name: {"storage": "split", "lower": array} for name, array in lower.items()}
+    held = {name: _here(like.master, name) for name in like.layout.shapes}
+    for each in held.values():
+        if isinstance(each, dict):
+            each.pop("upper")  # which the user has
+    return held
 
 
 def _words(names: Collection[str]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.checkpoint.foreign import Member, fitted
+from fastopt.checkpoint.foreign import Member, fitted, kept
 from fastopt.errors import CheckpointError, quoted
 
 #: What optax calls a state. One that means something else there, as AMSGrad's maximum, is not among them.
@@ -53,21 +53,24 @@ def read(tree: Any, like: Any) -> dict[str, Any]:
     nodes = [(fields, injected) for fields, injected in _nodes(tree, {}) if fields]
     shapes = like.layout.shapes
     found: dict[str, dict[str, tuple[Any, int | None, dict[str, Any]]]] = {}
-    for fields, injected in nodes:
-        for field, value in fields.items():
+    for node, injected in nodes:
+        for field, value in node.items():
             if any(field in names for names in _FIELDS.values()):
                 for name, leaf in _leaves_by_name(value, shapes).items():
                     if name in found.setdefault(field, {}):
                         raise CheckpointError(f"the tree has {field} of {quoted(name)} twice")
-                    found[field][name] = leaf, _count(fields), injected
+                    found[field][name] = leaf, _count(node), injected
     members = {}
     for group in like.groups.values():
-        kinds = {kind: _field(kind, group.names, found, nodes) for kind in group.rule.states}
+        keepers: dict[str, list[str]] = {kind: [] for kind in group.rule.states}
         for name in group.names:
-            state = {kind: _numbers(found[field][name][0]) for kind, field in kinds.items()}
-            kept = [found[field][name] for field in kinds.values()]
-            count, injected = kept[0][1:] if kept else (_any_count(nodes), {})
-            members[name] = Member(state, count, {}, injected)
+            for kind in kept(group.rule, shapes[name]):
+                keepers[kind].append(name)
+        fields = {kind: _field(kind, names, found, nodes) for kind, names in keepers.items() if names}
+        for name in group.names:
+            mine = {kind: found[field][name] for kind, field in fields.items() if name in keepers[kind]}
+            count, injected = next(iter(mine.values()))[1:] if mine else (_any_count(nodes), {})
+            members[name] = Member({kind: np.asarray(each[0]) for kind, each in mine.items()}, count, {}, injected)
     return fitted("the tree", members, like)
 
 
@@ -126,10 +129,6 @@ def _leaves_by_name(tree: Any, shapes: Mapping[str, Any]) -> dict[str, Any]:
         one = "/".join(leaves[0][0])
         raise CheckpointError(f"the tree has {quoted(one)}, and here there are {quoted(list(shapes))}")
     return {}
-
-
-def _numbers(leaf: Any) -> np.ndarray:
-    return np.asarray(leaf)
 
 
 def _count(fields: Mapping[str, Any]) -> int | None:

@@ -373,6 +373,8 @@ def _arrays(where: str, value: Any) -> dict[str, Stored]:
 
 
 def _stored(where: str, value: Any) -> Stored:
+    if hasattr(value, "into"):  # a source of its own
+        return Stored(value.storage, {"values": value})
     if not isinstance(value, Mapping):
         stored = plain(_array(where, value))
         return Stored(stored.storage, {part: InMemory(array) for part, array in stored.parts.items()})

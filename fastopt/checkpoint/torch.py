@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.checkpoint import dynamic
-from fastopt.checkpoint.foreign import Member, fitted, named
+from fastopt.checkpoint.foreign import Member, fitted, kept, named
 from fastopt.checkpoint.zipped import Quantized
 from fastopt.errors import CheckpointError, quoted
 from fastopt.rule import Rule
@@ -48,12 +48,12 @@ def read(state_dict: Mapping[str, Any], like: Any, names: Sequence[str] | None =
             key: _array(value) for key, value in (dict(entry) | dict(entry.get(_NESTED, {}))).items() if key != _NESTED
         }
         hyperparameters = {key: _array(value) for key, value in options[position].items()}
-        members[name] = _member(name, entry, rule, hyperparameters)
+        members[name] = _member(name, entry, rule, kept(rule, like.layout.shapes[name]), hyperparameters)
     seeds = {group["seed"] for group in groups if isinstance(group.get("seed"), int)}
     return fitted("the state dict", members, like, seeds.pop() if len(seeds) == 1 else None)
 
 
-def _member(name: str, entry: dict[str, Any], rule: Rule, hyperparameters: dict[str, Any]) -> Member:
+def _member(name: str, entry: dict[str, Any], rule: Rule, kinds: list[str], hyperparameters: dict[str, Any]) -> Member:
     entry = {key: value for key, value in entry.items() if value is not None}
     step = entry.pop("step", None)
     scalars = {key: float(_item(entry.pop(key))) for key in rule.torch_scalars if key in entry}
@@ -61,12 +61,12 @@ def _member(name: str, entry: dict[str, Any], rule: Rule, hyperparameters: dict[
     if "remainder" in entry:
         master = {"storage": "split", "lower": entry.pop("remainder").view(np.uint16)}
     if "state1" in entry:
-        entry = dynamic.states(f"the state dict: {name!r}", entry, list(rule.states))
+        entry = dynamic.states(f"the state dict: {name!r}", entry, kinds)
     scales = {kind: entry.pop(f"{kind}_scales") for kind in list(entry) if f"{kind}_scales" in entry}
     state = {}
     for kind, value in entry.items():
         if isinstance(value, Quantized):
-            value = dynamic.decoded(value.codes, value.scale, value.qmap)
+            value = dynamic.Coded(*value)
         elif kind in scales:
             signed = getattr(rule.states.get(kind, 0.0), "signed", True)
             value = {"storage": find("8bit", signed=signed).name, "codes": value, "scales": scales[kind]}

