@@ -29,6 +29,7 @@ from fastopt.kernels.ftrl import ftrl as ftrl
 from fastopt.kernels.laprop import laprop as laprop
 from fastopt.kernels.lion import lion as lion
 from fastopt.kernels.madgrad import madgrad as madgrad
+from fastopt.kernels.mars import mars as mars
 from fastopt.kernels.momentum import momentum as momentum
 from fastopt.kernels.nadam import nadam as nadam
 from fastopt.kernels.nesterov import nesterov as nesterov
