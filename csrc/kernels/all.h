@@ -4,7 +4,9 @@
     _(sgd) _(momentum) _(nesterov) _(adagrad) _(adadelta) \
     _(rmsprop) _(rmsprop_momentum) _(rmsprop_centered) _(rmsprop_centered_momentum) _(adam) \
     _(amsgrad) _(adamax) _(nadam) _(adabelief) _(yogi) _(ademamix) _(adan) \
-    _(madgrad) _(asgd) _(rprop) _(lion) _(adopt) _(laprop) _(qhadam) _(sophiag) _(ftrl) _(mars) _(blend)
+    _(madgrad) _(asgd) _(rprop) _(lion) _(adopt) _(laprop) _(qhadam) _(sophiag) _(ftrl) _(mars) \
+    _(cautious_adam) _(cautious_lion) _(cautious_momentum) _(cautious_nadam) _(cautious_nesterov) \
+    _(blend)
 #endif
 
 #include "sgd.h"
@@ -34,4 +36,9 @@
 #include "sophiag.h"
 #include "ftrl.h"
 #include "mars.h"
+#include "cautious_adam.h"
+#include "cautious_lion.h"
+#include "cautious_momentum.h"
+#include "cautious_nadam.h"
+#include "cautious_nesterov.h"
 #include "blend.h"

@@ -3,7 +3,7 @@ SUM(lars, (p, g), (grad_scale), (weights, gradients))
 {
     const double weight = (double)p[i];
     const double gradient = (double)grad_scale * (double)g[i];
-    weights[i] = weight * weight;
-    gradients[i] = gradient * gradient;
+    ADD(weights, weight * weight);
+    ADD(gradients, gradient * gradient);
 }
 END_SUM

@@ -3,6 +3,6 @@ SUM(mars, (p, g, exp_avg, exp_avg_sq, last_grad), (grad_scale, correction), (squ
 {
     const real grad = grad_scale * g[i];
     const double corrected = (double)(grad + TERM(correction, grad - last_grad[i]));
-    squares[i] = corrected * corrected;
+    ADD(squares, corrected * corrected);
 }
 END_SUM

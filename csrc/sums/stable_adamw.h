@@ -5,6 +5,6 @@ SUM(stable_adamw, (p, g, exp_avg, exp_avg_sq),
 {
     const real grad = grad_scale * g[i];
     const real second = correction * (TERM(beta2, exp_avg_sq[i]) + one_minus_beta2 * (grad * grad));
-    squares[i] = (double)((grad * grad) / (second < least ? least : second));
+    ADD(squares, (double)((grad * grad) / (second < least ? least : second)));
 }
 END_SUM

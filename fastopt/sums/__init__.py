@@ -7,6 +7,7 @@ in the order that ``csrc/sum.h`` has, too.
 
 from typing import Any, NamedTuple
 
+from fastopt.sums.cautious import cautious
 from fastopt.sums.lamb import lamb
 from fastopt.sums.lars import lars
 from fastopt.sums.mars import mars
@@ -36,4 +37,4 @@ def _sum(loop: Any) -> Sum:
 
 
 #: Every sum, by its name.
-SUMS = {each.name: each for each in map(_sum, (lamb, lars, mars, stable_adamw, sum_squares))}
+SUMS = {each.name: each for each in map(_sum, (cautious, lamb, lars, mars, stable_adamw, sum_squares))}

@@ -290,3 +290,29 @@ def test_qhadam(nus, decoupled):
     rule = fastopt.QHAdam(lr=0.05, nus=nus, weight_decay=0.3, decoupled_weight_decay=decoupled)
     arguments = {"nus": nus, "weight_decay": 0.3, "weight_decouple": decoupled}
     assert_close(ours(rule), by_torch(package.QHAdam, lr=0.05, **arguments), atol=1e-6)
+
+
+# Rules that take norms of each parameter: several of them, so that one for all would show.
+
+
+def in_parts(rule):
+    """As :func:`ours`, of parameters that are named apart."""
+    params = fastopt.FlatBuffer(dict(enumerate_parts(START)), dtype="float64")
+    optimizer = fastopt.Optimizer(params, rule)
+    for gradient in GRADIENTS:
+        optimizer.step(np.ascontiguousarray(gradient))
+    return params.flat
+
+
+def enumerate_parts(array):
+    return [(f"part{number}", part) for number, part in enumerate(np.array_split(array, 3))]
+
+
+def parts_by_torch(cls, **arguments):
+    params = [torch.nn.Parameter(torch.tensor(part)) for _, part in enumerate_parts(START)]
+    optimizer = cls(params, **arguments)
+    for gradient in GRADIENTS:
+        for p, (_, part) in zip(params, enumerate_parts(gradient), strict=True):
+            p.grad = torch.tensor(part)
+        optimizer.step()
+    return np.concatenate([p.detach().numpy() for p in params])
