@@ -168,7 +168,7 @@ def effect(rule: Rule) -> tuple:
     count = len(inspect.signature(rule.adapted).parameters) - 3
     adapted = [
         str(rule.adapted(20, values, np.array([7.0]), *numbers))
-        for numbers in itertools.product(np.array([[0.25], [9.0]]), repeat=count)
+        for numbers in itertools.product(np.array([[1e-8], [0.25], [9.0]]), repeat=count)
     ]
     return *seen, rule.measured(20, values), adapted
 

@@ -19,8 +19,10 @@ from fastopt.rules.asgd import ASGD as ASGD
 from fastopt.rules.ftrl import FTRL as FTRL
 from fastopt.rules.lamb import LAMB as LAMB
 from fastopt.rules.laprop import LaProp as LaProp
+from fastopt.rules.lars import LARS as LARS
 from fastopt.rules.lion import Lion as Lion
 from fastopt.rules.madgrad import MADGRAD as MADGRAD
+from fastopt.rules.mars import MARS as MARS
 from fastopt.rules.momentum import Momentum as Momentum
 from fastopt.rules.nadam import NAdam as NAdam
 from fastopt.rules.nesterov import Nesterov as Nesterov
@@ -34,6 +36,7 @@ from fastopt.rules.schedulefreesgd import ScheduleFreeSGD as ScheduleFreeSGD
 from fastopt.rules.sgd import SGD as SGD
 from fastopt.rules.signum import Signum as Signum
 from fastopt.rules.sophiag import SophiaG as SophiaG
+from fastopt.rules.stableadamw import StableAdamW as StableAdamW
 from fastopt.rules.yogi import Yogi as Yogi
 
 #: Every rule that this module imports, by its name, read-only.
