@@ -41,6 +41,7 @@ from fastopt.rules import (
     ScheduleFreeSGD,
     Signum,
     SophiaG,
+    SparseAdam,
     StableAdamW,
     Yogi,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "ScheduleFreeSGD",
     "Signum",
     "SophiaG",
+    "SparseAdam",
     "StableAdamW",
     "StepReport",
     "Yogi",

@@ -122,6 +122,11 @@ class Rule(Declared):
         return self.scalars
 
     @property
+    def torch_moves_all_rows(self) -> bool:
+        """Whether torch.optim, given a sparse gradient, moves other rows than those that have one, too."""
+        return False
+
+    @property
     def sums(self) -> str | None:
         """The name of the sum, one of ``fastopt/sums/``, that is taken over each parameter before the kernel; or None.
 

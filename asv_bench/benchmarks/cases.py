@@ -36,6 +36,7 @@ CASES = {
     "AdEMAMix": {},
     "MADGRAD": {},
     "SophiaG": {},
+    "SparseAdam": {},
     "FTRL": {},
     "ScheduleFreeSGD": {},
     "ScheduleFreeAdamW": {},

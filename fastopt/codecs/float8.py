@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 
-from fastopt.codecs.bits import INFINITY, MAGNITUDE, QUIET, biased, left, random_bits, right, shifted
+from fastopt.codecs.bits import INFINITY, MAGNITUDE, QUIET, biased, left, random_bits, right
 
 BLOCK = 256
 

@@ -36,6 +36,7 @@ from fastopt.rules.schedulefreesgd import ScheduleFreeSGD as ScheduleFreeSGD
 from fastopt.rules.sgd import SGD as SGD
 from fastopt.rules.signum import Signum as Signum
 from fastopt.rules.sophiag import SophiaG as SophiaG
+from fastopt.rules.sparseadam import SparseAdam as SparseAdam
 from fastopt.rules.stableadamw import StableAdamW as StableAdamW
 from fastopt.rules.yogi import Yogi as Yogi
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, MutableMapping, Sequence
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch.autograd.graph import increment_version
 
 from fastopt.backend.choice import select
 from fastopt.backend.program import Follower, Program, Sums, Work, array_at, run
-from fastopt.encoded import native
+from fastopt.encoded import native, of_array
+from fastopt.rows import Merged, check_rows, merged
 from fastopt.rule import Row as Coefficients
 from fastopt.rule import Rule
 from fastopt.sizes import GRAIN_AWAKE
@@ -41,11 +43,15 @@ class Stale(Exception):
 
 
 class Gradients(NamedTuple):
-    """The gradients of a plan's rows in the parameters' layout, their addresses, and which there are (None: all)."""
+    """The gradients of a plan's rows in the parameters' layout, their addresses, and which there are (None: all).
+
+    Sparse ones are in ``sparse``, by the number of the row, and have no address.
+    """
 
     tensors: Sequence[Tensor | None]
     addresses: np.ndarray
     present: np.ndarray | None
+    sparse: Mapping[int, Merged] = MappingProxyType({})
 
 
 _NO_GRADIENTS = Gradients((), np.empty(0, np.int64), None)
@@ -179,7 +185,8 @@ class Plan:
         self._waiting = found.waiting
         parts: dict[tuple, list[Row]] = {}
         for row in found.rows:
-            parts.setdefault((row.group, row.param.dtype, row.gradient, row.counted, row.dtypes), []).append(row)
+            key = row.group, row.param.dtype, row.gradient, row.sparse, row.counted, row.dtypes
+            parts.setdefault(key, []).append(row)
         rows = list(chain.from_iterable(parts.values()))
         self._batches: list[_Batch] = []
         for part in parts.values():
@@ -210,6 +217,8 @@ class Plan:
                 pairs = zip(works[batch.start : batch.stop], batch.measured, strict=True)
                 batch.sums = self.backend.sums([work._replace(k=k) for work, k in pairs], sums, GRAIN_AWAKE)
         self._reads = self.backend.bind(reads, 1) if reads else Program([], ())
+        #: The works of the rows whose gradients are sparse. The table leaves them out: what they read is elsewhere.
+        self._sparse = {number: works[number] for number, row in enumerate(rows) if row.sparse}
         #: How many gradients of the last step lay in another order than their parameters, and were copied.
         self.copied = 0
 
@@ -272,7 +281,13 @@ class Plan:
             ones = {dtype: np.ones(1, dtype) for dtype in memory.DTYPES.values()}
             works = [work._replace(k=ones[work.k.dtype], followers=(), keys=None) for work in self._works]
             self._squares = self.backend.sums(works, "sum_squares", GRAIN_AWAKE)
-        return clipping.total(self._squares.take(threads, gradients.addresses)[:, 0], self._params)
+        squares = self._squares.take(threads, gradients.addresses)[:, 0]
+        if gradients.sparse:
+            squares = squares.copy()
+            for row, found in gradients.sparse.items():
+                values = of_array(found.array, found.array.dtype)
+                squares[row] = self.backend.bind_sum_squares([values], threads)(1.0)
+        return clipping.total(squares, self._params)
 
     def prepare_estimates(self, rules: Sequence[Rule], gradients: Gradients) -> None:
         """Works out the coefficients of an update of the Hessian: the numbers beside the states stay as they are."""
@@ -291,7 +306,20 @@ class Plan:
             stepped = [p for p, gradient in pairs if gradient is not None and not p.is_inference()]
         increment_version(stepped)
         program = self._table.bind(gradients.addresses, threads)
+        if gradients.sparse:
+            of_rows = self.backend.bind(self._works_of_rows(gradients.sparse), threads)
+            program = Program([*program.calls, *of_rows.calls], (program, of_rows), program.lock or of_rows.lock)
         run(program.calls, program.lock)
+
+    def _works_of_rows(self, sparse: Mapping[int, Merged]) -> list[Work]:
+        works = []
+        for number, found in sparse.items():
+            work = self._sparse[number]
+            if found.array.size:
+                p, _, *states = work.streams
+                values = of_array(found.array, work.k.dtype)
+                works.append(work._replace(streams=(p, values, *states), spans=found.spans))
+        return works
 
     def gradients(self) -> Gradients:
         """The gradients of the rows. Raises :class:`Stale` if kernels cannot read one of them.
@@ -302,7 +330,7 @@ class Plan:
             return _NO_GRADIENTS
         self.copied = 0
         gradients: list[Any] = list(map(_gradient, self._params))
-        if not self._distributed and memory.PLAIN.issuperset(map(type, gradients)):
+        if not (self._distributed or self._sparse) and memory.PLAIN.issuperset(map(type, gradients)):
             try:
                 addresses = np.fromiter(map(_address, gradients), np.int64, len(gradients))
                 if (
@@ -313,13 +341,29 @@ class Plan:
                     return Gradients(gradients, addresses, None)
             except RuntimeError:  # a gradient without memory: a sparse one
                 pass
+        sparse = dict[int, Merged]()
+        addresses = np.zeros(len(gradients), np.int64)
         with torch.no_grad():
             for row, (gradient, p) in enumerate(zip(gradients, self._params, strict=True)):
-                if gradient is not None:
+                if gradient is None:
+                    continue
+                if row in self._sparse:
+                    sparse[row] = self._rows(row, gradient, p)
+                else:
                     gradients[row] = self._readable(row, memory.local_gradient(gradient, p), memory.local(p))
+                    addresses[row] = gradients[row].data_ptr()
         present = np.array([gradient is not None for gradient in gradients])
-        addresses = np.array([0 if gradient is None else gradient.data_ptr() for gradient in gradients], np.int64)
-        return Gradients(gradients, addresses, None if present.all() else present)
+        return Gradients(gradients, addresses, None if present.all() else present, sparse)
+
+    def _rows(self, row: int, gradient: Tensor, param: Tensor) -> Merged:
+        """The rows of a sparse gradient. ValueError if the parameter has no such ones."""
+        sparse = memory.is_sparse(gradient) and gradient.dtype == self._dtypes[row]
+        if not sparse or param.nbytes != self._sizes[row] or memory.rows_obstacle(gradient, param):
+            raise Stale
+        found, shape = memory.rows(gradient), tuple(param.shape)
+        check_rows(f"a gradient of a parameter of the shape {shape}", found, shape)
+        computes = self._sparse[row].k.dtype
+        return merged(found.indices, found.values, shape[0], computes, self.backend, gathered=False)
 
     def _readable(self, row: int, gradient: Tensor, param: Tensor) -> Tensor:
         """The gradient, or a copy of it where its elements lie in another order than the parameter's."""
@@ -356,8 +400,15 @@ class Plan:
             _refresh(batch.keys[number], batch.seed, after[0])
             for column, value in zip(columns, after, strict=True):
                 column.update[chosen] = value
-            self._table.use(batch.start + chosen, batch.k[number], batch.keys[number])
+            self._use(batch.start + chosen, batch.k[number], batch.keys[number])
             batch.even = len(chosen) == batch.stop - batch.start
+
+    def _use(self, rows: np.ndarray, k: np.ndarray, keys: np.ndarray | None) -> None:
+        """Has the works of these rows read their coefficients, and keys, from these arrays."""
+        self._table.use(rows, k, keys)
+        if self._sparse:
+            for row in self._sparse.keys() & set(rows.tolist()):
+                self._sparse[row] = self._sparse[row]._replace(k=k, keys=keys)
 
     def _measure(
         self, batch: _Batch, rule: Rule, present: np.ndarray | None, scale: float, gradients: Gradients
