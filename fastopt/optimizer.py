@@ -22,6 +22,7 @@ from fastopt.groups import Group, assign
 from fastopt.plan import Explanation, Reading, StepPlan
 from fastopt.precision import check_precision, check_seed
 from fastopt.rule import Rule
+from fastopt.staged import StagedPlan
 from fastopt.state import MICRO_STEP, STEP, OptimizerState, flat_and_layout
 
 NONFINITE = ("propagate", "skip", "raise")
@@ -132,6 +133,9 @@ class Optimizer:
         seed = check_seed(seed)
         flat, layout = flat_and_layout(params)
         members = assign(list(layout.shapes), rule)
+        for each, names in members.values():
+            for name in names:
+                each.check_shape(name, layout.shapes[name])
         states = list(dict.fromkeys(name for each, _ in members.values() for name in each.states))
         precision = check_precision(
             flat.dtype.name, states, master=master, state_dtype=state_dtype, rounding=rounding, copy=copy
@@ -436,7 +440,8 @@ class Optimizer:
     def _current_plan(self) -> StepPlan:
         if self._plan is None or self._plan.forks != process.forks:
             self._forget()
-            self._plan = StepPlan(self._state, self._backend, self.threads)
+            staged = any(group.rule.stage is not None for group in self.groups.values())
+            self._plan = (StagedPlan if staged else StepPlan)(self._state, self._backend, self.threads)
         return self._plan
 
 

@@ -32,12 +32,13 @@ class Reading:
     It ``lasts`` if it is read from the memory of one object of the user's, and need not be looked at in every step.
     """
 
-    __slots__ = ("add", "add_up", "estimate", "gradient", "lasts", "scale", "sum_squares", "update")
+    __slots__ = ("add", "add_up", "estimate", "gradient", "lasts", "scale", "stage", "sum_squares", "update")
 
     def __init__(self, gradient: Flat | Apart, lasts: bool) -> None:
         self.gradient, self.lasts = gradient, lasts
         self.update: Program | None = None
         self.estimate: Program | None = None
+        self.stage: Program | None = None
         self.add: Program | None = None
         self.add_up: Program | None = None
         self.sum_squares: Callable[[float], float] | None = None
@@ -127,8 +128,8 @@ class StepPlan:
         self._finish: list[Call] = [(setitem, state.counts, _ALL, self.counts)]
         #: The keys of stochastic rounding in the step that is being made; None if nothing is rounded so.
         self._keys: np.ndarray | None = None
-        if any(map(_is_stochastic, chain.from_iterable(map(self._streams, self.groups)))):
-            most = max(len(group.rule.states) for group in self.groups) + 2
+        if any(map(is_stochastic, chain.from_iterable(map(self._streams, self.groups)))):
+            most = max(len(group.rule.kernel_states) for group in self.groups) + 2
             self._keys = np.zeros(-(-most // 2), np.uint64)
         self._average_k = np.array([state.ema_decay or 0.0, 1.0 - (state.ema_decay or 0.0)], state.dtype)
         self._finish += [call for group in self.groups for call in group.finish]
@@ -196,6 +197,10 @@ class StepPlan:
             )
         for group in self.groups:
             for name in filter(names.__contains__, group.names):
+                if group.rule.stage is not None:
+                    raise ValueError(
+                        f"grads[{name!r}] must be an array, not Rows: {type(group.rule).__name__} takes it as a whole"
+                    )
                 shape = state.layout.shapes[name]
                 for kept in group.rule.states:
                     block = block_of(state.states[kept], name)
@@ -308,20 +313,22 @@ class StepPlan:
 
     def _works(self, reading: Reading, *, followed: bool) -> list[Work]:
         """The kernels' works over a gradient, and what is written from the new parameters, if they are ``followed``."""
+        return [work for group in self.groups for work in self._works_of(group, reading, followed)]
+
+    def _works_of(self, group: Group, reading: Reading, followed: bool) -> list[Work]:
         state, works = self.state, []
-        for group in self.groups:
-            kernel, states = group.rule.kernel, [state.states[name] for name in group.rule.states]
-            for piece in reading.gradient.pieces(state.runs(group)):
-                first, last = piece.first, piece.last
-                if piece.rows is not None and followed and state.ema is not None:
-                    works += self._average_of_others(first, piece.rows, state.ema)
-                if not piece.array.size:
-                    continue
-                kept = [between(buffer, first, last, state.dtype) for buffer in states]
-                streams = state.numbers(first, last), piece.stream(state.dtype), *kept
-                keys = self._keys if any(map(_is_stochastic, streams)) else None
-                followers = self._followers(first, last) if followed else ()
-                works.append(Work(kernel, streams, group.k, followers, keys, piece.spans))
+        kernel, states = group.rule.kernel, [state.states[name] for name in group.rule.states]
+        for piece in reading.gradient.pieces(state.runs(group)):
+            first, last = piece.first, piece.last
+            if piece.rows is not None and followed and state.ema is not None:
+                works += self._average_of_others(first, piece.rows, state.ema)
+            if not piece.array.size:
+                continue
+            kept = [between(buffer, first, last, state.dtype) for buffer in states]
+            streams = state.numbers(first, last), piece.stream(state.dtype), *kept
+            keys = self._keys if any(map(is_stochastic, streams)) else None
+            followers = self._followers(first, last) if followed else ()
+            works.append(Work(kernel, streams, group.k, followers, keys, piece.spans))
         return works
 
     def _average_of_others(self, name: str, rows: Merged, ema: FlatBuffer) -> list[Work]:
@@ -329,13 +336,13 @@ class StepPlan:
         state, shape = self.state, self.state.layout.shapes[name]
         width = math.prod(shape[1:])
         spans = others(rows.indices, width, shape[0] * width)
-        streams = between(ema, name, name, state.dtype), _only_read(state.numbers(name, name))
+        streams = between(ema, name, name, state.dtype), only_read(state.numbers(name, name))
         return [Work("blend", streams, self._average_k, spans=spans)] if spans.starts.size else []
 
     def _streams(self, group: Group) -> list[np.ndarray | Stream]:
         """What steps write of a group, run by run."""
         state, found = self.state, []
-        states = [state.states[name] for name in group.rule.states]
+        states = [state.states[name] for name in group.rule.kernel_states]
         for names in state.runs(group):
             first, last = names[0], names[-1]
             found += [state.numbers(first, last), *(between(buffer, first, last, state.dtype) for buffer in states)]
@@ -365,7 +372,7 @@ class StepPlan:
         works = []
         for names in state.layout.runs([name for name in state.layout.shapes if name not in stepped]):
             first, last = names[0], names[-1]
-            streams = between(state.ema, first, last, state.dtype), _only_read(state.numbers(first, last))
+            streams = between(state.ema, first, last, state.dtype), only_read(state.numbers(first, last))
             works.append(Work("blend", streams, k))
         return self._bind(works) if works else Program([], ())
 
@@ -400,10 +407,11 @@ class StepPlan:
         return tuple(found)
 
 
-def _is_stochastic(stream: np.ndarray | Stream) -> bool:
+def is_stochastic(stream: np.ndarray | Stream) -> bool:
+    """Whether steps round what they write to a stream stochastically."""
     return isinstance(stream, Stream) and stream.stochastic
 
 
-def _only_read(stream: np.ndarray | Stream) -> np.ndarray | Stream:
+def only_read(stream: np.ndarray | Stream) -> np.ndarray | Stream:
     """A stream that takes the place of a gradient: nothing of it is rounded."""
     return stream._replace(stochastic=False) if isinstance(stream, Stream) else stream
