@@ -64,8 +64,9 @@ class Muon(Rule):
     def check_shape(self, name, shape):
         if len(shape) != 2:
             raise ValueError(
-                f"rule: {type(self).__name__} updates matrices alone, and {name!r} has the shape {shape}: give it "
-                f"another rule, as in {{{name!r}: fastopt.AdamW(), '*': fastopt.{type(self).__name__}()}}"
+                f"{type(self).__name__} updates matrices alone, and {name!r} has the shape {shape}: give it another "
+                f"rule, as in {{{name!r}: fastopt.AdamW(), '*': fastopt.{type(self).__name__}()}}, or in PyTorch "
+                "another optimizer, fastopt.torch.AdamW"
             )
 
     def adjustment(self, shape: tuple[int, ...]) -> float:

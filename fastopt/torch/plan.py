@@ -1,6 +1,6 @@
 """What a step reads and writes: worked out once, and used again for as long as it holds."""
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from fastopt.storage import Stream
 from fastopt.storages import noise
 from fastopt.torch import memory
 from fastopt.torch.rows import Kind, Row, Survey
+from fastopt.torch.staged import Staged
 from fastopt.torch.states import Watch
 
 # All parameters are looked at in every step, since anybody may replace them, their gradients and their states. These
@@ -114,7 +115,7 @@ class _Batch:
         self.dtype: Any = rows[0].computes
         #: The dtype of the parameters, and how they and what belongs to them are stored, in words.
         self.stored = memory.STORED[rows[0].param.dtype].name
-        self.storages = _storages(rows, rule)
+        self.storages, self.stage = _storages(rows), rule.stage
         #: Whether the gradients have fewer bits than what kernels compute in.
         self.narrow = rows[0].gradient.itemsize < self.dtype.itemsize
         self.columns: list[_Column] = []
@@ -173,14 +174,22 @@ class Plan:
             group = part[0].group
             self._batches.append(_Batch(part, rules[group], kinds[group].options.seed, start))
         columns = [column for batch in self._batches for column in batch.columns]
-        works = []
+        works: list[Work] = []
+        #: Those of the rows whose rule has a stage, by their numbers.
+        self._staged: dict[int, Staged] = {}
         for batch in self._batches:
             kernel = rules[batch.group].kernel
             for row in rows[batch.start : batch.stop]:
                 p, *states = (numbers.stream(batch.dtype) for numbers in row.kept.numbers)
                 copy = row.kept.copy
                 followers = () if copy is None else (Follower(copy.stream(batch.dtype)),)
-                works.append(Work(kernel, (p, _gradient_like(row), *states), batch.k[0], followers, batch.keys[0]))
+                gradient = _gradient_like(row)
+                if batch.stage is not None:
+                    staged = self._staged[len(works)] = Staged(row, rules[batch.group].stage, batch.seed)
+                    gradient, states = staged.direction, []
+                works.append(Work(kernel, (p, gradient, *states), batch.k[0], followers, batch.keys[0]))
+        self._kernels = [work.kernel for work in works]
+        works += [work for staged in self._staged.values() for work in staged.writes]
         #: What runs the kernels, and why.
         self.backend, self.backend_reason = select(own_kernel=any(not isinstance(work.kernel, str) for work in works))
         # The numbers beside the states are written in the same program, so that no interrupt can come in between.
@@ -191,7 +200,6 @@ class Plan:
         #: How many gradients of the last step lay in another order than their parameters, and were copied.
         self.copied = 0
 
-        self._kernels = [work.kernel for work in works]
         self._params = [row.param for row in rows]
         #: The parameters whose gradients have fewer bits than what kernels compute in.
         self.narrow = [p for batch in self._batches if batch.narrow for p in self._params[batch.start : batch.stop]]
@@ -236,10 +244,8 @@ class Plan:
         """
         if self._reads.calls:
             run(self._reads.calls, self._reads.lock)
-        present = gradients.present
         for batch in self._batches:
-            part = None if present is None else present[batch.start : batch.stop]
-            self._prepare(batch, rules[batch.group], part, 1.0 / scale if batch.narrow else 1.0)
+            self._prepare(batch, rules[batch.group], gradients, 1.0 / scale if batch.narrow else 1.0)
 
     def prepare_estimates(self, rules: Sequence[Rule], gradients: Gradients) -> None:
         """Works out the coefficients of an update of the Hessian: the numbers beside the states stay as they are."""
@@ -257,8 +263,17 @@ class Plan:
             pairs = zip(self._params, gradients.tensors, strict=True)
             stepped = [p for p, gradient in pairs if gradient is not None and not p.is_inference()]
         increment_version(stepped)
-        program = self._table.bind(gradients.addresses, threads)
+        addresses = self._with_stages(gradients.addresses) if self._staged else gradients.addresses
+        program = self._table.bind(addresses, threads)
         run(program.calls, program.lock)
+
+    def _with_stages(self, addresses: np.ndarray) -> np.ndarray:
+        """What kernels read in place of gradients for which there is a stage, and what that writes to states."""
+        found, writes = addresses.copy(), []
+        for row, staged in self._staged.items():
+            found[row], *states = staged.addresses if addresses[row] else [0] * len(staged.addresses)
+            writes += states
+        return np.concatenate([found, np.array(writes, np.int64)])
 
     def gradients(self) -> Gradients:
         """The gradients of the rows. Raises :class:`Stale` if kernels cannot read one of them.
@@ -299,15 +314,18 @@ class Plan:
         self._strides[row] = gradient.stride()  # dimensions of size 1 may have any stride
         return gradient
 
-    def _prepare(self, batch: _Batch, rule: Rule, present: np.ndarray | None, scale: float) -> None:
-        """Works out the coefficients of a batch, and its scalars after the step."""
+    def _prepare(self, batch: _Batch, rule: Rule, gradients: Gradients, scale: float) -> None:
+        """Works out the coefficients of a batch, its scalars after the step, and what a stage gives."""
         columns = batch.columns
+        present = None if gradients.present is None else gradients.present[batch.start : batch.stop]
         if present is None and batch.goes_on():
             before = [column.values.item(0) for column in columns]
             after = _fill(batch.first, rule, scale, before, batch.scalar_dtypes)
             _refresh(batch.keys[0], batch.seed, after[0])
             for column, value in zip(columns, after, strict=True):
                 column.update[:] = value
+            if batch.stage is not None:
+                self._stage(rule, int(after[0]), batch.k[0], range(batch.start, batch.stop), gradients)
             return
         for column in columns:
             column.update[:] = column.values
@@ -327,7 +345,15 @@ class Plan:
             for column, value in zip(columns, after, strict=True):
                 column.update[chosen] = value
             self._table.use(batch.start + chosen, batch.k[number], batch.keys[number])
+            if batch.stage is not None:
+                self._stage(rule, int(after[0]), batch.k[number], batch.start + chosen, gradients)
             batch.even = len(chosen) == batch.stop - batch.start
+
+    def _stage(self, rule: Rule, step: int, k: np.ndarray, rows: Iterable[int], gradients: Gradients) -> None:
+        """Runs the stage of some rows. The sign and the scale are for it: the kernel takes what it gives as it is."""
+        scale, k[0] = float(k[0]), 1.0
+        for row in rows:
+            self._staged[row].run(rule, step, gradients.tensors[row], scale)
 
     @property
     def looks(self) -> int:
@@ -345,12 +371,12 @@ class Plan:
         return tuple(found)
 
 
-def _storages(rows: Sequence[Row], rule: Rule) -> dict[str, str]:
+def _storages(rows: Sequence[Row]) -> dict[str, str]:
     """How the parameters of some rows, their masters and states are stored, by name, in words."""
     found: dict[str, dict[str, None]] = {}
     for row in rows:
         kept = row.kept
-        named = zip(("params" if kept.copy is None else "master", *rule.states), kept.numbers, strict=True)
+        named = zip(("params" if kept.copy is None else "master", *kept.states), kept.numbers, strict=True)
         for name, numbers in (*(() if kept.copy is None else (("params", kept.copy),)), *named):
             words = f"{numbers.storage.name}, stochastic" if numbers.stochastic else numbers.storage.name
             found.setdefault(name, {})[words] = None

@@ -93,6 +93,8 @@ def survey(
         for p in group["params"]:
             entry = state.get(p) or {}
             reason = kinds[number].obstacle or (_obstacle(p) if p.grad is not None or entry else None)
+            if reason is None and rule.stage is not None and memory.is_distributed(p):
+                reason = "is a DTensor, of which this process has no more than a part"
             if p.grad is None and (reason or not entry):
                 waiting.append(p)
             elif reason:
