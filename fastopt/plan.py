@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt.backend.process import process
-from fastopt.backend.program import Backend, Call, Follower, OtherTerms, Program, Work, run
+from fastopt.backend.program import Backend, Call, Follower, OtherTerms, Program, Sums, Work, run
 from fastopt.buffers import FlatBuffer
 from fastopt.encoded import between, block_of
 from fastopt.gradients import Apart, Flat, check_flat, check_mapping, is_readable, worth_reading_in_place
@@ -32,18 +32,42 @@ class Reading:
     It ``lasts`` if it is read from the memory of one object of the user's, and need not be looked at in every step.
     """
 
-    __slots__ = ("add", "add_up", "estimate", "gradient", "lasts", "scale", "stage", "sum_squares", "update")
+    __slots__ = (
+        "add",
+        "add_up",
+        "estimate",
+        "gradient",
+        "lasts",
+        "measures",
+        "scale",
+        "stage",
+        "stride",
+        "sum_squares",
+        "update",
+    )
 
     def __init__(self, gradient: Flat | Apart, lasts: bool) -> None:
         self.gradient, self.lasts = gradient, lasts
         self.update: Program | None = None
+        self.stride: Program | None = None  # in its place, where a stride of lookahead ends
         self.estimate: Program | None = None
         self.stage: Program | None = None
         self.add: Program | None = None
         self.add_up: Program | None = None
         self.sum_squares: Callable[[float], float] | None = None
+        self.measures: list[Measure] | None = None
         #: For the kernel ``blend``, when the gradient is added to others: by what these and it are multiplied.
         self.scale = np.array([1.0, 1.0], gradient.state.dtype)
+
+
+class Measure(NamedTuple):
+    """The sums over the parameters of groups that take the same ones: each group, and where its sums are.
+
+    ``which`` are the parameters, by their number in the group, that the gradient has elements for.
+    """
+
+    sums: Sums
+    groups: list[tuple[Group, slice, np.ndarray]]
 
 
 class PlannedKernel(NamedTuple):
@@ -201,6 +225,11 @@ class StepPlan:
                     raise ValueError(
                         f"grads[{name!r}] must be an array, not Rows: {type(group.rule).__name__} takes it as a whole"
                     )
+                if group.rule.starts_from_parameters and not group.step:
+                    raise ValueError(
+                        f"grads[{name!r}] must be an array, not Rows: states of {type(group.rule).__name__} start as "
+                        "the parameters are in the first step, so that one must be of all rows"
+                    )
                 shape = state.layout.shapes[name]
                 for kept in group.rule.states:
                     block = block_of(state.states[kept], name)
@@ -306,16 +335,21 @@ class StepPlan:
         return reading.estimate
 
     def _bind_update(self, reading: Reading) -> Program:
-        update, average = self._bind(self._works(reading, followed=True)), self._average
-        lock = update.lock or average.lock
-        reading.update = Program([*update.calls, *average.calls, *self._finish], (update, average), lock)
+        reading.update = self._update(self._works(reading, followed=True))
         return reading.update
+
+    def _update(self, *stages: list[Work]) -> Program:
+        """The program of a step that does these works on the parameters that it updates, one stage after the other."""
+        programs = [*map(self._bind, stages), self._average]
+        calls = [call for program in programs for call in program.calls]
+        locks = [program.lock for program in programs if program.lock is not None]
+        return Program([*calls, *self._finish], tuple(programs), locks[0] if locks else None)
 
     def _works(self, reading: Reading, *, followed: bool) -> list[Work]:
         """The kernels' works over a gradient, and what is written from the new parameters, if they are ``followed``."""
-        return [work for group in self.groups for work in self._works_of(group, reading, followed)]
+        return [work for group in self.groups for work in self._works_of(group, reading, followed=followed)]
 
-    def _works_of(self, group: Group, reading: Reading, followed: bool) -> list[Work]:
+    def _works_of(self, group: Group, reading: Reading, *, followed: bool) -> list[Work]:
         state, works = self.state, []
         kernel, states = group.rule.kernel, [state.states[name] for name in group.rule.states]
         for piece in reading.gradient.pieces(state.runs(group)):
@@ -328,7 +362,8 @@ class StepPlan:
             streams = state.numbers(first, last), piece.stream(state.dtype), *kept
             keys = self._keys if any(map(is_stochastic, streams)) else None
             followers = self._followers(first, last) if followed else ()
-            works.append(Work(kernel, streams, group.k, followers, keys, piece.spans))
+            k = group.adapted.rows[group.names.index(first)] if group.adapted else group.k
+            works.append(Work(kernel, streams, k, followers, keys, piece.spans))
         return works
 
     def _average_of_others(self, name: str, rows: Merged, ema: FlatBuffer) -> list[Work]:
@@ -407,8 +442,58 @@ class StepPlan:
         return tuple(found)
 
 
+class AdaptingPlan(StepPlan):
+    """The plan where coefficients of a group differ from one parameter to another: see :attr:`Rule.sums`."""
+
+    _scale = 1.0
+
+    def read(self, grads: Any, *, measured: bool) -> Reading:
+        if isinstance(grads, Mapping):
+            for group in self._adapting:
+                for name in group.names:
+                    if isinstance(grads.get(name), Rows):
+                        rule = type(group.rule).__name__
+                        raise TypeError(f"grads[{name!r}] must be an array for {rule}, which needs all rows, not Rows")
+        return super().read(grads, measured=measured)
+
+    def fill(self, scale: float) -> int:
+        self._scale = scale
+        for group in self._adapting:
+            group.prepare_sums(self.state.counts[group.index] + 1, scale)
+        return super().fill(scale)
+
+    def commit(self, reading: Reading) -> None:
+        for sums, groups in reading.measures or self._bind_measures(reading):
+            found = sums.take(self.threads)
+            for group, place, which in groups:
+                numbers = np.zeros((len(group.names), found.shape[1]))
+                numbers[which] = found[place]
+                group.adapt(self.counts[group.index], self._scale, numbers)
+        super().commit(reading)
+
+    @property
+    def _adapting(self) -> list[Group]:
+        return [group for group in self.groups if group.adapted]
+
+    def _bind_measures(self, reading: Reading) -> list[Measure]:
+        works: dict[str, list[Work]] = {}
+        groups: dict[str, list[tuple[Group, slice, np.ndarray]]] = {}
+        for group in self._adapting:
+            assert group.adapted is not None and group.rule.sums is not None
+            k = group.adapted.measured.array
+            taken = works.setdefault(group.rule.sums, [])
+            start = len(taken)
+            taken += [work._replace(k=k) for work in self._works_of(group, reading, followed=False)]
+            pieces = reading.gradient.pieces(self.state.runs(group))
+            which = [group.names.index(piece.first) for piece in pieces if piece.array.size]
+            place = slice(start, len(taken))
+            groups.setdefault(group.rule.sums, []).append((group, place, np.array(which, np.intp)))
+        reading.measures = [Measure(self.backend.sums(works[name], name), groups[name]) for name in works]
+        return reading.measures
+
+
 def is_stochastic(stream: np.ndarray | Stream) -> bool:
-    """Whether steps round what they write to a stream stochastically."""
+    """Whether what is written to a stream is rounded stochastically."""
     return isinstance(stream, Stream) and stream.stochastic
 
 

@@ -108,15 +108,16 @@ class StagedPlan(StepPlan):
         reading.stage = self._bind([work for work in works if _size(work)])
         return reading.stage
 
-    def _works_of(self, group: Group, reading: Reading, followed: bool) -> list[Work]:
+    def _works_of(self, group: Group, reading: Reading, *, followed: bool) -> list[Work]:
         if group.rule.stage is None:
-            return super()._works_of(group, reading, followed)
+            return super()._works_of(group, reading, followed=followed)
         works = []
         for each in self._parameters:
             if each.group is not group:
                 continue
             name, keys = each.name, self._keys if is_stochastic(each.p.stream) else None
-            streams, followers = (each.p.stream, each.direction.reshape(-1)), self._followers(name, name)
+            streams = each.p.stream, each.direction.reshape(-1)
+            followers = self._followers(name, name) if followed else ()
             works.append(Work(group.rule.kernel, streams, self._rows[group.pattern], followers, keys))
             for kind, (stream, _) in each.states.items():
                 keys = each.keys[kind] if is_stochastic(stream) else None

@@ -1,6 +1,7 @@
 """What the numerical tests run on: rules in every form and values in and out of every domain, both derived from the
 declarations, and hard data."""
 
+import inspect
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,8 @@ TELLING = {
     "precondition_frequency": 1,
     "max_precond_dim": 3,
     "adjust_lr_fn": "match_rms_adamw",
+    "warmup_steps": 20.5,
+    "r": 1.5,
 }
 
 
@@ -179,9 +182,19 @@ def within(domain: Any) -> Iterator[Any]:
 
 
 def effect(rule: Rule) -> tuple:
-    """All that the backends see of a rule, and what a stage makes of gradients of two sizes."""
-    seen = rule.kernel, rule.states, [rule.coefficients(step) for step in (1, 2, 20)]
-    return seen if rule.stage is None else (*seen, [_path(rule, scale) for scale in (1.0, 1e-5)])
+    """All that the backends see of a rule, what it makes of sums, and a stage of gradients of two sizes."""
+    seen = rule.kernel, rule.sums, rule.states, [rule.coefficients(step) for step in (1, 2, 20)]
+    if rule.stage is not None:
+        return (*seen, [_path(rule, scale) for scale in (1.0, 1e-5)])
+    if rule.sums is None:
+        return seen
+    values = rule.coefficients(20)
+    count = len(inspect.signature(rule.adapted).parameters) - 3
+    adapted = [
+        str(rule.adapted(20, values, np.array([7.0]), *numbers))
+        for numbers in itertools.product(np.array([[0.25], [9.0]]), repeat=count)
+    ]
+    return *seen, rule.measured(20, values), adapted
 
 
 def _path(rule: Rule, scale: float) -> list:
@@ -201,9 +214,13 @@ def first_states(rule: Rule, shape: tuple[int, ...], dtype: str = "float64") -> 
 
 
 def changed(rule: type[Rule], name: str) -> Rule:
-    """The rule with a field changed, in the smallest company of switches where that makes a difference."""
+    """The rule with a field changed, in the smallest company of switches where that makes a difference.
+
+    Some make one only where no weight decays.
+    """
     value = other(rule.fields[name])
-    for form in every_form(rule):
+    undecayed = (form.replace(weight_decay=0.0) for form in every_form(rule) if "weight_decay" in rule.fields)
+    for form in itertools.chain(every_form(rule), undecayed):
         made = make(rule, {**dict(form), name: value})
         if made is not None and effect(made) != effect(form):
             return made
