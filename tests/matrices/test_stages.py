@@ -15,7 +15,7 @@ STEPS = 30
 #: Gradients of as many rows as columns: else a basis of SOAP's is not determined by its products.
 SQUARE = {"a": (6, 6), "b": (9, 9)}
 #: For rules that take them: what is no matrix, and what has no elements.
-OTHERS = {"vector": (5,), "number": (), "tensor": (3, 2, 4), "empty": (0, 4)}
+OTHERS = {"vector": (5,), "number": (), "tensor": (4, 2, 2), "empty": (0, 4)}
 EVERY = [rule() for rule in STAGED.values()]
 
 
