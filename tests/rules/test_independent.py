@@ -342,6 +342,7 @@ def enumerate_parts(array):
 
 
 def parts_by_torch(cls, **arguments):
+    torch = pytest.importorskip("torch")
     params = [torch.nn.Parameter(torch.tensor(part)) for _, part in enumerate_parts(START)]
     optimizer = cls(params, **arguments)
     for gradient in GRADIENTS:
