@@ -11,6 +11,7 @@
 #include "parallel.h"
 #include "sizes.h"
 #include "span.h"
+#include "step.h"
 #include "tables.h"
 
 static int32_t best_isa; /* of this processor, its operating system and this build */
@@ -81,6 +82,7 @@ const char *fastopt_error(int32_t code)
                "-ffast-math";
     case FASTOPT_NO_STORAGE: return "a stream names a storage that does not exist";
     case FASTOPT_NO_KEYS: return "a stream is rounded stochastically, and the span has no keys for it";
+    case FASTOPT_NO_SUM: return "the sum does not exist, or reads more streams than a span's kernel has";
     default: return "unknown error code";
     }
 }
@@ -187,15 +189,23 @@ static void step_share(void *context, int worker, int workers)
     }
 }
 
-int32_t fastopt_step(const fastopt_call *call)
+int32_t step_on(const fastopt_call *call, parallel_runner *run, void *pool)
 {
     const int32_t code = check_call(call);
     if (code == FASTOPT_OK) {
         struct step step = {call, total_length(call)};
-        parallel_run(step_share, &step, useful_threads(step.total, call));
+        run(pool, step_share, &step, useful_threads(step.total, call));
     }
     return code;
 }
+
+static void run_on_own_pool(void *pool, parallel_task *task, void *context, int threads)
+{
+    (void)pool;
+    parallel_run(task, context, threads);
+}
+
+int32_t fastopt_step(const fastopt_call *call) { return step_on(call, run_on_own_pool, NULL); }
 
 int64_t fastopt_blocks(const fastopt_call *call)
 {
@@ -205,20 +215,47 @@ int64_t fastopt_blocks(const fastopt_call *call)
     return blocks;
 }
 
-struct sum {
+const fastopt_sum *fastopt_sum_at(int32_t index) { return index >= 0 && index < sum_count ? sums[index] : NULL; }
+
+int32_t fastopt_find_sum(const char *name)
+{
+    for (int32_t index = 0; index < sum_count; index++)
+        if (strcmp(sums[index]->name, name) == 0)
+            return index;
+    return -1;
+}
+
+struct measure {
     const fastopt_call *call;
+    int32_t sum;
+    int32_t width;       /* the sum's numbers */
+    const double *scale; /* of gradients, each of which is summed up in its own dtype; or NULL: spans say all */
     int64_t blocks;
-    double scale;
     double *partials;
 };
 
-/* Sums one worker's share of the blocks. */
-static void sum_share(void *context, int worker, int workers)
+static void measure_block(const struct measure *measure, const fastopt_span *span, int64_t start, int64_t stop,
+                          double *numbers)
 {
-    const struct sum *sum = context;
-    const fastopt_call *call = sum->call;
-    const int64_t last = sum->blocks * (worker + 1) / workers;
-    int64_t block = sum->blocks * worker / workers;
+    const struct isa *isa = &isas[measure->call->isa];
+    const float one = 1;
+    if (!measure->scale) {
+        sum_run(isa, span, measure->sum, span->dtype, span->coefficients, start, stop, numbers);
+    } else if (span->streams[1].storage == FASTOPT_FLOAT64) {
+        sum_run(isa, span, measure->sum, FASTOPT_FLOAT64, measure->scale, start, stop, numbers);
+    } else { /* squares of float numbers neither overflow nor vanish, and the scale may be no float */
+        sum_run(isa, span, measure->sum, FASTOPT_FLOAT32, &one, start, stop, numbers);
+        *numbers = *numbers * *measure->scale * *measure->scale;
+    }
+}
+
+/* Sums up one worker's share of the blocks. */
+static void measure_share(void *context, int worker, int workers)
+{
+    const struct measure *measure = context;
+    const fastopt_call *call = measure->call;
+    const int64_t last = measure->blocks * (worker + 1) / workers;
+    int64_t block = measure->blocks * worker / workers;
     int64_t offset = 0; /* blocks of the spans before this one */
     for (int64_t index = 0; index < call->count && block < last; index++) {
         const fastopt_span *span = &call->spans[index];
@@ -226,20 +263,50 @@ static void sum_share(void *context, int worker, int workers)
         for (; block < last && block - offset < blocks; block++) {
             const int64_t start = (block - offset) * BLOCK;
             const int64_t stop = start + BLOCK < span->length ? start + BLOCK : span->length;
-            sum->partials[block] = sum_run(&isas[call->isa], span, sum->scale, start, stop);
+            measure_block(measure, span, start, stop, measure->partials + block * measure->width);
         }
         offset += blocks;
     }
 }
 
+static int32_t measure_all(struct measure *measure)
+{
+    const fastopt_call *call = measure->call;
+    const int32_t code = check_call(call);
+    if (code != FASTOPT_OK)
+        return code;
+    if (measure->sum < 0 || measure->sum >= sum_count)
+        return FASTOPT_NO_SUM;
+    const fastopt_sum *sum = sums[measure->sum];
+    for (int64_t index = 0; index < call->count; index++)
+        if (first_stream(sum) + sum->stream_count > 2 + kernels[call->spans[index].kernel]->state_count)
+            return FASTOPT_NO_SUM;
+    measure->width = sum->number_count;
+    measure->blocks = fastopt_blocks(call);
+    parallel_run(measure_share, measure, useful_threads(total_length(call), call));
+    return FASTOPT_OK;
+}
+
+int32_t fastopt_measure(const fastopt_call *call, int32_t sum, double *partials, double *numbers)
+{
+    struct measure measure = {.call = call, .sum = sum, .partials = partials};
+    const int32_t code = measure_all(&measure);
+    for (int64_t index = 0; code == FASTOPT_OK && index < call->count; index++, numbers += measure.width) {
+        memset(numbers, 0, (size_t)measure.width * sizeof *numbers);
+        for (int64_t start = 0; start < call->spans[index].length; start += BLOCK)
+            for (int32_t number = 0; number < measure.width; number++)
+                numbers[number] += *partials++;
+    }
+    return code;
+}
+
 int32_t fastopt_sum_squares(const fastopt_call *call, double scale, double *partials, double *total)
 {
-    const int32_t code = check_call(call);
+    struct measure measure = {.call = call, .sum = fastopt_find_sum("sum_squares"), .scale = &scale, .partials = partials};
+    const int32_t code = measure_all(&measure);
     if (code == FASTOPT_OK) {
-        struct sum sum = {call, fastopt_blocks(call), scale, partials};
-        parallel_run(sum_share, &sum, useful_threads(total_length(call), call));
         *total = 0;
-        for (int64_t block = 0; block < sum.blocks; block++)
+        for (int64_t block = 0; block < measure.blocks; block++)
             *total += partials[block];
     }
     return code;

@@ -21,13 +21,16 @@ extern "C" {
 
 /* The version of this interface: the first number changes when a program must be recompiled. */
 #define FASTOPT_ABI_MAJOR 2
-#define FASTOPT_ABI_MINOR 0
+#define FASTOPT_ABI_MINOR 1
 
 /* The most streams that a span can have: parameters, gradient and states. */
 #define FASTOPT_MAX_STREAMS 8
 
 /* The most arrays that a stream can consist of. */
 #define FASTOPT_MAX_PARTS 2
+
+/* The most numbers that a sum can have. */
+#define FASTOPT_MAX_NUMBERS 4
 
 /* What the functions return: zero, or what was wrong with the call. Nothing has been written then. */
 enum {
@@ -40,7 +43,8 @@ enum {
     FASTOPT_NO_MEMORY = 6,
     FASTOPT_NOT_EXACT = 7,  /* the library was compiled with options that change results; every step is refused */
     FASTOPT_NO_STORAGE = 8, /* a stream names a storage that does not exist */
-    FASTOPT_NO_KEYS = 9     /* a stream is rounded stochastically, and the span has no keys for it */
+    FASTOPT_NO_KEYS = 9,    /* a stream is rounded stochastically, and the span has no keys for it */
+    FASTOPT_NO_SUM = 10     /* the sum does not exist, or reads more streams than a span's kernel has */
 };
 
 /* Storages: how numbers lie in memory. The first two are also the dtypes that kernels compute in. Parts are arrays of
@@ -67,6 +71,18 @@ typedef struct fastopt_kernel {
     int32_t state_count;
     int32_t coefficient_count;
 } fastopt_kernel;
+
+/* What a sum reads and adds up: names separated by ", ". Streams are the first of a kernel's, or the gradient alone; its
+ * coefficients are others than the kernel's. */
+typedef struct fastopt_sum {
+    const char *name;
+    const char *streams;
+    const char *coefficients;
+    const char *numbers;
+    int32_t stream_count;
+    int32_t coefficient_count;
+    int32_t number_count;
+} fastopt_sum;
 
 /* As many numbers as its span is long, as they lie in memory. Nothing that is written may overlap anything else. */
 typedef struct fastopt_stream {
@@ -125,11 +141,23 @@ const char *fastopt_error(int32_t code);
 /* One step. Returns FASTOPT_OK or what was wrong. */
 int32_t fastopt_step(const fastopt_call *call);
 
-/* How many partial sums fastopt_sum_squares() needs room for. */
+/* How many blocks of elements there are, of which sums are taken apart. */
 int64_t fastopt_blocks(const fastopt_call *call);
 
-/* The sum of (scale * g[i])^2 over the gradients of all spans, in double: fixed blocks, added in order, hence the same
- * bits for every number of threads. It is infinite or NaN where a gradient is. `partials` has room for fastopt_blocks() numbers. */
+/* The sum of that index, or NULL: the indices are 0, 1, 2 and so on. */
+const fastopt_sum *fastopt_sum_at(int32_t index);
+
+/* The index of the sum of that name, or -1. */
+int32_t fastopt_find_sum(const char *name);
+
+/* The numbers of a sum over each span, side by side in `numbers`, in double: fixed blocks, counted from the span's start
+ * and added in order, hence the same bits for every number of threads. Nothing else is written: what a sum knows of an
+ * update it computes as the kernel will. Here a span's coefficients are those of the sum. `partials` has room for
+ * fastopt_blocks() times the sum's numbers. */
+int32_t fastopt_measure(const fastopt_call *call, int32_t sum, double *partials, double *numbers);
+
+/* The sum of (scale * g[i])^2 over the gradients of all spans, in double: the sum "sum_squares" of all of them, in the
+ * dtype of each gradient. It is infinite or NaN where a gradient is. `partials` has room for fastopt_blocks() numbers. */
 int32_t fastopt_sum_squares(const fastopt_call *call, double scale, double *partials, double *sum);
 
 /* Where the threads come from: "libgomp", or "none" when every call is serial. */

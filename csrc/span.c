@@ -2,6 +2,7 @@
 #include "span.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #include "sizes.h"
 
@@ -107,22 +108,32 @@ void step_run(const struct isa *isa, const fastopt_span *span, int64_t start, in
     loops->kernels[span->kernel](buffers, span->coefficients, start, stop);
 }
 
-double sum_run(const struct isa *isa, const fastopt_span *span, double scale, int64_t start, int64_t stop)
+int first_stream(const fastopt_sum *sum) { return strcmp(sum->streams, "g") == 0; }
+
+void sum_run(const struct isa *isa, const fastopt_span *span, int32_t sum, int32_t dtype, const void *k, int64_t start,
+             int64_t stop, double *numbers)
 {
-    const fastopt_stream *g = &span->streams[1];
-    const int32_t dtype = g->storage == FASTOPT_FLOAT64 ? FASTOPT_FLOAT64 : FASTOPT_FLOAT32;
     const struct loops *loops = isa->loops[dtype];
-    double lanes[LANES] = {0};
-    if (g->storage == dtype)
-        loops->sum_squares(element(g, start), (int32_t)(stop - start), scale, lanes);
-    else
-        for (; start < stop; start += TILE) {
-            float row[TILE];
-            const int32_t count = (int32_t)(stop - start < TILE ? stop - start : TILE);
-            loops->sum_squares(fetch(loops, dtype, g, start, count, row), count, scale, lanes);
-        }
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int lane = 0; lane < half; lane++)
-            lanes[lane] += lanes[lane + half];
-    return lanes[0];
+    const fastopt_sum *about = sums[sum];
+    const fastopt_stream *streams = &span->streams[first_stream(about)];
+    struct scratch scratch;
+    _Alignas(LINE) double contributions[FASTOPT_MAX_NUMBERS][TILE], lanes[FASTOPT_MAX_NUMBERS][LANES];
+    double *const contributed[FASTOPT_MAX_NUMBERS] = {contributions[0], contributions[1], contributions[2],
+                                                      contributions[3]};
+    void *buffers[FASTOPT_MAX_STREAMS];
+    memset(lanes, 0, sizeof lanes);
+    for (; start < stop; start += TILE) {
+        const int32_t count = (int32_t)(stop - start < TILE ? stop - start : TILE);
+        for (int stream = 0; stream < about->stream_count; stream++)
+            buffers[stream] = fetch(loops, dtype, &streams[stream], start, count, scratch.rows[stream]);
+        loops->sums[sum](buffers, k, count, contributed);
+        for (int number = 0; number < about->number_count; number++)
+            loops->add(contributions[number], count, lanes[number]);
+    }
+    for (int number = 0; number < about->number_count; number++) {
+        for (int half = LANES / 2; half > 0; half /= 2)
+            for (int lane = 0; lane < half; lane++)
+                lanes[number][lane] += lanes[number][lane + half];
+        numbers[number] = lanes[number][0];
+    }
 }

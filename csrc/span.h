@@ -12,7 +12,12 @@ int is_tiled(const fastopt_span *span);
 /* Steps the elements [start, stop). Of a tiled span, start is a multiple of TILE. */
 void step_run(const struct isa *isa, const fastopt_span *span, int64_t start, int64_t stop);
 
-/* The sum of (scale * g)^2 over the elements [start, stop), no more than a block; start is a multiple of BLOCK. */
-double sum_run(const struct isa *isa, const fastopt_span *span, double scale, int64_t start, int64_t stop);
+/* The index of the first stream that a sum reads: the parameters, or the gradient. */
+int first_stream(const fastopt_sum *sum);
+
+/* The numbers of a sum over the elements [start, stop), no more than a block, computed in a dtype; start is a multiple of
+ * BLOCK. */
+void sum_run(const struct isa *isa, const fastopt_span *span, int32_t sum, int32_t dtype, const void *k, int64_t start,
+             int64_t stop, double *numbers);
 
 #endif

@@ -52,6 +52,12 @@
                                                    0 FOR_EACH(ONE_MORE, UNWRAP states),                \
                                                    0 FOR_EACH(ONE_MORE, UNWRAP coefficients)};
 
+#define DESCRIBE_SUM(name, streams, coefficients, numbers)                                             \
+    static const fastopt_sum describe_sum_##name = {#name, TEXT streams, TEXT coefficients, TEXT numbers, \
+                                                    0 FOR_EACH(ONE_MORE, UNWRAP streams),              \
+                                                    0 FOR_EACH(ONE_MORE, UNWRAP coefficients),         \
+                                                    0 FOR_EACH(ONE_MORE, UNWRAP numbers)};
+
 #define ISA baseline
 #define TARGET
 #define HALVES 0
@@ -59,6 +65,8 @@
 #include "stamp.h"
 #undef DESCRIBE
 #define DESCRIBE(name, states, coefficients)
+#undef DESCRIBE_SUM
+#define DESCRIBE_SUM(name, streams, coefficients, numbers)
 #define DTYPE 64
 #include "stamp.h"
 #undef ISA
@@ -101,6 +109,13 @@ const fastopt_kernel *const kernels[] = {
 #undef ENTRY
 };
 const int32_t kernel_count = sizeof kernels / sizeof *kernels;
+
+const fastopt_sum *const sums[] = {
+#define ENTRY(name) &describe_sum_##name,
+    SUMS(ENTRY)
+#undef ENTRY
+};
+const int32_t sum_count = sizeof sums / sizeof *sums;
 
 const int32_t storage_parts[] = {
 #define ENTRY(name, parts, nearest, stochastic) parts,

@@ -9,8 +9,8 @@
 /* A kernel over the elements [start, stop) of its buffers: p, g, then the states. */
 typedef void kernel_loop(void *const *buffers, const void *k, int64_t start, int64_t stop);
 
-/* Adds what `count` numbers, LANES side by side, contribute to the sums of a block. */
-typedef void sum_loop(const void *numbers, int32_t count, double scale, double *lanes);
+/* What each of `count` elements contributes to each number of a sum. */
+typedef void sum_loop(void *const *buffers, const void *k, int32_t count, double *const *contributions);
 
 /* A codec over `count` elements of `parts` from `start`, a multiple of the storage's block. */
 typedef void decode_loop(void *const *parts, int64_t start, int32_t count, void *values);
@@ -27,7 +27,8 @@ struct loops {
     const struct codec *codecs;  /* by the storage's number */
     void (*fill_noise)(noise_key key, uint32_t first, int32_t count, uint32_t *noise);
     kernel_loop *blend; /* for averages that follow */
-    sum_loop *sum_squares;
+    sum_loop *const *sums; /* by fastopt_find_sum() */
+    void (*add)(const double *contributions, int32_t count, double *lanes); /* LANES of them side by side */
     int (*is_exact)(void);
 };
 
@@ -39,6 +40,8 @@ struct isa {
 #pragma GCC visibility push(hidden)
 extern const fastopt_kernel *const kernels[];
 extern const int32_t kernel_count;
+extern const fastopt_sum *const sums[];
+extern const int32_t sum_count;
 extern const int32_t storage_parts[]; /* how many arrays a stream consists of */
 extern const int32_t storage_count;
 extern const struct isa isas[];

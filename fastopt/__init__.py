@@ -1,6 +1,6 @@
 """fastopt: neural-network optimizers for the CPU, the same to the last bit from numba and from C."""
 
-from fastopt import schedules
+from fastopt import moved, schedules
 from fastopt.backend.choice import backends
 from fastopt.buffers import FlatBuffer
 from fastopt.capi import get_include, get_library
@@ -12,6 +12,7 @@ from fastopt.rules import (
     ADOPT,
     ASGD,
     FTRL,
+    LAMB,
     MADGRAD,
     RULES,
     SGD,
@@ -33,10 +34,15 @@ from fastopt.rules import (
     RAdam,
     RMSprop,
     Rprop,
+    ScheduleFreeAdamW,
+    ScheduleFreeRAdam,
+    ScheduleFreeSGD,
     Signum,
     SophiaG,
     Yogi,
 )
+
+moved.install()
 
 __version__ = "0.1.0"
 
@@ -44,6 +50,7 @@ __all__ = [
     "ADOPT",
     "ASGD",
     "FTRL",
+    "LAMB",
     "MADGRAD",
     "RULES",
     "SGD",
@@ -72,6 +79,9 @@ __all__ = [
     "Rows",
     "Rprop",
     "Rule",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeRAdam",
+    "ScheduleFreeSGD",
     "Signum",
     "SophiaG",
     "StepReport",

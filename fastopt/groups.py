@@ -1,7 +1,7 @@
 """Groups: the parameters that share a rule, and the coefficients of their next step."""
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,29 +13,52 @@ from fastopt.rule import Row, Rule
 from fastopt.schedules import Schedule
 
 
+class Adapted:
+    """The coefficients of a sum that is taken over each parameter of a group, and those that follow from it.
+
+    ``sizes`` are how many elements the parameters have.
+    """
+
+    __slots__ = ("measured", "rows", "sizes")
+
+    def __init__(self, rule: Rule, sizes: Sequence[int], dtype: np.dtype) -> None:
+        self.sizes = np.array(sizes, np.float64)
+        values = rule.coefficients(1)
+        self.measured = Row(np.zeros(len(rule.measured(1, values)), dtype))
+        self.rows = np.zeros((len(sizes), len(values)), dtype)
+
+
 class Group:
     """The parameters that share a rule. :class:`fastopt.Optimizer` makes them."""
 
     def __init__(
-        self, pattern: str, rule: Rule, names: tuple[str, ...], dtype: np.dtype, counts: list[int], index: int
+        self,
+        pattern: str,
+        rule: Rule,
+        sizes: Mapping[str, int],
+        dtype: np.dtype,
+        counts: list[int],
+        index: int,
     ) -> None:
-        self._rule, self._counts = rule, counts
+        self._rule, self._counts, self._sizes = rule, counts, dict(sizes)
         #: Where the group's step count stands in the optimizer's counts.
         self.index = index
         #: The pattern that chose the parameters, and their names.
-        self.pattern, self.names = pattern, names
+        self.pattern, self.names = pattern, tuple(sizes)
         #: Whether steps leave the group out: see :meth:`fastopt.Optimizer.freeze`.
         self.frozen = False
         #: The coefficients of the step that is being made, in the rule's order: an array that kernels read.
         self.k = np.zeros(len(rule.coefficients(1)), dtype)
         self._row = Row(self.k)
+        #: The coefficients of the rule's sum and, from it, a row for each parameter, in the place of ``k``; or None.
+        self.adapted = Adapted(rule, [*sizes.values()], dtype) if rule.sums else None
         #: The rule's running numbers, and what they will be after the step that is being made.
         self.scalars, self._following = dict(rule.scalars), dict(rule.scalars)
         #: The calls that follow a step: the running numbers move on.
         self.finish: list[Call] = [(self.scalars.update, self._following)] if self.scalars else []
 
     def __reduce__(self) -> tuple:
-        made = self.pattern, self._rule, self.names, self.k.dtype, self._counts, self.index
+        made = self.pattern, self._rule, self._sizes, self.k.dtype, self._counts, self.index
         return type(self), made, (self.frozen, self.scalars)
 
     def __setstate__(self, state: tuple[bool, dict[str, float]]) -> None:
@@ -64,7 +87,8 @@ class Group:
             raise TypeError(
                 f"rule must be a {type(self._rule).__name__} for group {self.pattern!r}, not {quoted(rule)}"
             )
-        if (rule.kernel, list(rule.states)) != (self._rule.kernel, list(self._rule.states)):
+        kept, wanted = ((each.kernel, each.sums, list(each.states)) for each in (self._rule, rule))
+        if kept != wanted:
             raise ValueError(f"rule: {rule!r} keeps other states than {self._rule!r}: make a new Optimizer")
         return rule
 
@@ -128,6 +152,17 @@ class Group:
         self._rule.fill(self._row, step, scale, scalars)
         if scalars:
             self._following.update(self._rule.advance(step, **scalars))
+
+    def prepare_sums(self, step: int, scale: float) -> None:
+        """Fills the coefficients of the sum that a step takes first."""
+        assert self.adapted is not None
+        self._rule.fill_measured(self.adapted.measured, step, scale, self.scalars)
+
+    def adapt(self, step: int, scale: float, sums: np.ndarray) -> None:
+        """Fills the coefficients of a step for each parameter, whose sums have a row each."""
+        assert self.adapted is not None
+        adapted = self.adapted
+        self._rule.fill_adapted(adapted.rows, step, scale, self.scalars, adapted.sizes, sums)
 
     def prepare_estimate(self, scale: float) -> None:
         """Fills the coefficients of an update of the Hessian, for gradients that are to be multiplied by ``scale``."""

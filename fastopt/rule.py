@@ -121,6 +121,27 @@ class Rule(Declared):
         """
         return self.scalars
 
+    @property
+    def sums(self) -> str | None:
+        """The name of the sum, one of ``fastopt/sums/``, that is taken over each parameter before the kernel; or None.
+
+        It is computed from what the kernel will read, and :meth:`adapted` makes each parameter's coefficients from it.
+        """
+        return None
+
+    def measured(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+        """The coefficients of the sum, by name, in its order; ``values`` are those of :meth:`coefficients`, scaled."""
+        raise NotImplementedError(f"{type(self).__name__} declares no coefficients of its sum")
+
+    def adapted(self, step: int, values: Mapping[str, float], sizes: Any, *numbers: Any) -> dict[str, Any]:
+        """The coefficients that differ from one parameter to another, by name.
+
+        ``sizes`` are how many elements each has, and ``numbers`` those of the sum, in its order: arrays of float64 with
+        one number for each parameter. So are the coefficients; others are as in ``values``, those of
+        :meth:`coefficients`, scaled.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares no coefficients that depend on its sum")
+
     #: Whether torch.optim keeps the step. If not, a parameter without states is about to make its first one.
     torch_step: ClassVar[bool] = True
 
@@ -138,6 +159,16 @@ class Rule(Declared):
         TypeError if the rule has none.
         """
         raise TypeError(f"update_hessian needs rules that estimate a Hessian, not {type(self).__name__}")
+
+    #: Whether the first step gives a state the values of the parameters, so that it must be a step of all of them.
+    starts_from_parameters: ClassVar[bool] = False
+
+    #: Whether the rule has an average of the parameters: see :meth:`averaged`.
+    averages: ClassVar[bool] = False
+
+    def averaged(self, p: np.ndarray, states: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The average, with which the model is evaluated, where steps have left these parameters and states."""
+        raise NotImplementedError(f"{type(self).__name__} declares no average")
 
     def reference(
         self, step: int, p: np.ndarray, g: np.ndarray, **state: np.ndarray
@@ -192,6 +223,38 @@ class Rule(Declared):
             large = {name: value for name, value in values.items() if abs(value) > largest}
             found = large or f"the coefficients of step {step}"
             raise ValueError(f"{quoted(self)}: too large for {dtype.name}: {found}") from None
+
+    def fill_measured(self, row: Row, step: int, scale: float = 1.0, scalars: Mapping[str, float] = _NONE) -> None:
+        """As :meth:`fill`, with the coefficients of the rule's sum."""
+        values = self.measured(step, self._scaled(step, scale, scalars))
+        self._pack(row.array[np.newaxis], step, values)
+
+    def fill_adapted(
+        self,
+        rows: np.ndarray,
+        step: int,
+        scale: float,
+        scalars: Mapping[str, float],
+        sizes: np.ndarray,
+        sums: np.ndarray,
+    ) -> None:
+        """Fills a row of coefficients for each parameter, whose size and sums have one, too; else as :meth:`fill`."""
+        values = self._scaled(step, scale, scalars)
+        self._pack(rows, step, values | self.adapted(step, values, sizes, *sums.T))
+
+    def _scaled(self, step: int, scale: float, scalars: Mapping[str, float]) -> dict[str, float]:
+        values = self.coefficients(step, **scalars)
+        values["grad_scale"] *= scale
+        return values
+
+    def _pack(self, rows: np.ndarray, step: int, values: Mapping[str, Any]) -> None:
+        """Fills rows with numbers, or arrays of a number for each row. ValueError if their dtype cannot hold one."""
+        largest = float(np.finfo(rows.dtype).max)
+        for place, (name, value) in enumerate(values.items()):
+            size = abs(np.asarray(value, np.float64))
+            if (np.isfinite(size) & (size > largest)).any():
+                raise ValueError(f"{quoted(self)}: too large for {rows.dtype.name}: {name} of step {step}")
+            rows[:, place] = value
 
     def table(self, steps: int, dtype: DTypeLike = np.float64) -> np.ndarray:
         """The coefficients of the steps 1 to ``steps``, a row each: shape ``(steps, coefficients)``.

@@ -1,6 +1,7 @@
 """What the numerical tests run on: rules in every form and values in and out of every domain, both derived from the
 declarations, and hard data."""
 
+import inspect
 import itertools
 import math
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ TELLING = {
     "alpha_warmup": 10.0,
     "beta3_warmup": 20.5,
     "l1": 2.0,
+    "warmup_steps": 20.5,
+    "r": 1.5,
 }
 
 
@@ -157,14 +160,27 @@ def within(domain: Any) -> Iterator[Any]:
 
 
 def effect(rule: Rule) -> tuple:
-    """All that the backends see of a rule."""
-    return rule.kernel, rule.states, [rule.coefficients(step) for step in (1, 2, 20)]
+    """All that the backends see of a rule, and what it makes of sums."""
+    seen = rule.kernel, rule.sums, rule.states, [rule.coefficients(step) for step in (1, 2, 20)]
+    if rule.sums is None:
+        return seen
+    values = rule.coefficients(20)
+    count = len(inspect.signature(rule.adapted).parameters) - 3
+    adapted = [
+        str(rule.adapted(20, values, np.array([7.0]), *numbers))
+        for numbers in itertools.product(np.array([[0.25], [9.0]]), repeat=count)
+    ]
+    return *seen, rule.measured(20, values), adapted
 
 
 def changed(rule: type[Rule], name: str) -> Rule:
-    """The rule with a field changed, in the smallest company of switches where that makes a difference."""
+    """The rule with a field changed, in the smallest company of switches where that makes a difference.
+
+    Some make one only where no weight decays.
+    """
     value = other(rule.fields[name])
-    for form in every_form(rule):
+    undecayed = (form.replace(weight_decay=0.0) for form in every_form(rule) if "weight_decay" in rule.fields)
+    for form in itertools.chain(every_form(rule), undecayed):
         made = make(rule, {**dict(form), name: value})
         if made is not None and effect(made) != effect(form):
             return made

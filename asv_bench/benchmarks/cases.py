@@ -22,6 +22,7 @@ CASES = {
     "AdaBelief": {},
     "Yogi": {},
     "ADOPT": {},
+    "LAMB": {},
     "LaProp": {},
     "QHAdam": {},
     "ASGD": {},
@@ -33,6 +34,9 @@ CASES = {
     "MADGRAD": {},
     "SophiaG": {},
     "FTRL": {},
+    "ScheduleFreeSGD": {},
+    "ScheduleFreeAdamW": {},
+    "ScheduleFreeRAdam": {},
 }
 
 #: How numbers are stored: the dtypes of parameters and gradient, and what the optimizer is asked for.

@@ -4,7 +4,8 @@
     _(sgd) _(momentum) _(nesterov) _(adagrad) _(adadelta) \
     _(rmsprop) _(rmsprop_momentum) _(rmsprop_centered) _(rmsprop_centered_momentum) _(adam) \
     _(amsgrad) _(adamax) _(nadam) _(adabelief) _(yogi) _(ademamix) _(adan) \
-    _(madgrad) _(asgd) _(rprop) _(lion) _(adopt) _(laprop) _(qhadam) _(sophiag) _(ftrl) _(blend)
+    _(madgrad) _(asgd) _(rprop) _(lion) _(adopt) _(laprop) _(qhadam) _(sophiag) _(ftrl) \
+    _(schedule_free_adam) _(schedule_free_sgd) _(blend)
 #endif
 
 #include "sgd.h"
@@ -33,4 +34,6 @@
 #include "madgrad.h"
 #include "sophiag.h"
 #include "ftrl.h"
+#include "schedule_free_adam.h"
+#include "schedule_free_sgd.h"
 #include "blend.h"

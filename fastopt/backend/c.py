@@ -32,6 +32,9 @@ class CBackend:
     def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "CTable":
         return CTable(works, then, grain)
 
+    def sums(self, works: Sequence[Work], name: str, grain: int = 0) -> "CSums":
+        return CSums(works, name, grain)
+
     def bind_sum_squares(self, gradients: Sequence[np.ndarray | Stream], threads: int) -> Callable[[float], float]:
         k = np.zeros(1)
         spans, kept = _spans([Work("sgd", (gradient, gradient), k) for gradient in gradients])
@@ -76,6 +79,37 @@ class CTable:
         self._whole = whole
         self._call.threads = _useful(threads)
         return self._program
+
+
+class CSums:
+    """A table of spans over each of which a sum is taken."""
+
+    def __init__(self, works: Sequence[Work], name: str, grain: int) -> None:
+        spans, kept = _spans([work._replace(followers=()) for work in works])
+        self._keeps = spans, kept
+        self._sum = lib.fastopt_find_sum(name.encode())
+        self._lengths, self._coefficients, self._gradients = (
+            _column(spans, *field)[: len(works)]
+            for field in (("length",), ("coefficients",), ("streams", 1, "parts", 0))
+        )
+        self._sizes = self._lengths.copy()
+        self._call = ffi.new("fastopt_call *", (spans, len(works), 1, isa(), grain))
+        self._width = lib.fastopt_sum_at(self._sum).number_count
+        self._partials = ffi.new("double[]", lib.fastopt_blocks(self._call) * self._width)
+
+    def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
+        self._coefficients[rows] = k.ctypes.data
+
+    def take(self, threads: int, gradients: np.ndarray | None = None) -> np.ndarray:
+        if gradients is not None:
+            self._gradients[:] = gradients
+            np.multiply(self._sizes, gradients != 0, out=self._lengths)
+        self._call.threads = _useful(threads)
+        numbers = np.empty((self._lengths.size, self._width))
+        code = lib.fastopt_measure(self._call, self._sum, self._partials, ffi.cast("double *", numbers.ctypes.data))
+        if code:
+            raise BackendError(f"sums could not be taken: {describe_error(code)}")
+        return numbers
 
 
 def _spans(works: Sequence[Work]) -> tuple[Any, list]:
@@ -189,6 +223,17 @@ def kernels() -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     while (kernel := lib.fastopt_kernel_at(index)) != ffi.NULL:
         states, coefficients = _text(kernel.states), _text(kernel.coefficients)
         found[_text(kernel.name)] = (tuple(states.split(", ")) if states else (), tuple(coefficients.split(", ")))
+        index += 1
+    return found
+
+
+def sums() -> dict[str, tuple[tuple[str, ...], ...]]:
+    """The compiled sums: the names of each one's streams, coefficients and numbers, in order."""
+    found = {}
+    index = 0
+    while (each := lib.fastopt_sum_at(index)) != ffi.NULL:
+        names = (tuple(_text(names).split(", ")) for names in (each.streams, each.coefficients, each.numbers))
+        found[_text(each.name)] = tuple(names)
         index += 1
     return found
 

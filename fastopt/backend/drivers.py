@@ -3,11 +3,13 @@
 What a loop has to do is a table of int64 with a row for each *piece*: a run of elements that one thread works on. Where
 all streams are native, the kernel runs over each piece as it lies in memory. Else it runs over one tile after the
 other: what is encoded is decoded into scratch memory, the kernel runs as it is, what it has written is encoded, and
-then come the followers. Codecs are called by the addresses of compiled functions, which the table holds. So a loop is
-compiled for each kernel and dtype that it computes in, and neither for each format nor for each mix of them.
+then come the followers. Kernels and codecs are called by the addresses of compiled functions, which the table of a loop
+or its last argument, ``function``, hold. So a loop is compiled once, and neither for each kernel or dtype, nor for each
+format or mix of them. A kernel of the user's own may raise: that one is compiled into a loop of its own.
 
-``kernel``, ``codec``, ``arguments`` and ``work`` get their meaning in :mod:`fastopt.backend.compile`: a kernel, a loop
-of a codec, the function from a row's address to the arguments of either, and the loop over the pieces of one thread.
+``apply``, ``kernel``, ``codec``, ``arguments`` and ``work`` get their meaning in :mod:`fastopt.backend.compile`: what
+has a kernel work on what a row says, a kernel, a loop of a codec, the function from a row's address to the arguments of
+either, and the loop over the pieces of one thread.
 """
 
 from typing import Any
@@ -19,10 +21,11 @@ from numba import prange
 from fastopt.backend.memory import address_of, array_at, call, number_at
 from fastopt.backend.versions import look
 from fastopt.codecs.noise import fill_noise
-from fastopt.sizes import BLOCK, TILE
+from fastopt.sizes import BLOCK, LANES, TILE
 
 _njit = numba.njit(error_model="numpy", _nrt=False)
 
+apply: Any = None
 kernel: Any = None
 codec: Any = None
 arguments: Any = None
@@ -48,31 +51,41 @@ NOISE_WORDS = 64
 TILES_WORDS = NOISE_WORDS + TILE // 2
 
 
+# For sums: the lanes of numbers are where noise was.
+MOST_NUMBERS = 4
+ADDED_WORDS = NOISE_WORDS + MOST_NUMBERS * LANES
+
+
 def scratch_words(entries: int) -> int:
     """How much scratch memory a thread needs for so many streams and followers, in words."""
     return TILES_WORDS + entries * TILE
 
 
-def spans(table, bounds, watched):
+def scratch_words_of_sums(streams: int, numbers: int) -> int:
+    """How much scratch memory a thread needs for so many streams and numbers of a sum, in words."""
+    return ADDED_WORDS + (streams + numbers) * TILE
+
+
+def spans(table, bounds, watched, function):
     """Runs the kernel over all pieces. ``bounds`` has each share's first piece, ``watched`` is for :func:`look`."""
     look(watched)
     for share in prange(bounds.size - 1):
-        work(table, bounds[share], bounds[share + 1])
+        work(table, bounds[share], bounds[share + 1], function)
 
 
-def spans_of_share(table, start, stop):
+def spans_of_share(table, start, stop, function):
     for piece in range(start, stop):
-        kernel(*arguments(address_of(table) + 8 * piece * table.shape[1]))
+        apply(function, address_of(table) + 8 * piece * table.shape[1])
 
 
-def tiles(table, bounds, watched, scratch):
+def tiles(table, bounds, watched, scratch, function):
     """As :func:`spans`, but by tiles. ``scratch`` has a row for each share."""
     look(watched)
     for share in prange(bounds.size - 1):
-        work(table, bounds[share], bounds[share + 1], scratch, share)
+        work(table, bounds[share], bounds[share + 1], scratch, share, function)
 
 
-def tiles_of_share(table, start, stop, scratch, share):
+def tiles_of_share(table, start, stop, scratch, share, function):
     row = address_of(scratch) + 8 * np.int64(share) * scratch.shape[1]
     coding_row, noise, values = row + 8 * CODEC_ROW, row + 8 * NOISE_WORDS, row + 8 * TILES_WORDS
     buffers, coding = array_at(row, CODEC_ROW, start), array_at(coding_row, NOISE_WORDS - CODEC_ROW, start)
@@ -86,7 +99,7 @@ def tiles_of_share(table, start, stop, scratch, share):
             buffers[SIZE] = coding[CODEC_SIZE] = count
             for entry in range(streams):
                 buffers[BUFFERS + entry] = opened(table[piece], entry, tile, coding, values + 8 * TILE * entry)
-            kernel(*arguments(row))
+            apply(function, row)
             filled = -1
             for entry in range(entries):
                 at = ENTRIES + entry * ENTRY
@@ -136,31 +149,72 @@ def opened(piece, entry, tile, coding, scratch):
     return scratch
 
 
+def applied(function, row):
+    """Calls a kernel of the user's own."""
+    kernel(*arguments(row))
+
+
 def coded(row):
-    """Calls a loop of a codec, or the kernel ``blend``."""
+    """Calls a loop of a codec, or a kernel."""
     codec(*arguments(row))
     return 0
 
 
-def squares(stream, scale, partials, rows, values):
-    """The sum of squares of each block of an encoded stream, as :func:`fastopt.sums.sum_squares.sum_squares` takes it.
+def sums(table, starts, partials, numbers, scratch):
+    """The numbers of a sum over each work, a row of ``numbers`` for each, and of ``partials`` for each block of them.
 
-    ``stream`` is an entry and then the number of elements. There is a row for a codec, and one for a block's numbers,
-    for each share.
+    ``table`` has a row for each work, as for :func:`tiles` but of the streams that are read; ``starts`` has each work's
+    first block and the end, ``scratch`` a row for each share.
     """
-    shares = rows.shape[0]
+    shares = scratch.shape[0]
     for share in prange(shares):
-        number = np.int64(share)
-        start, stop = partials.size * number // shares, partials.size * (number + 1) // shares
-        work(stream, scale, partials, rows[number], values[number], start, stop)
+        number, blocks = np.int64(share), partials.shape[0]
+        work(table, starts, partials, scratch, number, blocks * number // shares, blocks * (number + 1) // shares)
+    for each in range(table.shape[0]):
+        blocks = (table[each, SIZE] + BLOCK - 1) // BLOCK
+        for number in range(numbers.shape[1]):
+            numbers[each, number] = 0
+            for block in range(starts[each], starts[each] + blocks):
+                numbers[each, number] += partials[block, number]
 
 
-def squares_of_share(stream, scale, partials, row, values, start, stop):
-    tiles = BLOCK // TILE
-    for block in range(start, stop):
-        row[CODEC_SIZE] = count = min(BLOCK, stream[ENTRY] - block * BLOCK)
-        row[VALUES] = address_of(values)
-        row[PART] = stream[FIRST] + block * tiles * stream[FIRST_BYTES]
-        row[OTHER_PART] = stream[SECOND] + block * tiles * stream[SECOND_BYTES]
-        call(stream[DECODE], address_of(row))
-        kernel(values[:count], scale, partials[block : block + 1])
+def sums_of_share(table, starts, partials, scratch, share, first, last):
+    row = address_of(scratch) + 8 * share * scratch.shape[1]
+    coding_row, adding, values = row + 8 * CODEC_ROW, row + 8 * NOISE_WORDS, row + 8 * ADDED_WORDS
+    buffers, coding = array_at(row, CODEC_ROW, share), array_at(coding_row, NOISE_WORDS - CODEC_ROW, share)
+    numbers = partials.shape[1]
+    for each in range(table.shape[0]):
+        size, streams = table[each, SIZE], table[each, STREAMS]
+        buffers[K], buffers[K_SIZE] = table[each, K], table[each, K_SIZE]
+        for number in range(numbers):
+            buffers[BUFFERS + streams + number] = values + 8 * TILE * (streams + number)
+        for block in range(max(first, starts[each]), min(last, starts[each] + (size + BLOCK - 1) // BLOCK)):
+            start = (block - starts[each]) * (BLOCK // TILE)
+            array_at(adding, MOST_NUMBERS * LANES, np.float64(0))[:] = 0
+            for tile in range(start, min(start + BLOCK // TILE, (size + TILE - 1) // TILE)):
+                buffers[SIZE] = coding[CODEC_SIZE] = count = min(TILE, size - tile * TILE)
+                for entry in range(streams):
+                    buffers[BUFFERS + entry] = opened(table[each], entry, tile, coding, values + 8 * TILE * entry)
+                kernel(*arguments(row))
+                for number in range(numbers):
+                    contributed = array_at(values + 8 * TILE * (streams + number), count, np.float64(0))
+                    add(contributed, array_at(adding + 8 * LANES * number, LANES, np.float64(0)))
+            for number in range(numbers):
+                lanes = array_at(adding + 8 * LANES * number, LANES, np.float64(0))
+                half = LANES // 2
+                while half > 0:
+                    for lane in range(half):
+                        lanes[lane] += lanes[lane + half]
+                    half //= 2
+                partials[block, number] = lanes[0]
+
+
+@_njit
+def add(contributed, lanes):
+    """Adds what elements contribute to a number, each to its lane."""
+    rows = contributed.size // LANES
+    for row in range(rows):
+        for lane in range(LANES):
+            lanes[lane] += contributed[row * LANES + lane]
+    for lane in range(contributed.size - rows * LANES):
+        lanes[lane] += contributed[rows * LANES + lane]

@@ -6,25 +6,29 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from fastopt.backend.compile import driver, learn, region, specialize, squares_driver, with_threads
+from fastopt.backend import drivers
+from fastopt.backend.compile import driver, learn, region, specialize, sum_driver, with_threads
 from fastopt.backend.process import process
 from fastopt.backend.program import Call, OtherTerms, Program, Work, run
 from fastopt.backend.tables import (
+    GRADIENT,
     Table,
+    address,
     array_of,
     is_tiled,
     reads,
     size_of,
     span_table,
-    squares_table,
+    sum_table,
     tile_table,
 )
 from fastopt.backend.versions import Terms, look, places, terms
+from fastopt.buffers import aligned_empty
 from fastopt.errors import BackendError
 from fastopt.kernels import KERNELS
 from fastopt.sizes import BLOCK, GRAIN
 from fastopt.storage import Stream
-from fastopt.sums.sum_squares import sum_squares
+from fastopt.sums import SUMS, Sum
 
 #: Elements from which on a parallel region is worth its cost: two threads.
 PARALLEL_SIZE = 2 * GRAIN
@@ -41,34 +45,99 @@ class NumbaBackend:
     def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "NumbaTable":
         return NumbaTable(works, then)
 
-    def bind_sum_squares(self, gradients: Sequence[np.ndarray | Stream], threads: int) -> Callable[[float], float]:
-        bound: list[tuple] = []
-        parallel = False
-        for gradient in gradients:
-            partials = np.zeros(-(-gradient.size // BLOCK))
-            worth = worth_threads(gradient.size, threads)
-            parallel |= worth
-            if isinstance(gradient, Stream) and gradient.storage.name not in ("float32", "float64"):
-                stream, *scratch = squares_table(gradient, min(useful_threads(gradient.size, threads), partials.size))
-                bound.append((squares_driver(worth), stream, partials, *scratch))
-                continue
-            array = writable(array_of(gradient))
-            signature = (numba.typeof(array), numba.float64, numba.typeof(partials))
-            bound.append((specialize(sum_squares, array.dtype, signature, worth), array, partials))
+    def sums(self, works: Sequence[Work], name: str, grain: int = 0) -> "NumbaSums":
+        return NumbaSums(works, name)
 
-        def total(scale: float, keeps: Any = gradients) -> float:
-            calls: list[Call] = [(function, source, scale, *others) for function, source, *others in bound]
-            if parallel:
-                run(with_threads(threads, calls), region)
-            else:
-                run(calls)
+    def bind_sum_squares(self, gradients: Sequence[np.ndarray | Stream], threads: int) -> Callable[[float], float]:
+        works = []
+        for gradient in gradients:
+            kind = gradient.storage.name if isinstance(gradient, Stream) else gradient.dtype.name
+            k = np.ones(1, np.float64 if kind == "float64" else np.float32)
+            works.append(Work("sgd", (gradient, gradient), k))
+        sums = NumbaSums(works, "sum_squares")
+
+        def total(scale: float) -> float:
+            for work in works:
+                if work.k.itemsize == 8:
+                    work.k[:] = scale
             total = 0.0
-            for _, _, partials, *_ in bound:
-                for partial in partials.tolist():
-                    total += partial
+            for work, partials in zip(works, sums.partials(threads), strict=True):
+                for partial in partials[:, 0].tolist():
+                    # squares of float32 numbers neither overflow nor vanish, and the scale may be no such number
+                    total += partial if work.k.itemsize == 8 else partial * scale * scale
             return total
 
         return total
+
+
+class NumbaSums:
+    """Tables of works over each of which a sum is taken, one for each dtype that works compute in."""
+
+    def __init__(self, works: Sequence[Work], name: str) -> None:
+        self._works, self._width = list(works), len(SUMS[name].numbers)
+        dtypes = [work.k.dtype for work in works]
+        self._batches = [
+            _SumBatch(SUMS[name], dtype, works, np.array([number for number, of in enumerate(dtypes) if of == dtype]))
+            for dtype in dict.fromkeys(dtypes)
+        ]
+
+    def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
+        chosen = np.zeros(len(self._works), bool)
+        chosen[rows] = True
+        for batch in self._batches:
+            batch.table[chosen[batch.which], drivers.K] = address(k)
+
+    def take(self, threads: int, gradients: np.ndarray | None = None) -> np.ndarray:
+        numbers = np.empty((len(self._works), self._width))
+        for batch in self._batches:
+            if gradients is not None:
+                batch.read(gradients)
+            batch.run(threads)
+            numbers[batch.which] = batch.numbers
+        return numbers
+
+    def partials(self, threads: int) -> list[np.ndarray]:
+        """The numbers of each block of each work."""
+        found = [np.empty(0)] * len(self._works)
+        for batch in self._batches:
+            batch.run(threads)
+            for work, partials in zip(batch.which, np.split(batch.partials, batch.starts[1:-1]), strict=True):
+                found[work] = partials
+        return found
+
+
+class _SumBatch:
+    """The works that compute in one dtype, by their numbers ``which``, as the loop of a sum takes them."""
+
+    def __init__(self, wanted: Sum, dtype: np.dtype, works: Sequence[Work], which: np.ndarray) -> None:
+        self._wanted, self._dtype, self.which = wanted, dtype, which
+        self._keeps = [works[number] for number in which]
+        self.table = sum_table(self._keeps, wanted.first, len(wanted.streams))
+        self._sizes = self.table[:, drivers.SIZE].copy()
+        self.starts = np.cumsum([0, *-(-self._sizes // BLOCK)], dtype=np.int64)
+        self.partials = np.empty((self.starts[-1], len(wanted.numbers)))
+        self.numbers = np.empty((which.size, len(wanted.numbers)))
+        self._scratch = np.empty((0, 0), np.int64)
+        self._gradient = drivers.ENTRIES + drivers.ENTRY * (GRADIENT - wanted.first) + drivers.FIRST
+        learn((self.table, self.starts, self.partials))
+
+    def read(self, gradients: np.ndarray) -> None:
+        """Has works read their gradients at these addresses; one at 0 adds up nothing."""
+        self.table[:, self._gradient] = gradients[self.which]
+        self.table[:, drivers.SIZE] = self._sizes * (gradients[self.which] != 0)
+
+    def run(self, threads: int) -> None:
+        """Fills in the numbers, and those of every block."""
+        shares = max(1, min(useful_threads(int(self._sizes.sum()), threads), len(self.partials)))
+        if shares != len(self._scratch):
+            words = drivers.scratch_words_of_sums(len(self._wanted.streams), len(self._wanted.numbers))
+            self._scratch = aligned_empty(shares * words, np.dtype(np.int64)).reshape(shares, words)
+        loop = sum_driver(self._wanted.name, self._dtype, shares > 1)
+        calls: list[Call] = [(loop, self.table, self.starts, self.partials, self.numbers, self._scratch)]
+        if shares > 1:
+            run(with_threads(threads, calls), region)
+        else:
+            run(calls)
 
 
 class Bound(NamedTuple):
@@ -100,10 +169,11 @@ def bound(works: Sequence[Work], threads: int, *, tables: bool = False) -> Bound
         batch = [works[number] for number in numbers]
         if tiled or parted or tables or (version and len(batch) > 1):
             shares = useful_threads(sum(map(size_of, batch)), threads)
-            loop = driver(kernel, dtype, streams, shares > 1, version, tiled=tiled)
+            loop, function = driver(kernel, dtype, streams, shares > 1, version, tiled=tiled)
             table = tile_table(batch, shares) if tiled else span_table(batch, shares)
             # The first loop looks at the rows of all.
-            driven.append((loop, table.rows, table.bounds, places[:0] if driven else places, *table.scratch))
+            watches = places[:0] if driven else places
+            driven.append((loop, table.rows, table.bounds, watches, *table.scratch, function))
             made.append((table, np.array(numbers)))
             parallel |= shares > 1
             continue

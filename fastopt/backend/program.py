@@ -125,6 +125,19 @@ class Table(Protocol):
         """
 
 
+class Sums(Protocol):
+    """The sums over some works, each over one of them, made ready."""
+
+    def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
+        """Has the works of these numbers read their coefficients from this array. The caller keeps it alive."""
+
+    def take(self, threads: int, gradients: np.ndarray | None = None) -> np.ndarray:
+        """The numbers of the sum over each work: float64, of shape (works, numbers), new in every call.
+
+        ``gradients`` are their addresses, as in :meth:`Table.bind`, if they lie elsewhere than when this was made.
+        """
+
+
 class Backend(Protocol):
     """What runs kernels. Both of them give the same bits."""
 
@@ -142,6 +155,13 @@ class Backend(Protocol):
         In ``works`` the gradient of each is replaced at every step, and whatever stands there gives its dtype and size.
         ``grain`` is from how many elements on a thread is worth its cost, if the caller knows better than the backend.
         The caller keeps the memory of all streams alive.
+        """
+
+    def sums(self, works: Sequence[Work], name: str, grain: int = 0) -> Sums:
+        """The sum of that name, one of ``fastopt/sums/``, over the streams of each work; ``k`` of works is the sum's.
+
+        Followers, and the keys of works, are of no account. Blocks are counted from the start of a work's streams, and
+        added in order: nothing depends on the number of threads. The caller keeps the memory of all streams alive.
         """
 
     def bind_sum_squares(self, gradients: Sequence[np.ndarray | Stream], threads: int) -> Callable[[float], float]:

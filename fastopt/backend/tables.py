@@ -10,7 +10,7 @@ from fastopt.backend import drivers
 from fastopt.backend.compile import blend_address, codec_address
 from fastopt.backend.program import GRADIENT, Follower, Work
 from fastopt.buffers import aligned_empty
-from fastopt.sizes import BLOCK, GRAIN, LINE, TILE
+from fastopt.sizes import GRAIN, LINE, TILE
 from fastopt.storage import Stream
 from fastopt.storages import EXACT
 
@@ -133,12 +133,15 @@ def tile_table(works: Sequence[Work], shares: int) -> Table:
     return _table(works, shares, TILE, row, gradient)._replace(scratch=(scratch,))
 
 
-def squares_table(stream: Stream, shares: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What :func:`fastopt.backend.drivers.squares` takes: a stream, and rows and blocks of scratch memory."""
-    dtype = np.dtype(np.float32)
-    found = _entry(stream, dtype, 0, GRADIENT)
-    rows = np.zeros((shares, LINE // 8), np.int64)
-    return np.array([*found, stream.size], np.int64), rows, np.empty((shares, BLOCK), dtype)
+def sum_table(works: Sequence[Work], first: int, count: int) -> np.ndarray:
+    """The rows of works for :func:`fastopt.backend.drivers.sums`, which reads so many streams from the first on."""
+    rows = []
+    for work in works:
+        found = [size_of(work), address(work.k), work.k.size, 0, 0, count]
+        for stream in work.streams[first : first + count]:
+            found += _entry(stream, work.k.dtype, 0, GRADIENT)
+        rows.append(found)
+    return np.array(rows, np.int64).reshape(len(works), drivers.ENTRIES + drivers.ENTRY * count)
 
 
 def _table(

@@ -29,7 +29,7 @@ def converted(saved: Saved, described: Mapping[str, Any], params: Mapping[str, S
             for kind, stored in kinds.items()
         }
     parts = dict(saved.parts)
-    for part in ("ema", "accumulated"):
+    for part in ("ema", "accumulated", "lookahead"):
         parts[part] = _members(part, parts[part], described[part])
     if saved.params is None:
         for part in ("master", "copy"):

@@ -17,6 +17,7 @@ from fastopt.rules.adopt import ADOPT as ADOPT
 from fastopt.rules.amsgrad import AMSGrad as AMSGrad
 from fastopt.rules.asgd import ASGD as ASGD
 from fastopt.rules.ftrl import FTRL as FTRL
+from fastopt.rules.lamb import LAMB as LAMB
 from fastopt.rules.laprop import LaProp as LaProp
 from fastopt.rules.lion import Lion as Lion
 from fastopt.rules.madgrad import MADGRAD as MADGRAD
@@ -27,6 +28,9 @@ from fastopt.rules.qhadam import QHAdam as QHAdam
 from fastopt.rules.radam import RAdam as RAdam
 from fastopt.rules.rmsprop import RMSprop as RMSprop
 from fastopt.rules.rprop import Rprop as Rprop
+from fastopt.rules.schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
+from fastopt.rules.schedulefreeradam import ScheduleFreeRAdam as ScheduleFreeRAdam
+from fastopt.rules.schedulefreesgd import ScheduleFreeSGD as ScheduleFreeSGD
 from fastopt.rules.sgd import SGD as SGD
 from fastopt.rules.signum import Signum as Signum
 from fastopt.rules.sophiag import SophiaG as SophiaG

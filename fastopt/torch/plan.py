@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from fastopt.backend.choice import select
-from fastopt.backend.program import Follower, Program, Work, array_at, run
+from fastopt.backend.program import Follower, Program, Sums, Work, array_at, run
 from fastopt.encoded import native
 from fastopt.rule import Row as Coefficients
 from fastopt.rule import Rule
 from fastopt.sizes import GRAIN_AWAKE
 from fastopt.storage import Stream
 from fastopt.storages import noise
-from fastopt.torch import memory
+from fastopt.torch import clipping, memory
 from fastopt.torch.rows import Kind, Row, Survey
 from fastopt.torch.states import Watch
 
@@ -141,6 +141,20 @@ class _Batch:
         self.keys = [np.empty(pairs, np.uint64) if stochastic else None]
         #: Whether the step before had the same scalars in all rows, and so left them the same.
         self.even = False
+        #: Where a sum is taken over each parameter: its coefficients and its keys, a row for each, as ``k`` has, too.
+        self.measured = np.empty((0, 0), self.dtype)
+        self.sizes = np.array([row.param.numel() for row in rows], np.float64)
+        self.sums: Sums | None = None
+        if rule.sums is not None:
+            values = rule.coefficients(1)
+            self.measured = np.empty((len(rows), len(rule.measured(1, values))), self.dtype)
+            self.k = np.empty((len(rows), len(values)), self.dtype)
+            self.keys = [*np.empty((len(rows), pairs), np.uint64)] if stochastic else [None] * len(rows)
+
+    def row(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The coefficients and keys of the row of that number, counted from ``start``, in a step that is even."""
+        number = number if self.measured.size else 0
+        return self.k[number], self.keys[number]
 
     def goes_on(self) -> bool:
         """Whether all rows have the scalars that the step before has given them."""
@@ -176,17 +190,25 @@ class Plan:
         works = []
         for batch in self._batches:
             kernel = rules[batch.group].kernel
-            for row in rows[batch.start : batch.stop]:
+            for number, row in enumerate(rows[batch.start : batch.stop]):
                 p, *states = (numbers.stream(batch.dtype) for numbers in row.kept.numbers)
                 copy = row.kept.copy
                 followers = () if copy is None else (Follower(copy.stream(batch.dtype)),)
-                works.append(Work(kernel, (p, _gradient_like(row), *states), batch.k[0], followers, batch.keys[0]))
+                k, keys = batch.row(number)
+                works.append(Work(kernel, (p, _gradient_like(row), *states), k, followers, keys))
         #: What runs the kernels, and why.
         self.backend, self.backend_reason = select(own_kernel=any(not isinstance(work.kernel, str) for work in works))
         # The numbers beside the states are written in the same program, so that no interrupt can come in between.
         writes = [Work("blend", copy, _COPY[column.dtype]) for column in columns for copy in column.writes]
         reads = [Work("blend", copy, _COPY[column.dtype]) for column in columns for copy in column.reads]
         self._table = self.backend.table(works, writes, GRAIN_AWAKE)
+        self._works = works
+        self._squares: Sums | None = None  # of the gradients, once they are asked for
+        for batch in self._batches:
+            sums = rules[batch.group].sums
+            if sums is not None:
+                pairs = zip(works[batch.start : batch.stop], batch.measured, strict=True)
+                batch.sums = self.backend.sums([work._replace(k=k) for work, k in pairs], sums, GRAIN_AWAKE)
         self._reads = self.backend.bind(reads, 1) if reads else Program([], ())
         #: How many gradients of the last step lay in another order than their parameters, and were copied.
         self.copied = 0
@@ -229,21 +251,32 @@ class Plan:
         except (AttributeError, KeyError, RuntimeError, TypeError):  # something is no tensor with memory any more
             return False
 
-    def prepare(self, rules: Sequence[Rule], gradients: Gradients, scale: float) -> None:
+    def prepare(self, rules: Sequence[Rule], gradients: Gradients, narrow: float = 1.0, wide: float = 1.0) -> None:
         """Works out the coefficients of the step. ValueError if a dtype cannot hold one of them.
 
-        Gradients of the parameters in ``narrow`` are still to be divided by ``scale``.
+        Gradients of the parameters in ``narrow`` are still to be multiplied by a number, and so are the others.
         """
         if self._reads.calls:
             run(self._reads.calls, self._reads.lock)
         present = gradients.present
         for batch in self._batches:
             part = None if present is None else present[batch.start : batch.stop]
-            self._prepare(batch, rules[batch.group], part, 1.0 / scale if batch.narrow else 1.0)
+            prepare = self._prepare if batch.sums is None else self._measure
+            prepare(batch, rules[batch.group], part, narrow if batch.narrow else wide, gradients)
+
+    def squares(self, gradients: Gradients, threads: int) -> float:
+        """The sum of the squares of the gradients: of DTensors, in all processes."""
+        if not self._params:
+            return 0.0
+        if self._squares is None:
+            ones = {dtype: np.ones(1, dtype) for dtype in memory.DTYPES.values()}
+            works = [work._replace(k=ones[work.k.dtype], followers=(), keys=None) for work in self._works]
+            self._squares = self.backend.sums(works, "sum_squares", GRAIN_AWAKE)
+        return clipping.total(self._squares.take(threads, gradients.addresses)[:, 0], self._params)
 
     def prepare_estimates(self, rules: Sequence[Rule], gradients: Gradients) -> None:
         """Works out the coefficients of an update of the Hessian: the numbers beside the states stay as they are."""
-        self.prepare([rule.estimator() for rule in rules], gradients, 1.0)
+        self.prepare([rule.estimator() for rule in rules], gradients)
         for batch in self._batches:
             for column in batch.columns:
                 column.update[:] = column.values
@@ -299,7 +332,9 @@ class Plan:
         self._strides[row] = gradient.stride()  # dimensions of size 1 may have any stride
         return gradient
 
-    def _prepare(self, batch: _Batch, rule: Rule, present: np.ndarray | None, scale: float) -> None:
+    def _prepare(
+        self, batch: _Batch, rule: Rule, present: np.ndarray | None, scale: float, gradients: Gradients
+    ) -> None:
         """Works out the coefficients of a batch, and its scalars after the step."""
         columns = batch.columns
         if present is None and batch.goes_on():
@@ -309,25 +344,44 @@ class Plan:
             for column, value in zip(columns, after, strict=True):
                 column.update[:] = value
             return
-        for column in columns:
-            column.update[:] = column.values
         batch.even = False
-        rows = np.arange(batch.stop - batch.start) if present is None else np.flatnonzero(present)
-        if not rows.size:
+        distinct = _distinct(batch, present)
+        if not distinct:
             return
-        scalars = np.stack([column.values[rows] for column in columns], axis=1, dtype=np.float64)
-        distinct, which = np.unique(scalars, axis=0, return_inverse=True)
         batch.k = np.empty((len(distinct), batch.k.shape[1]), batch.dtype)
         batch.first = Coefficients(batch.k[0])
         batch.keys = [None if keys is None else np.empty_like(keys) for keys in [batch.keys[0]] * len(distinct)]
-        for number, numbers in enumerate(distinct):
-            chosen = rows[which.reshape(-1) == number]
-            after = _fill(Coefficients(batch.k[number]), rule, scale, numbers.tolist(), batch.scalar_dtypes)
+        for number, (chosen, scalars) in enumerate(distinct):
+            after = _fill(Coefficients(batch.k[number]), rule, scale, scalars, batch.scalar_dtypes)
             _refresh(batch.keys[number], batch.seed, after[0])
             for column, value in zip(columns, after, strict=True):
                 column.update[chosen] = value
             self._table.use(batch.start + chosen, batch.k[number], batch.keys[number])
             batch.even = len(chosen) == batch.stop - batch.start
+
+    def _measure(
+        self, batch: _Batch, rule: Rule, present: np.ndarray | None, scale: float, gradients: Gradients
+    ) -> None:
+        """As :meth:`_prepare`, where each parameter has coefficients of its own, which follow from its sums."""
+        assert batch.sums is not None
+        distinct = [
+            (chosen, _scalars(rule, scalars, batch.scalar_dtypes)) for chosen, scalars in _distinct(batch, present)
+        ]
+        for chosen, (step, before, after) in distinct:
+            row = Coefficients(batch.measured[chosen[0]])
+            with np.errstate(all="ignore"):
+                rule.fill_measured(row, step, scale, before)
+            batch.measured[chosen] = row.array
+            for column, value in zip(batch.columns, after, strict=True):
+                column.update[chosen] = value
+        sums = batch.sums.take(torch.get_num_threads(), gradients.addresses[batch.start : batch.stop])
+        for chosen, (step, before, _) in distinct:
+            found = np.empty((len(chosen), batch.k.shape[1]), batch.dtype)
+            with np.errstate(all="ignore"):
+                rule.fill_adapted(found, step, scale, before, batch.sizes[chosen], sums[chosen])
+            batch.k[chosen] = found
+            for number in chosen:
+                _refresh(batch.keys[number], batch.seed, step)
 
     @property
     def looks(self) -> int:
@@ -343,6 +397,18 @@ class Plan:
             elements = sum(map(Tensor.numel, params))
             found.append(PlannedKernel(batch.group, name, batch.stored, len(params), elements, batch.storages))
         return tuple(found)
+
+
+def _distinct(batch: _Batch, present: np.ndarray | None) -> list[tuple[np.ndarray, list[float]]]:
+    """The rows of a batch that are present, by the scalars that they share; those of no row change with the step."""
+    for column in batch.columns:
+        column.update[:] = column.values
+    rows = np.arange(batch.stop - batch.start) if present is None else np.flatnonzero(present)
+    if not rows.size:
+        return []
+    scalars = np.stack([column.values[rows] for column in batch.columns], axis=1, dtype=np.float64)
+    distinct, which = np.unique(scalars, axis=0, return_inverse=True)
+    return [(rows[which.reshape(-1) == number], numbers.tolist()) for number, numbers in enumerate(distinct)]
 
 
 def _storages(rows: Sequence[Row], rule: Rule) -> dict[str, str]:
@@ -378,21 +444,30 @@ def _fill(row: Coefficients, rule: Rule, scale: float, scalars: list[float], dty
     """Fills in the coefficients of the step that follows these scalars, and returns the scalars after it.
 
     ``scale`` is what gradients are multiplied by.
-
-    They are rounded as torch rounds them. It computes with 0-d tensors in their own dtypes, as NumPy does with its
-    scalars, and what a rule makes anew, a Python number, becomes a tensor of torch's default dtype first.
     """
     step = int(scalars[0]) + 1
     if len(scalars) == 1:
         rule.fill(row, step, scale)
         return [step]
+    step, before, after = _scalars(rule, scalars, dtypes)
+    with np.errstate(all="ignore"):
+        rule.fill(row, step, scale, before)
+    return after
+
+
+def _scalars(rule: Rule, scalars: list[float], dtypes: list[np.dtype]) -> tuple[int, dict[str, Any], list[float]]:
+    """The step that follows these scalars, the rule's scalars before it, and all of them after it.
+
+    They are rounded as torch rounds them. It computes with 0-d tensors in their own dtypes, as NumPy does with its
+    scalars, and what a rule makes anew, a Python number, becomes a tensor of torch's default dtype first.
+    """
+    step = int(scalars[0]) + 1
     with np.errstate(all="ignore"):
         pairs = zip(rule.torch_scalars, dtypes[1:], scalars[1:], strict=True)
         before = {name: dtype.type(number) for name, dtype, number in pairs}
-        rule.fill(row, step, scale, before)
         default = memory.default_dtype().type
         after = [
             number if isinstance(number, np.floating) else dtype.type(default(number))
             for number, dtype in zip(rule.advance(step, **before).values(), dtypes[1:], strict=True)
         ]
-    return [step, *after]
+    return step, before, [step, *after]

@@ -54,6 +54,7 @@ class Kind(NamedTuple):
 
     kernel: Any
     states: tuple[str, ...]
+    sums: str | None
     #: Why torch's own optimizer is to apply the rule, or None if kernels do.
     obstacle: str | None
     options: Options
@@ -71,8 +72,8 @@ def kind(rule: Rule, options: Options, in_torch: bool) -> Kind:
         else:
             rule.check()
     except (TypeError, ValueError) as error:
-        return Kind(None, (), f"has hyperparameters that no kernel is made for ({error})", options)
-    return Kind(rule.kernel, tuple(rule.states), None, options)
+        return Kind(None, (), None, f"has hyperparameters that no kernel is made for ({error})", options)
+    return Kind(rule.kernel, tuple(rule.states), rule.sums, None, options)
 
 
 def survey(
@@ -92,7 +93,7 @@ def survey(
     for number, (group, rule) in enumerate(zip(groups, rules, strict=True)):
         for p in group["params"]:
             entry = state.get(p) or {}
-            reason = kinds[number].obstacle or (_obstacle(p) if p.grad is not None or entry else None)
+            reason = kinds[number].obstacle or (_obstacle(p, kinds[number]) if p.grad is not None or entry else None)
             if p.grad is None and (reason or not entry):
                 waiting.append(p)
             elif reason:
@@ -121,9 +122,11 @@ def survey(
     return Survey([row for row in rows if id(row.param) not in apart], others, waiting)
 
 
-def _obstacle(p: Tensor) -> str | None:
+def _obstacle(p: Tensor, kind: Kind) -> str | None:
     """Why kernels cannot step a parameter, or None if they can."""
     reason = memory.obstacle(memory.local(p))
+    if reason is None and kind.sums and memory.is_distributed(p):
+        return "is a DTensor, of which this process has only parts to take norms of"
     if reason or p.grad is None:
         return reason
     if memory.is_distributed(p) != memory.is_distributed(p.grad):
@@ -164,9 +167,15 @@ def _row(
         scalars["step"] = float(any(entry.get(name) is not None for name in rule.states))
     double = torch.get_default_dtype() == torch.float64 and not group.get("fused")  # as torch.optim makes them
     default = torch.float64 if double else torch.float32
-    dtypes = tuple(value.dtype if isinstance(value, Tensor) else default for value in scalars.values())
+    dtypes = tuple(_dtype(value, default) for value in scalars.values())
     gradient = p.dtype if p.grad is None else p.grad.dtype
     return Row(number, p, entry, kept, scalars, dtypes, gradient, counted)
+
+
+def _dtype(value: Any, default: torch.dtype) -> torch.dtype:
+    if isinstance(value, Tensor):
+        return value.dtype
+    return torch.float64 if isinstance(value, np.float64) else default  # a rule asks for it
 
 
 def _number(value: Any) -> Tensor | float:

@@ -124,6 +124,26 @@ def keep(rule: Rule, p: Tensor, entry: Mapping[str, Any], precision: Precision) 
     return Kept(tensors, tuple(numbers), copy)
 
 
+def exact(p: Tensor, entry: Mapping[str, Any]) -> Tensor:
+    """The parameter as steps update it: itself, or what its state holds of it in more bits."""
+    if entry.get(MASTER) is not None:
+        return entry[MASTER]
+    if entry.get(REMAINDER) is None:
+        return p
+    remainder = _reused(p, REMAINDER, entry[REMAINDER], torch.int16)
+    assert remainder is not None
+    return _laid_out(p, Numbers(STORAGES["split"], (p, remainder)).decode(), torch.float32)
+
+
+def decoded(p: Tensor, entry: Mapping[str, Any], name: str) -> Tensor:
+    """A state that is there, as a tensor of floats: if it is stored in 8 bits, a copy."""
+    given = entry[name]
+    if given.dtype != torch.uint8:
+        return given
+    before = _in_bytes(p, entry, name, 0.0)
+    return _laid_out(before.tensors[0], before.decode(), torch.float32)
+
+
 def names(state: str, storage: Storage) -> list[str]:
     """What the tensors of a state are called: ``exp_avg``, and in 8 bits ``exp_avg_scales``, too."""
     return [state, *(f"{state}_{part.name}" for part in storage.parts[1:])]

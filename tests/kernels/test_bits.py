@@ -118,7 +118,12 @@ def interpreted(kernel: str):
     pytest.importorskip("numba", exc_type=ImportError)
     from fastopt.kernels import KERNELS
 
-    function = KERNELS[kernel].py_func
+    return interpreted_function(KERNELS[kernel])
+
+
+def interpreted_function(compiled):
+    """As :func:`interpreted`, of any function for numba."""
+    function = compiled.py_func
     plain = {"prange": range, "sqrt": np.sqrt, "to_fixed_tuple": lambda k, n: tuple(k)}
     called = {
         name: each.py_func

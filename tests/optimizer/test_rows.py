@@ -68,6 +68,12 @@ def test_every_rule_has_the_bits_of_a_dense_step(kernel, dtype, options, backend
     if options.get("state_dtype") and not rule.states:
         pytest.skip("the rule keeps no states")
     optimizers = [Optimizer(buffer(0, dtype), rule, backend=backend, **options) for _ in range(2)]
+    if rule.starts_from_parameters:
+        rows, dense = both(4, dtype)
+        with pytest.raises(ValueError, match="'table'.* must be an array, not Rows: .* in the first step"):
+            optimizers[0].step(rows)
+        for optimizer in optimizers:
+            optimizer.step(dense)
     before = tables(optimizers[0])
     for seed in range(1, 4):
         for optimizer, gradient in zip(optimizers, both(seed, dtype), strict=True):
