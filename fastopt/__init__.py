@@ -1,6 +1,6 @@
 """fastopt: neural-network optimizers for the CPU, the same to the last bit from numba and from C."""
 
-from fastopt import moved, schedules
+from fastopt import schedules
 from fastopt.backend.choice import backends
 from fastopt.buffers import FlatBuffer
 from fastopt.capi import get_include, get_library
@@ -48,8 +48,6 @@ from fastopt.rules import (
     StableAdamW,
     Yogi,
 )
-
-moved.install()
 
 __version__ = "0.1.0"
 
