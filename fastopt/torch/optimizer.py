@@ -197,7 +197,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         self.check_group(group)
         torch.optim.Optimizer.add_param_group(self, param_group)
         try:
-            self._check_options(group, {p.dtype for p in self.param_groups[-1]["params"]})
+            members, rule = self.param_groups[-1]["params"], self.make_rule(group)
+            self._check_options(group, {p.dtype for p in members})
+            for p in members:
+                rule.check_shape(self.describe(p).partition(": ")[2], tuple(p.shape))
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -410,7 +413,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if self.torch_class is not None:
             known = values.keys() & inspect.signature(self.torch_class).parameters.keys()
             try:
-                self.torch_class([torch.zeros(1)], **{name: values[name] for name in known})
+                self.torch_class([torch.zeros(1, 1)], **{name: values[name] for name in known})
             except (ValueError, RuntimeError) as refusal:
                 raise type(refusal)(f"{refusal} ({own})" if own else str(refusal)) from None
             except TypeError as refusal:  # not what it says about a value, but where it came to grief

@@ -1,6 +1,6 @@
 """What a step reads and writes: worked out once, and used again for as long as it holds."""
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
 from types import MappingProxyType
@@ -22,6 +22,7 @@ from fastopt.storage import Stream
 from fastopt.storages import noise
 from fastopt.torch import clipping, memory
 from fastopt.torch.rows import Kind, Row, Survey
+from fastopt.torch.staged import Staged
 from fastopt.torch.states import Watch
 
 # All parameters are looked at in every step, since anybody may replace them, their gradients and their states. These
@@ -120,7 +121,7 @@ class _Batch:
         self.dtype: Any = rows[0].computes
         #: The dtype of the parameters, and how they and what belongs to them are stored, in words.
         self.stored = memory.STORED[rows[0].param.dtype].name
-        self.storages = _storages(rows, rule)
+        self.storages, self.stage = _storages(rows), rule.stage
         #: Whether the gradients have fewer bits than what kernels compute in.
         self.narrow = rows[0].gradient.itemsize < self.dtype.itemsize
         self.columns: list[_Column] = []
@@ -194,7 +195,9 @@ class Plan:
             group = part[0].group
             self._batches.append(_Batch(part, rules[group], kinds[group].options.seed, start))
         columns = [column for batch in self._batches for column in batch.columns]
-        works = []
+        works: list[Work] = []
+        #: Those of the rows whose rule has a stage, by their numbers.
+        self._staged: dict[int, Staged] = {}
         for batch in self._batches:
             kernel = rules[batch.group].kernel
             for number, row in enumerate(rows[batch.start : batch.stop]):
@@ -202,13 +205,15 @@ class Plan:
                 copy = row.kept.copy
                 followers = () if copy is None else (Follower(copy.stream(batch.dtype)),)
                 k, keys = batch.row(number)
+                if batch.stage is not None:
+                    self._staged[len(works)], states = Staged(row, batch.stage, batch.seed), []
                 works.append(Work(kernel, (p, _gradient_like(row), *states), k, followers, keys))
         #: What runs the kernels, and why.
         self.backend, self.backend_reason = select(own_kernel=any(not isinstance(work.kernel, str) for work in works))
         # The numbers beside the states are written in the same program, so that no interrupt can come in between.
         writes = [Work("blend", copy, _COPY[column.dtype]) for column in columns for copy in column.writes]
         reads = [Work("blend", copy, _COPY[column.dtype]) for column in columns for copy in column.reads]
-        self._table = self.backend.table(works, writes, GRAIN_AWAKE)
+        self._table = self.backend.table(self._after_stages(works), writes, GRAIN_AWAKE)
         self._works = works
         self._squares: Sums | None = None  # of the gradients, once they are asked for
         for batch in self._batches:
@@ -305,7 +310,8 @@ class Plan:
             pairs = zip(self._params, gradients.tensors, strict=True)
             stepped = [p for p, gradient in pairs if gradient is not None and not p.is_inference()]
         increment_version(stepped)
-        program = self._table.bind(gradients.addresses, threads)
+        addresses = self._with_stages(gradients.addresses) if self._staged else gradients.addresses
+        program = self._table.bind(addresses, threads)
         if gradients.sparse:
             of_rows = self.backend.bind(self._works_of_rows(gradients.sparse), threads)
             program = Program([*program.calls, *of_rows.calls], (program, of_rows), program.lock or of_rows.lock)
@@ -320,6 +326,22 @@ class Plan:
                 values = of_array(found.array, work.k.dtype)
                 works.append(work._replace(streams=(p, values, *states), spans=found.spans))
         return works
+
+    def _after_stages(self, works: Sequence[Work]) -> list[Work]:
+        """The works where stages have taken the gradients, then those that write to states what stages give."""
+        found = list(works)
+        for row, staged in self._staged.items():
+            p, _ = found[row].streams
+            found[row] = found[row]._replace(streams=(p, staged.direction))
+        return found + [work for staged in self._staged.values() for work in staged.writes]
+
+    def _with_stages(self, addresses: np.ndarray) -> np.ndarray:
+        """What these works read in place of gradients at these addresses."""
+        found, writes = addresses.copy(), []
+        for row, staged in self._staged.items():
+            found[row], *states = staged.addresses if addresses[row] else [0] * len(staged.addresses)
+            writes += states
+        return np.concatenate([found, np.array(writes, np.int64)])
 
     def gradients(self) -> Gradients:
         """The gradients of the rows. Raises :class:`Stale` if kernels cannot read one of them.
@@ -387,6 +409,8 @@ class Plan:
             _refresh(batch.keys[0], batch.seed, after[0])
             for column, value in zip(columns, after, strict=True):
                 column.update[:] = value
+            if batch.stage is not None:
+                self._stage(rule, int(after[0]), batch.k[0], range(batch.start, batch.stop), gradients)
             return
         batch.even = False
         distinct = _distinct(batch, present)
@@ -401,6 +425,8 @@ class Plan:
             for column, value in zip(columns, after, strict=True):
                 column.update[chosen] = value
             self._use(batch.start + chosen, batch.k[number], batch.keys[number])
+            if batch.stage is not None:
+                self._stage(rule, int(after[0]), batch.k[number], batch.start + chosen, gradients)
             batch.even = len(chosen) == batch.stop - batch.start
 
     def _use(self, rows: np.ndarray, k: np.ndarray, keys: np.ndarray | None) -> None:
@@ -434,6 +460,12 @@ class Plan:
             for number in chosen:
                 _refresh(batch.keys[number], batch.seed, step)
 
+    def _stage(self, rule: Rule, step: int, k: np.ndarray, rows: Iterable[int], gradients: Gradients) -> None:
+        """Runs the stage of some rows. The sign and the scale are for it: the kernel takes what it gives as it is."""
+        scale, k[0] = float(k[0]), 1.0
+        for row in rows:
+            self._staged[row].run(rule, step, gradients.tensors[row], scale)
+
     @property
     def looks(self) -> int:
         """How many steps have looked whether anybody had changed the states."""
@@ -462,12 +494,12 @@ def _distinct(batch: _Batch, present: np.ndarray | None) -> list[tuple[np.ndarra
     return [(rows[which.reshape(-1) == number], numbers.tolist()) for number, numbers in enumerate(distinct)]
 
 
-def _storages(rows: Sequence[Row], rule: Rule) -> dict[str, str]:
+def _storages(rows: Sequence[Row]) -> dict[str, str]:
     """How the parameters of some rows, their masters and states are stored, by name, in words."""
     found: dict[str, dict[str, None]] = {}
     for row in rows:
         kept = row.kept
-        named = zip(("params" if kept.copy is None else "master", *rule.states), kept.numbers, strict=True)
+        named = zip(("params" if kept.copy is None else "master", *kept.states), kept.numbers, strict=True)
         for name, numbers in (*(() if kept.copy is None else (("params", kept.copy),)), *named):
             words = f"{numbers.storage.name}, stochastic" if numbers.stochastic else numbers.storage.name
             found.setdefault(name, {})[words] = None

@@ -78,7 +78,7 @@ def kind(rule: Rule, options: Options, in_torch: bool) -> Kind:
             rule.check()
     except (TypeError, ValueError) as error:
         return Kind(None, (), False, None, f"has hyperparameters that no kernel is made for ({error})", options)
-    rows = rule.sums is None and not (in_torch and rule.torch_moves_all_rows)
+    rows = rule.sums is None and rule.stage is None and not (in_torch and rule.torch_moves_all_rows)
     return Kind(rule.kernel, tuple(rule.states), rows, rule.sums, None, options)
 
 
@@ -102,6 +102,8 @@ def survey(
             reason = kinds[number].obstacle
             if not reason and (p.grad is not None or entry):
                 reason = _obstacle(p, kinds[number])
+            if reason is None and rule.stage is not None and memory.is_distributed(p):
+                reason = "is a DTensor, of which this process has no more than a part"
             if p.grad is None and (reason or not entry):
                 waiting.append(p)
             elif reason:

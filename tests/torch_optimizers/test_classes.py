@@ -253,7 +253,7 @@ def test_classes_are_subclasses_of_torchs(name):
         assert isinstance(each, getattr(torch.optim, theirs))
         assert isinstance(torch.optim.lr_scheduler.StepLR(each, 1).optimizer, fastopt.torch.RuleOptimizer)
     assert made.step is fastopt.torch.RuleOptimizer.step
-    assert made.state_dict is fastopt.torch.RuleOptimizer.state_dict
+    assert made.state_dict.__module__.startswith("fastopt.torch.")
     assert issubclass(fastopt.torch.AdamW, torch.optim.AdamW)
 
 
