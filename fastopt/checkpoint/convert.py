@@ -78,20 +78,20 @@ def _as_stored(what: str, stored: Stored, here: Stored | None) -> Stored:
     """A member in the storage that it has here; as it is, if it is in that already or nobody knows it here."""
     if here is None or here.storage == stored.storage:
         return stored
-    return _encoded(_values(what, stored, here.shape), here.storage, here.shape)
+    return _encoded(_decoded(what, stored, here.shape), here.storage, here.shape)
 
 
 def _exact(name: str, stored: Stored, master: Stored | None, shape: tuple[int, ...]) -> np.ndarray:
     """The numbers of a parameter that steps updated: the master's, if there was one."""
     what = f"params: {quoted(name)}"
     if master is None:
-        return _values(what, stored, shape)
+        return _decoded(what, stored, shape)
     if master.storage == "split" and stored.storage == "bfloat16":
         master = Stored("split", {"upper": stored.parts.get("codes"), **master.parts})
-    return _values(f"master: {quoted(name)}", master, shape)
+    return _decoded(f"master: {quoted(name)}", master, shape)
 
 
-def _values(what: str, stored: Stored, shape: tuple[int, ...]) -> np.ndarray:
+def _decoded(what: str, stored: Stored, shape: tuple[int, ...]) -> np.ndarray:
     """The numbers of a member, 1-D. CheckpointError if its parts are not as its storage has them."""
     storage = STORAGES.get(stored.storage)
     if storage is None:

@@ -8,7 +8,7 @@ from fastopt.storages import minifloat
 MANTISSA = 7
 
 
-def _values() -> np.ndarray:
+def _decoded() -> np.ndarray:
     return minifloat.values(0x7F80, MANTISSA, bias=127)
 
 
@@ -22,9 +22,9 @@ def encode(values: np.ndarray, noise: np.ndarray | None = None) -> tuple[np.ndar
     bits = values.view(np.uint32)
     magnitudes = np.nan_to_num(abs(values), nan=0.0, posinf=np.inf)
     if noise is None:
-        codes = minifloat.nearest(magnitudes, _values())
+        codes = minifloat.nearest(magnitudes, _decoded())
     else:
-        codes = minifloat.stochastic(magnitudes, _values(), MANTISSA, noise)
+        codes = minifloat.stochastic(magnitudes, _decoded(), MANTISSA, noise)
     signed = codes | (bits >> 16 & 0x8000)
     quieted = bits >> 16 | 0x40
     return (np.where(np.isnan(values), quieted, signed).astype(np.uint16),)

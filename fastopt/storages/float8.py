@@ -12,7 +12,7 @@ BIAS = 7
 LEAST_SCALE = 2.0**-116  # with it the smallest code is 2^-126, the smallest normal float32
 
 
-def _all_codes(mantissa: int) -> np.ndarray:
+def _decoded(mantissa: int) -> np.ndarray:
     return minifloat.values(16 << mantissa, mantissa, BIAS)
 
 
@@ -33,7 +33,7 @@ def _scale(largest: np.float32, mantissa: int, *, stochastic: bool) -> np.float3
 
 @np.errstate(over="ignore", invalid="ignore")
 def _decode(codes: np.ndarray, scales: np.ndarray, mantissa: int) -> np.ndarray:
-    magnitudes = _all_codes(mantissa)[codes & (0xFF if mantissa == 4 else 0x7F)]
+    magnitudes = _decoded(mantissa)[codes & (0xFF if mantissa == 4 else 0x7F)]
     values = (magnitudes * np.repeat(scales, BLOCK)[: codes.size]).astype(np.float32)
     return values if mantissa == 4 else np.where(codes >= 0x80, -values, values)
 
@@ -50,9 +50,9 @@ def _encode(values: np.ndarray, noise: np.ndarray | None = None, *, mantissa: in
             continue
         magnitudes = abs(values[part].astype(np.float64)) / scale
         if noise is None:
-            found = minifloat.nearest(magnitudes, _all_codes(mantissa))
+            found = minifloat.nearest(magnitudes, _decoded(mantissa))
         else:
-            found = minifloat.stochastic(magnitudes, _all_codes(mantissa), mantissa, noise[part])
+            found = minifloat.stochastic(magnitudes, _decoded(mantissa), mantissa, noise[part])
         if mantissa == 3:
             codes[part] = found | np.signbit(values[part]) * 0x80
         else:
