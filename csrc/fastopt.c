@@ -11,6 +11,7 @@
 #include "parallel.h"
 #include "sizes.h"
 #include "span.h"
+#include "step.h"
 #include "tables.h"
 
 static int32_t best_isa; /* of this processor, its operating system and this build */
@@ -188,15 +189,23 @@ static void step_share(void *context, int worker, int workers)
     }
 }
 
-int32_t fastopt_step(const fastopt_call *call)
+int32_t step_on(const fastopt_call *call, parallel_runner *run, void *pool)
 {
     const int32_t code = check_call(call);
     if (code == FASTOPT_OK) {
         struct step step = {call, total_length(call)};
-        parallel_run(step_share, &step, useful_threads(step.total, call));
+        run(pool, step_share, &step, useful_threads(step.total, call));
     }
     return code;
 }
+
+static void run_on_own_pool(void *pool, parallel_task *task, void *context, int threads)
+{
+    (void)pool;
+    parallel_run(task, context, threads);
+}
+
+int32_t fastopt_step(const fastopt_call *call) { return step_on(call, run_on_own_pool, NULL); }
 
 int64_t fastopt_blocks(const fastopt_call *call)
 {

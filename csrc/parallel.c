@@ -85,7 +85,7 @@ static int reasonable(int threads)
 }
 
 struct job {
-    void (*task)(void *, int, int);
+    parallel_task *task;
     void *context;
     float_mode mode; /* of the thread that calls: results must not depend on the thread that a share runs on */
 };
@@ -100,7 +100,7 @@ static void enter(void *data)
     set_float_mode(&mode);
 }
 
-void parallel_run(void (*task)(void *context, int worker, int workers), void *context, int threads)
+void parallel_run(parallel_task *task, void *context, int threads)
 {
     if (threads > 1 && !forked) {
         pthread_once(&once, find_pool);
@@ -122,7 +122,7 @@ const char *parallel_pool(void)
 
 #else
 
-void parallel_run(void (*task)(void *context, int worker, int workers), void *context, int threads)
+void parallel_run(parallel_task *task, void *context, int threads)
 {
     (void)threads;
     task(context, 0, 1);

@@ -3,12 +3,15 @@
 import math
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
+from fastopt import averaging
+from fastopt.ascent import Ascent
 from fastopt.backend.choice import select
 from fastopt.backend.process import process, resolve_threads
 from fastopt.backend.program import Call, run
@@ -19,7 +22,9 @@ from fastopt.declared import Flag, Interval, Whole, real
 from fastopt.encoded import EncodedBuffer
 from fastopt.errors import NonFiniteGradientError, nearest, one_of, quoted
 from fastopt.groups import Group, assign
-from fastopt.plan import Explanation, Reading, StepPlan, make_plan
+from fastopt.lookahead import check_lookahead
+from fastopt.plan import Explanation, Reading, StepPlan
+from fastopt.plans import make_plan
 from fastopt.precision import check_precision, check_seed
 from fastopt.rule import Rule
 from fastopt.state import MICRO_STEP, STEP, OptimizerState, flat_and_layout
@@ -29,12 +34,13 @@ NONFINITE = ("propagate", "skip", "raise")
 StateDtype = Literal["bfloat16", "float16", "8bit"]
 
 _DECAY = Interval(0.0, 1.0, "[)")
+_RHO = Interval(0.0, brackets="()")
 
 _report = tuple.__new__  # of what has been checked: StepReport(...) takes twice as long
 _UNBOUND = (object(), None, None)  # a gradient that nobody has, in place of the last one with its plan and programs
 
 #: Attributes that a copy, or an optimizer that comes from a pickle, finds anew.
-_OF_THIS_PROCESS = frozenset({"threads", "backend_reason", "_backend", "_plan", "_bound"})
+_OF_THIS_PROCESS = frozenset({"threads", "backend_reason", "_backend", "_plan", "_bound", "_ascent", "_bound_before"})
 
 
 class StepReport(NamedTuple):
@@ -92,6 +98,12 @@ class Optimizer:
     copy
         ``"bfloat16"`` or ``"float16"``: :attr:`copy`, a flat buffer, holds the parameters so, rounded to nearest, after
         each update.
+    lookahead
+        ``(steps, alpha)``, as ``(6, 0.5)``: :attr:`lookahead` holds slow weights, which start as the parameters are.
+        After each so many updates ``slow = (1 - alpha) * slow + alpha * params`` and ``params = slow``, for groups that
+        are not frozen: Zhang et al., NeurIPS 2019, arXiv:1907.08610. Averages and copies are those of the parameters
+        then. ``steps`` is a whole number >= 1, ``alpha`` a number in (0, 1]. The weights have the dtype in which steps
+        compute.
 
     Raises
     ------
@@ -112,6 +124,9 @@ class Optimizer:
     array([ 0.5,  0. , -0.5], dtype=float32)
     """
 
+    _bound: tuple[Any, Any, Any]  # a gradient, with its plan and programs
+    _bound_before: tuple[Any, Any, Any]  # the same, before parameters were moved
+
     def __init__(
         self,
         params: FlatBuffer | np.ndarray,
@@ -126,12 +141,17 @@ class Optimizer:
         rounding: Literal["stochastic", "nearest"] = "stochastic",
         seed: int = 0,
         copy: Literal["bfloat16", "float16"] | None = None,
+        lookahead: tuple[int, float] | None = None,
     ) -> None:
         accumulate = Whole(1).parse("accumulate", accumulate)
         ema_decay = None if ema_decay is None else _DECAY.parse("ema_decay", ema_decay)
+        lookahead = None if lookahead is None else check_lookahead(lookahead)
         seed = check_seed(seed)
         flat, layout = flat_and_layout(params)
         members = assign(list(layout.shapes), rule)
+        for each, names in members.values():
+            for name in names:
+                each.check_shape(name, layout.shapes[name])
         states = list(dict.fromkeys(name for each, _ in members.values() for name in each.states))
         precision = check_precision(
             flat.dtype.name, states, master=master, state_dtype=state_dtype, rounding=rounding, copy=copy
@@ -139,8 +159,15 @@ class Optimizer:
         self._asked = backend, threads
         self._choose(layout, members.values())
         self._state = OptimizerState(
-            params, members, accumulate=accumulate, ema_decay=ema_decay, precision=precision, seed=seed
+            params,
+            members,
+            accumulate=accumulate,
+            ema_decay=ema_decay,
+            lookahead=lookahead,
+            precision=precision,
+            seed=seed,
         )
+        self._ascent = Ascent(self._state)
         self._forget()
 
     def _choose(self, layout: Layout, members: Iterable[tuple[Rule, tuple[str, ...]]]) -> None:
@@ -157,6 +184,7 @@ class Optimizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         self._choose(self.layout, [(group.rule, group.names) for group in self.groups.values()])
+        self._ascent = Ascent(self._state)
         self._forget()
 
     def __copy__(self) -> Self:  # two optimizers of the same memory would be at odds about it
@@ -215,6 +243,11 @@ class Optimizer:
     def ema(self) -> FlatBuffer | None:
         """The moving average of the parameters, or None."""
         return self._state.ema
+
+    @property
+    def lookahead(self) -> FlatBuffer | None:
+        """The slow weights of lookahead, or None."""
+        return self._state.lookahead
 
     @property
     def accumulated(self) -> FlatBuffer | None:
@@ -281,11 +314,12 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Copies of the states, keyed by parameter name, with the rules and counts of every group.
 
-        ``{"step", "micro_step", "seed", "groups", "state", "ema", "accumulated", "master", "copy"}``, where
-        ``state[parameter][name]`` is an array of the parameter's shape, or of a compressed state a mapping of its parts
-        with the name of its ``"storage"``. The parameters are not in it, nor of ``master="split"`` their upper halves:
-        see :meth:`save`.
+        ``{"step", "micro_step", "seed", "groups", "state", "ema", "accumulated", "master", "copy", "lookahead"}``,
+        where ``state[parameter][name]`` is an array of the state's shape, or of a compressed state a mapping of its
+        parts with the name of its ``"storage"``. The parameters are not in it, nor of ``master="split"`` their upper
+        halves: see :meth:`save`.
         """
+        self._state.check_in_place("state_dict")
         saved = self._state.describe()
         saved["state"] = {name: _copies(states) for name, states in saved["state"].items()}
         return saved | {part: saved[part] and _copies(saved[part]) for part in PARTS}
@@ -297,6 +331,7 @@ class Optimizer:
         learning rate that is a callable of the user's own is kept as it is here. Raises
         :class:`fastopt.CheckpointError` if rules, names, shapes or storages differ; then nothing has changed.
         """
+        self._state.check_in_place("load_state_dict")
         calls = self._adopting(parse(state_dict), convert)
         self._forget()
         run(calls)
@@ -312,6 +347,7 @@ class Optimizer:
         """
         from fastopt.checkpoint import file
 
+        self._state.check_in_place("save")
         file.save(path, self._state.describe(), self._state.parameters(), self.layout.shapes, extra)
 
     def load(self, path: str | os.PathLike, *, convert: bool = False) -> Any:
@@ -326,6 +362,8 @@ class Optimizer:
         that the optimizer holds a part of it.
         """
         from fastopt.checkpoint import file
+
+        self._state.check_in_place("load")
 
         def adopting(saved: Saved) -> list[Call]:
             calls = self._adopting(saved, convert)
@@ -415,6 +453,43 @@ class Optimizer:
             plan, reading = self._bind(grads, measured=False)
         plan.estimate(reading, grad_scale)
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """For ``with optimizer.averaged():``, in whose block the parameters are those to evaluate a model with.
+
+        They are the averages of rules that have one, as schedule-free rules do, and else :attr:`ema`, rounded to
+        nearest where they have 16 bits; so is :attr:`copy`. After the block, whatever ends it, both have exactly the
+        bits from before it, and what was written to them within is lost. Within it, RuntimeError for steps, saving,
+        loading, copies of the optimizer, and another such block. TypeError, when it begins, if a group has no average.
+        """
+        return averaging.averaged(self._state, self._forget)
+
+    def ascend(self, grads: FlatBuffer | np.ndarray | Mapping[str, Any], *, rho: float = 0.05) -> float:
+        """Moves the parameters up a gradient, for sharpness-aware minimization, until the next call of :meth:`step`.
+
+        By ``rho g / (|g| + 1e-12)``, Foret et al., ICLR 2021, arXiv:2010.01412: a step then goes down a gradient that
+        was taken there. It starts, even if it refuses that gradient, by putting the parameters back: they have exactly
+        the bits from before, as they have after :meth:`descend`. Until then RuntimeError for saving, loading and copies
+        of the optimizer, and for another ascent. Where rules maximize, the parameters go down.
+
+        ``grads`` is as for :meth:`step`, but not to be accumulated. Returns the norm of it; where that is not finite,
+        nothing moves. Parameters of 16 bits are moved as they are, and rounded to nearest, and frozen ones stay. The
+        first ascent allocates memory for a copy of the parameters.
+        """
+        if type(rho) is not float or not 0 < rho < math.inf:
+            rho = _RHO.parse("rho", rho)
+        self._state.check_in_place("ascend")
+        given, plan, reading = self._bound
+        if grads is not given or plan.forks != process.forks:
+            plan, reading = self._bind(grads, measured=True)
+        self._bound_before, self._bound = self._bound, _UNBOUND
+        return self._ascent.make(plan, reading, rho)
+
+    def descend(self) -> None:
+        """Takes back what :meth:`ascend` has done since the last step, if anything: without a step."""
+        if self._ascent.made:
+            self._ascent.take_back()
+            self._bound = self._bound_before
+
     def _refuse(self, norm: float, nonfinite: str) -> StepReport:
         if nonfinite == "raise":
             raise NonFiniteGradientError(f"grads: the gradient is not finite (its norm is {norm}); nothing has changed")
@@ -422,11 +497,17 @@ class Optimizer:
 
     def _forget(self) -> None:
         """Has the next step make a plan."""
-        self._bound: tuple[Any, Any, Any] = _UNBOUND
+        self._bound = self._bound_before = _UNBOUND
         self._plan: StepPlan | None = None
 
     def _bind(self, grads: Any, *, measured: bool) -> tuple[StepPlan, Reading]:
         """The plan, and the gradient read by it. One that is refused leaves the one before in use."""
+        if self._ascent.made:
+            self.descend()
+            given, plan, reading = self._bound
+            if grads is given and plan.forks == process.forks:
+                return plan, reading
+        self._state.check_in_place("step")
         plan = self._current_plan()
         reading = plan.read(grads, measured=measured)
         if reading.lasts:

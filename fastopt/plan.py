@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt.backend.process import process
-from fastopt.backend.program import Backend, Call, Follower, OtherTerms, Program, Sums, Work, run
+from fastopt.backend.program import Backend, Call, Follower, OtherTerms, Program, Work, run
 from fastopt.buffers import FlatBuffer
 from fastopt.encoded import between, block_of
 from fastopt.gradients import Apart, Flat, check_flat, check_mapping, is_readable, worth_reading_in_place
@@ -32,28 +32,32 @@ class Reading:
     It ``lasts`` if it is read from the memory of one object of the user's, and need not be looked at in every step.
     """
 
-    __slots__ = ("add", "add_up", "estimate", "gradient", "lasts", "measures", "scale", "sum_squares", "update")
+    __slots__ = (
+        "add",
+        "add_up",
+        "estimate",
+        "gradient",
+        "lasts",
+        "measures",
+        "scale",
+        "stage",
+        "stride",
+        "sum_squares",
+        "update",
+    )
 
     def __init__(self, gradient: Flat | Apart, lasts: bool) -> None:
         self.gradient, self.lasts = gradient, lasts
         self.update: Program | None = None
+        self.stride: Program | None = None  # in its place, where a stride of lookahead ends
         self.estimate: Program | None = None
+        self.stage: Program | None = None
         self.add: Program | None = None
         self.add_up: Program | None = None
         self.sum_squares: Callable[[float], float] | None = None
-        self.measures: list[Measure] | None = None
+        self.measures: list[Any] | None = None  # what a plan of another file takes of it
         #: For the kernel ``blend``, when the gradient is added to others: by what these and it are multiplied.
         self.scale = np.array([1.0, 1.0], gradient.state.dtype)
-
-
-class Measure(NamedTuple):
-    """The sums over the parameters of groups that take the same ones: each group, and where its sums are.
-
-    ``which`` are the parameters, by their number in the group, that the gradient has elements for.
-    """
-
-    sums: Sums
-    groups: list[tuple[Group, slice, np.ndarray]]
 
 
 class PlannedKernel(NamedTuple):
@@ -138,8 +142,8 @@ class StepPlan:
         self._finish: list[Call] = [(setitem, state.counts, _ALL, self.counts)]
         #: The keys of stochastic rounding in the step that is being made; None if nothing is rounded so.
         self._keys: np.ndarray | None = None
-        if any(map(_is_stochastic, chain.from_iterable(map(self._streams, self.groups)))):
-            most = max(len(group.rule.states) for group in self.groups) + 2
+        if any(map(is_stochastic, chain.from_iterable(map(self._streams, self.groups)))):
+            most = max(len(group.rule.kernel_states) for group in self.groups) + 2
             self._keys = np.zeros(-(-most // 2), np.uint64)
         self._average_k = np.array([state.ema_decay or 0.0, 1.0 - (state.ema_decay or 0.0)], state.dtype)
         self._finish += [call for group in self.groups for call in group.finish]
@@ -207,6 +211,15 @@ class StepPlan:
             )
         for group in self.groups:
             for name in filter(names.__contains__, group.names):
+                if group.rule.stage is not None:
+                    raise ValueError(
+                        f"grads[{name!r}] must be an array, not Rows: {type(group.rule).__name__} takes it as a whole"
+                    )
+                if group.rule.starts_from_parameters and not group.step:
+                    raise ValueError(
+                        f"grads[{name!r}] must be an array, not Rows: states of {type(group.rule).__name__} start as "
+                        "the parameters are in the first step, so that one must be of all rows"
+                    )
                 shape = state.layout.shapes[name]
                 for kept in group.rule.states:
                     block = block_of(state.states[kept], name)
@@ -312,10 +325,15 @@ class StepPlan:
         return reading.estimate
 
     def _bind_update(self, reading: Reading) -> Program:
-        update, average = self._bind(self._works(reading, followed=True)), self._average
-        lock = update.lock or average.lock
-        reading.update = Program([*update.calls, *average.calls, *self._finish], (update, average), lock)
+        reading.update = self._update(self._works(reading, followed=True))
         return reading.update
+
+    def _update(self, *stages: list[Work]) -> Program:
+        """The program of a step that does these works on the parameters that it updates, one stage after the other."""
+        programs = [*map(self._bind, stages), self._average]
+        calls = [call for program in programs for call in program.calls]
+        locks = [program.lock for program in programs if program.lock is not None]
+        return Program([*calls, *self._finish], tuple(programs), locks[0] if locks else None)
 
     def _works(self, reading: Reading, *, followed: bool) -> list[Work]:
         """The kernels' works over a gradient, and what is written from the new parameters, if they are ``followed``."""
@@ -332,7 +350,7 @@ class StepPlan:
                 continue
             kept = [between(buffer, first, last, state.dtype) for buffer in states]
             streams = state.numbers(first, last), piece.stream(state.dtype), *kept
-            keys = self._keys if any(map(_is_stochastic, streams)) else None
+            keys = self._keys if any(map(is_stochastic, streams)) else None
             followers = self._followers(first, last) if followed else ()
             k = group.adapted.rows[group.names.index(first)] if group.adapted else group.k
             works.append(Work(kernel, streams, k, followers, keys, piece.spans))
@@ -343,13 +361,13 @@ class StepPlan:
         state, shape = self.state, self.state.layout.shapes[name]
         width = math.prod(shape[1:])
         spans = others(rows.indices, width, shape[0] * width)
-        streams = between(ema, name, name, state.dtype), _only_read(state.numbers(name, name))
+        streams = between(ema, name, name, state.dtype), only_read(state.numbers(name, name))
         return [Work("blend", streams, self._average_k, spans=spans)] if spans.starts.size else []
 
     def _streams(self, group: Group) -> list[np.ndarray | Stream]:
         """What steps write of a group, run by run."""
         state, found = self.state, []
-        states = [state.states[name] for name in group.rule.states]
+        states = [state.states[name] for name in group.rule.kernel_states]
         for names in state.runs(group):
             first, last = names[0], names[-1]
             found += [state.numbers(first, last), *(between(buffer, first, last, state.dtype) for buffer in states)]
@@ -379,7 +397,7 @@ class StepPlan:
         works = []
         for names in state.layout.runs([name for name in state.layout.shapes if name not in stepped]):
             first, last = names[0], names[-1]
-            streams = between(state.ema, first, last, state.dtype), _only_read(state.numbers(first, last))
+            streams = between(state.ema, first, last, state.dtype), only_read(state.numbers(first, last))
             works.append(Work("blend", streams, k))
         return self._bind(works) if works else Program([], ())
 
@@ -414,66 +432,11 @@ class StepPlan:
         return tuple(found)
 
 
-class AdaptingPlan(StepPlan):
-    """The plan where coefficients of a group differ from one parameter to another: see :attr:`Rule.sums`."""
-
-    _scale = 1.0
-
-    def read(self, grads: Any, *, measured: bool) -> Reading:
-        if isinstance(grads, Mapping):
-            for group in self._adapting:
-                for name in group.names:
-                    if isinstance(grads.get(name), Rows):
-                        rule = type(group.rule).__name__
-                        raise TypeError(f"grads[{name!r}] must be an array for {rule}, which needs all rows, not Rows")
-        return super().read(grads, measured=measured)
-
-    def fill(self, scale: float) -> int:
-        self._scale = scale
-        for group in self._adapting:
-            group.prepare_sums(self.state.counts[group.index] + 1, scale)
-        return super().fill(scale)
-
-    def commit(self, reading: Reading) -> None:
-        for sums, groups in reading.measures or self._bind_measures(reading):
-            found = sums.take(self.threads)
-            for group, place, which in groups:
-                numbers = np.zeros((len(group.names), found.shape[1]))
-                numbers[which] = found[place]
-                group.adapt(self.counts[group.index], self._scale, numbers)
-        super().commit(reading)
-
-    @property
-    def _adapting(self) -> list[Group]:
-        return [group for group in self.groups if group.adapted]
-
-    def _bind_measures(self, reading: Reading) -> list[Measure]:
-        works: dict[str, list[Work]] = {}
-        groups: dict[str, list[tuple[Group, slice, np.ndarray]]] = {}
-        for group in self._adapting:
-            assert group.adapted is not None and group.rule.sums is not None
-            k = group.adapted.measured.array
-            taken = works.setdefault(group.rule.sums, [])
-            start = len(taken)
-            taken += [work._replace(k=k) for work in self._works_of(group, reading, followed=False)]
-            pieces = reading.gradient.pieces(self.state.runs(group))
-            which = [group.names.index(piece.first) for piece in pieces if piece.array.size]
-            place = slice(start, len(taken))
-            groups.setdefault(group.rule.sums, []).append((group, place, np.array(which, np.intp)))
-        reading.measures = [Measure(self.backend.sums(works[name], name), groups[name]) for name in works]
-        return reading.measures
-
-
-def make_plan(state: OptimizerState, backend: Backend, threads: int) -> StepPlan:
-    """The plan for steps of this state."""
-    adapting = any(group.adapted and not group.frozen for group in state.groups.values())
-    return (AdaptingPlan if adapting else StepPlan)(state, backend, threads)
-
-
-def _is_stochastic(stream: np.ndarray | Stream) -> bool:
+def is_stochastic(stream: np.ndarray | Stream) -> bool:
+    """Whether what is written to a stream is rounded stochastically."""
     return isinstance(stream, Stream) and stream.stochastic
 
 
-def _only_read(stream: np.ndarray | Stream) -> np.ndarray | Stream:
+def only_read(stream: np.ndarray | Stream) -> np.ndarray | Stream:
     """A stream that takes the place of a gradient: nothing of it is rounded."""
     return stream._replace(stochastic=False) if isinstance(stream, Stream) else stream

@@ -62,16 +62,24 @@ class Rule(Declared):
         lr: LearningRate
     maximize: bool = False
 
+    #: What is computed of whole matrices before the kernel runs, which takes its result for the gradient and works on
+    #: no state: the name of a function in ``fastopt/matrices/``, or a function of one's own. None: there is nothing.
+    stage: ClassVar[Any] = None
+
     #: The largest error of the float32 kernel after 100 steps, in ulp of the largest value that the parameter has had;
     #: for gradients of ordinary size, and where rules go by signs, away from zero.
     ulp: ClassVar[int]
     #: The same of states, where ``ulp`` is not larger: 25 come from the rounding of 0.999 to float32.
     state_ulp: ClassVar[int] = 64
+    #: In place of both where there is a stage, whose sums have no fixed order: the largest error after 30 steps in
+    #: float32, over the largest magnitude in the parameter or the state.
+    tolerance: ClassVar[float]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if callable(cls.__dict__.get("kernel")):  # in a class it would become a method
-            cls.kernel = staticmethod(cls.__dict__["kernel"])  # type: ignore[method-assign]
+        for name in ("kernel", "stage"):
+            if callable(cls.__dict__.get(name)):  # in a class it would become a method
+                setattr(cls, name, staticmethod(cls.__dict__[name]))
 
     @property
     def kernel(self) -> Any:
@@ -85,6 +93,21 @@ class Rule(Declared):
         A :class:`State` says besides whether its numbers have signs; a float may have them.
         """
         raise NotImplementedError(f"{type(self).__name__} declares no states")
+
+    def state_shape(self, state: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The shape of a state of a parameter that has the shape ``shape``; None if such a parameter does not keep it.
+
+        It is the parameter's own for all states that a kernel works on.
+        """
+        return shape
+
+    @property
+    def kernel_states(self) -> Mapping[str, float]:
+        """Those of the states that the kernel works on: all of them, or none where a stage does."""
+        return self.states if self.stage is None else _NONE
+
+    def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raises ValueError, which names the parameter, if the rule is not for parameters of that shape."""
 
     @property
     def scalars(self) -> Mapping[str, float]:
@@ -113,6 +136,11 @@ class Rule(Declared):
         Other than :attr:`scalars` where it keeps a number that follows from the step.
         """
         return self.scalars
+
+    @property
+    def torch_moves_all_rows(self) -> bool:
+        """Whether torch.optim, given a sparse gradient, moves other rows than those that have one, too."""
+        return False
 
     @property
     def sums(self) -> str | None:
@@ -152,6 +180,16 @@ class Rule(Declared):
         TypeError if the rule has none.
         """
         raise TypeError(f"update_hessian needs rules that estimate a Hessian, not {type(self).__name__}")
+
+    #: Whether the first step gives a state the values of the parameters, so that it must be a step of all of them.
+    starts_from_parameters: ClassVar[bool] = False
+
+    #: Whether the rule has an average of the parameters: see :meth:`averaged`.
+    averages: ClassVar[bool] = False
+
+    def averaged(self, p: np.ndarray, states: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The average, with which the model is evaluated, where steps have left these parameters and states."""
+        raise NotImplementedError(f"{type(self).__name__} declares no average")
 
     def reference(
         self, step: int, p: np.ndarray, g: np.ndarray, **state: np.ndarray

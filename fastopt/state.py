@@ -22,6 +22,35 @@ from fastopt.storages import STORAGES
 STEP, MICRO_STEP, GROUPS = 0, 1, 2
 
 
+_ALL = slice(None)
+
+
+class Aside:
+    """The parameters, as the user reads them, and their copy, kept aside while others are in their place.
+
+    ``words`` say to whom it matters what to do then.
+    """
+
+    def __init__(self, state: "OptimizerState", words: str) -> None:
+        self._state, self._words = state, words
+        self._kept = [(array, np.empty_like(array)) for array in state.shown()]
+
+    @property
+    def kept(self) -> bool:
+        """Whether others are in their place now."""
+        return self._state.out_of_place is self._words
+
+    def keep(self) -> list[Call]:
+        """The calls that keep them."""
+        calls: list[Call] = [(setitem, kept, _ALL, array) for array, kept in self._kept]
+        return [*calls, (self._state.__dict__.update, {"out_of_place": self._words})]
+
+    def put_back(self) -> list[Call]:
+        """The calls after which they are what they were."""
+        calls: list[Call] = [(setitem, array, _ALL, kept) for array, kept in self._kept]
+        return [*calls, (self._state.__dict__.update, {"out_of_place": None})]
+
+
 class OptimizerState:
     """What an optimizer owns and its steps change.
 
@@ -39,11 +68,14 @@ class OptimizerState:
         *,
         accumulate: int,
         ema_decay: float | None,
+        lookahead: tuple[int, float] | None,
         precision: Precision,
         seed: int,
     ) -> None:
         self.params = params
         self.flat, self.layout = flat_and_layout(params)
+        #: Why the parameters are not those that steps update, in words; None if they are.
+        self.out_of_place: str | None = None
         #: How numbers are stored, and what stochastic rounding is seeded with.
         self.precision, self.seed = precision, seed
         #: The lower halves of parameters whose upper halves the user has.
@@ -69,6 +101,9 @@ class OptimizerState:
         self.states = self._first_states()
         #: The moving average of the parameters, or None.
         self.ema = None if ema_decay is None else self._filled(self.dtype)
+        #: The steps of a stride of lookahead and how far the slow weights follow then, and these weights; or None.
+        self.stride = lookahead
+        self.lookahead = None if lookahead is None else self._filled(self.dtype)
         #: A copy of the parameters in 16 bits, or None.
         self.copy: FlatBuffer | None = None
         if precision.copy is not None:
@@ -77,6 +112,15 @@ class OptimizerState:
         self.accumulated = None if accumulate == 1 else FlatBuffer.empty(self.layout, self.dtype)
         if self.accumulated is not None:
             self.accumulated.flat.fill(0)
+
+    def check_in_place(self, what: str) -> None:
+        """RuntimeError, for a method of that name, if the parameters are not those that steps update."""
+        if self.out_of_place is not None:
+            raise RuntimeError(f"{what}: {self.out_of_place}")
+
+    def shown(self) -> list[np.ndarray]:
+        """The memory in which the user reads the parameters: theirs, and that of the copy."""
+        return [self.flat, *(() if self.copy is None else (self.copy.flat,))]
 
     @property
     def dtype(self) -> np.dtype:
@@ -98,12 +142,18 @@ class OptimizerState:
 
     def _first_states(self) -> dict[str, FlatBuffer | EncodedBuffer]:
         firsts: dict[str, dict[str, float]] = {}
+        shapes: dict[str, dict[str, tuple[int, ...]]] = {}
         for group in self.groups.values():
             for state, first in group.rule.states.items():
-                firsts.setdefault(state, {}).update(dict.fromkeys(group.names, first))
+                kept = {name: group.rule.state_shape(state, self.layout.shapes[name]) for name in group.names}
+                found = {name: shape for name, shape in kept.items() if shape is not None}
+                if state in group.rule.kernel_states and kept != {name: self.layout.shapes[name] for name in kept}:
+                    raise ValueError(f"rule: {group.rule!r}: its kernel needs {state!r} in the shape of each parameter")
+                shapes.setdefault(state, {}).update(found)
+                firsts.setdefault(state, {}).update(dict.fromkeys(found, first))
         states: dict[str, FlatBuffer | EncodedBuffer] = {}
         for state, members in firsts.items():
-            layout = Layout({name: shape for name, shape in self.layout.shapes.items() if name in members})
+            layout = Layout({name: shapes[state][name] for name in self.layout.shapes if name in members})
             if state in self.precision.states:
                 states[state] = self._first_encoded(state, layout, members)
             else:
@@ -125,6 +175,7 @@ class OptimizerState:
         return buffer
 
     def __getstate__(self) -> dict[str, Any]:
+        self.check_in_place("copy or pickle")
         left = {"flat", "layout"} | ({"master"} if self.lower is not None else set())
         return {name: value for name, value in self.__dict__.items() if name not in left}
 
@@ -156,11 +207,12 @@ class OptimizerState:
     def runs(self, group: Group) -> list[tuple[str, ...]]:
         """The parameters of a group that a kernel may take for one: those that lie one after the other.
 
-        Where a sum is taken over each, or blocks, or the noise of stochastic rounding, are counted from the start of
-        each, that is each by itself.
+        Where there is a stage, or a sum is taken over each, or blocks, or the noise of stochastic rounding, are counted
+        from the start of each, that is each by itself.
         """
-        states = [self.states[name] for name in group.rule.states]
-        if group.adapted or self._rounds_parameters or not all(joins(buffer, group.names) for buffer in states):
+        states = [self.states[name] for name in group.rule.kernel_states]
+        apart = group.rule.stage is not None or group.adapted or self._rounds_parameters
+        if apart or not all(joins(buffer, group.names) for buffer in states):
             return [(name,) for name in group.names]
         return self.layout.runs(group.names)
 
@@ -179,14 +231,14 @@ class OptimizerState:
     def storages_of(self, group: Group) -> dict[str, str]:
         """How parameters, states, copies and averages of a group are stored, by name, in words."""
         buffers: dict[str, Any] = {name: self.states[name] for name in group.rule.states}
-        for part in ("master", "copy", "ema"):
+        for part in ("master", "copy", "ema", "lookahead"):
             if part != "master" or self.lower is None:
                 buffers[part] = getattr(self, part)
         params = "split" if self.lower is not None else self.flat.dtype.name
         found = {"params": f"{params}, stochastic" if self._rounds_parameters else params}
         for name, buffer in buffers.items():
             if isinstance(buffer, EncodedBuffer):
-                kinds = dict.fromkeys(buffer.storages[each].name for each in group.names)
+                kinds = dict.fromkeys(buffer.storages[each].name for each in group.names if each in buffer)
                 words = [f"{kind}, stochastic" if kind in buffer.stochastic else kind for kind in kinds]
                 found[name] = " and ".join(words)
             elif buffer is not None:
@@ -289,7 +341,7 @@ def _memory(buffer: FlatBuffer | EncodedBuffer) -> Iterator[np.ndarray]:
 
 
 def _stored(buffer: FlatBuffer | EncodedBuffer) -> dict[str, Stored]:
-    """The memory of a buffer by name; arrays of an item for each element have the parameter's shape."""
+    """The memory of a buffer by name; arrays of an item for each element have the member's shape."""
     if not isinstance(buffer, EncodedBuffer):
         return {name: plain(array) for name, array in buffer.items()}
     found = {}

@@ -34,14 +34,19 @@ def random_buffer(seed: int, dtype: str, shapes: Mapping[str, tuple[int, ...]] =
     return fastopt.FlatBuffer({name: rng.standard_normal(shape) for name, shape in shapes.items()}, dtype=dtype)
 
 
+def _bytes(buffer: Any) -> bytes:
+    """The memory of a flat buffer, or of one that is encoded."""
+    return b"".join(array.tobytes() for array in (buffer.memory() if hasattr(buffer, "memory") else [buffer.flat]))
+
+
 def snapshot(optimizer: fastopt.Optimizer) -> dict[str, Any]:
     """All that a step or a load may change: bits, counts, rules and what is frozen."""
-    buffers = {"params": optimizer.flat} | {f"state {name}": state.flat for name, state in optimizer.state.items()}
-    buffers |= {
-        part: getattr(optimizer, part).flat for part in ("ema", "accumulated") if getattr(optimizer, part) is not None
-    }
+    buffers = {f"state {name}": state for name, state in optimizer.state.items()}
+    buffers |= {part: getattr(optimizer, part) for part in ("ema", "accumulated", "master", "copy", "lookahead")}
+    found = {name: _bytes(buffer) for name, buffer in buffers.items() if buffer is not None}
     groups = {pattern: (group.rule, group.frozen, dict(group.scalars)) for pattern, group in optimizer.groups.items()}
-    return {name: array.tobytes() for name, array in buffers.items()} | {
+    return found | {
+        "params": optimizer.flat.tobytes(),
         "counts": list(optimizer.counts),
         "groups": groups,
     }

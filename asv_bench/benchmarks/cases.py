@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-#: A rule for every kernel and every rule of ``fastopt.RULES``: what is not the default, by label.
+#: A rule for every kernel and every rule of ``fastopt.RULES`` that has no stage: what is not the default, by label.
 CASES = {
     "LARS": {},
     "MARS": {},
@@ -36,7 +36,11 @@ CASES = {
     "AdEMAMix": {},
     "MADGRAD": {},
     "SophiaG": {},
+    "SparseAdam": {},
     "FTRL": {},
+    "ScheduleFreeSGD": {},
+    "ScheduleFreeAdamW": {},
+    "ScheduleFreeRAdam": {},
 }
 
 #: How numbers are stored: the dtypes of parameters and gradient, and what the optimizer is asked for.

@@ -26,7 +26,7 @@ ROUNDS = (
     ("adagrad", "numba", {"Adagrad"}),
     ("rmsprop", "c", {"RMSprop"}),
     ("lion", "numba", {"Signum", "Lion"}),
-    ("adam", "c", {"Adam", "AdamW", "LAMB", "RAdam", "StableAdamW"}),
+    ("adam", "c", {"Adam", "AdamW", "LAMB", "RAdam", "SparseAdam", "StableAdamW"}),
     ("sgd", "numba", {"LARS", "SGD"}),
 )
 

@@ -6,7 +6,7 @@
     _(amsgrad) _(adamax) _(nadam) _(adabelief) _(yogi) _(ademamix) _(adan) \
     _(madgrad) _(asgd) _(rprop) _(lion) _(adopt) _(laprop) _(qhadam) _(sophiag) _(ftrl) _(mars) \
     _(cautious_adam) _(cautious_lion) _(cautious_momentum) _(cautious_nadam) _(cautious_nesterov) \
-    _(blend)
+    _(schedule_free_adam) _(schedule_free_sgd) _(blend)
 #endif
 
 #include "sgd.h"
@@ -35,6 +35,8 @@
 #include "madgrad.h"
 #include "sophiag.h"
 #include "ftrl.h"
+#include "schedule_free_adam.h"
+#include "schedule_free_sgd.h"
 #include "mars.h"
 #include "cautious_adam.h"
 #include "cautious_lion.h"

@@ -170,10 +170,11 @@ def bound(works: Sequence[Work], threads: int, *, tables: bool = False) -> Bound
         batch = [works[number] for number in numbers]
         if tiled or parted or tables or (version and len(batch) > 1):
             shares = useful_threads(sum(map(size_of, batch)), threads)
-            loop = driver(kernel, dtype, streams, shares > 1, version, tiled=tiled)
+            loop, function = driver(kernel, dtype, streams, shares > 1, version, tiled=tiled)
             table = tile_table(batch, shares) if tiled else span_table(batch, shares)
             # The first loop looks at the rows of all.
-            driven.append((loop, table.rows, table.bounds, places[:0] if driven else places, *table.scratch))
+            watches = places[:0] if driven else places
+            driven.append((loop, table.rows, table.bounds, watches, *table.scratch, function))
             made.append((table, np.array(numbers)))
             parallel |= shares > 1
             continue

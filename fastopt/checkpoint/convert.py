@@ -25,15 +25,15 @@ def converted(saved: Saved, described: Mapping[str, Any], params: Mapping[str, S
     for name, kinds in saved.state.items():
         mine = described["state"].get(name, {})
         state[name] = {
-            kind: _as_stored(f"state {kind!r}: {quoted(name)}", stored, mine.get(kind), shapes.get(name))
+            kind: _as_stored(f"state {kind!r}: {quoted(name)}", stored, mine.get(kind))
             for kind, stored in kinds.items()
         }
     parts = dict(saved.parts)
-    for part in ("ema", "accumulated"):
-        parts[part] = _members(part, parts[part], described[part], shapes)
+    for part in ("ema", "accumulated", "lookahead"):
+        parts[part] = _members(part, parts[part], described[part])
     if saved.params is None:
         for part in ("master", "copy"):
-            parts[part] = _members(part, parts[part], described[part], shapes)
+            parts[part] = _members(part, parts[part], described[part])
         return saved._replace(state=state, parts=parts)
     return _with_parameters(saved._replace(state=state, parts=parts), described, params, shapes)
 
@@ -68,20 +68,17 @@ def _storages(members: Mapping[str, Stored] | None) -> dict[str, str] | None:
     return None if members is None else {name: stored.storage for name, stored in members.items()}
 
 
-def _members(part: str, theirs: Members | None, here: Mapping[str, Stored] | None, shapes: Shapes) -> Members | None:
+def _members(part: str, theirs: Members | None, here: Mapping[str, Stored] | None) -> Members | None:
     if theirs is None or here is None:
         return theirs
-    return {
-        name: _as_stored(f"{part}: {quoted(name)}", stored, here.get(name), shapes.get(name))
-        for name, stored in theirs.items()
-    }
+    return {name: _as_stored(f"{part}: {quoted(name)}", stored, here.get(name)) for name, stored in theirs.items()}
 
 
-def _as_stored(what: str, stored: Stored, here: Stored | None, shape: tuple[int, ...] | None) -> Stored:
+def _as_stored(what: str, stored: Stored, here: Stored | None) -> Stored:
     """A member in the storage that it has here; as it is, if it is in that already or nobody knows it here."""
-    if here is None or shape is None or here.storage == stored.storage:
+    if here is None or here.storage == stored.storage:
         return stored
-    return _encoded(_values(what, stored, shape), here.storage, shape)
+    return _encoded(_values(what, stored, here.shape), here.storage, here.shape)
 
 
 def _exact(name: str, stored: Stored, master: Stored | None, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,10 +1,10 @@
 """What is saved of an optimizer, as plain data: the schema, checked whole before any of it is used.
 
-A state dict is ``{"step", "micro_step", "seed", "groups", "state", "ema", "accumulated", "master", "copy"}``. What is
-not float32 or float64 is a mapping there, as ``{"storage": "float8_signed", "codes": ..., "scales": ...}``: see
-``fastopt/storages/README.md``. A file holds the same: its arrays under the keys ``params/NAME``, ``state/KIND/NAME``,
-``ema/NAME`` and so on, the rest as a description. An array that is one part of several has a key such as
-``state.float8_signed.codes/KIND/NAME``.
+A state dict is ``{"step", "micro_step", "seed", "groups", "state", "ema", "accumulated", "master", "copy",
+"lookahead"}``. What is not float32 or float64 is a mapping there, as ``{"storage": "float8_signed", "codes": ...,
+"scales": ...}``: see ``fastopt/storages/README.md``. A file holds the same: its arrays under the keys ``params/NAME``,
+``state/KIND/NAME``, ``ema/NAME`` and so on, the rest as a description. An array that is one part of several has a key
+such as ``state.float8_signed.codes/KIND/NAME``.
 
 Files of format 1 have neither seed nor master nor copy, and nothing but float32 and float64; nor have state dicts of
 that time.
@@ -28,10 +28,13 @@ from fastopt.storages import STORAGES
 FORMAT = 2
 
 #: Buffers that an optimizer may have beside its states.
-PARTS = ("ema", "accumulated", "master", "copy")
+PARTS = ("ema", "accumulated", "master", "copy", "lookahead")
 
-_PROGRESS = ("step", "micro_step", "groups")
-_SINCE_2: dict[str, Any] = dict.fromkeys(("seed", "master", "copy"))  # what there was not before, and its value then
+#: What says how far an optimizer has come.
+PROGRESS = ("step", "micro_step", "groups", "seed")
+
+#: What there was not before, and its value then.
+_SINCE_2: dict[str, Any] = dict.fromkeys(("seed", "master", "copy", "lookahead"))
 _GROUP = ("rule", "hyperparameters", "step", "frozen", "parameters")
 _SCHEDULE = ("schedule", "fields", "progress")
 _MOST = 2**53  # float64 tells the steps up to it apart
@@ -78,11 +81,18 @@ class InMemory(NamedTuple):
 class Stored(NamedTuple):
     """A member of a buffer: the name of its storage, and the storage's parts, all or some: arrays, or sources of them.
 
-    Parts that have an item for each element have the parameter's shape.
+    Parts that have an item for each element have the member's shape: the parameter's, but for states for which
+    :meth:`fastopt.Rule.state_shape` says otherwise.
     """
 
     storage: str
     parts: Mapping[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The member's shape."""
+        names = (part.name for part in STORAGES[self.storage].parts if part.every == 1)
+        return next(self.parts[name].shape for name in names if name in self.parts)
 
     def check_parts(self, what: str, here: Mapping[str, np.ndarray]) -> None:
         """CheckpointError if these parts are not such as there are here."""
@@ -185,7 +195,7 @@ def to_file(
         for name, stored in (described[part] or {}).items():
             add(part, name, stored)
     layout = {name: list(shape) for name, shape in shapes.items()}
-    kept = {key: described[key] for key in (*_PROGRESS, "seed")}
+    kept = {key: described[key] for key in PROGRESS}
     return kept | {"format": FORMAT, "layout": layout}, arrays
 
 
@@ -195,7 +205,7 @@ def to_file(
 def parse(state_dict: Any) -> Saved:
     """A state dict. CheckpointError, which names the part, if it is none."""
     given = _SINCE_2 | _members("state_dict", state_dict)
-    _check_keys("state_dict", given, (*_PROGRESS, "seed", "state", *PARTS))
+    _check_keys("state_dict", given, (*PROGRESS, "state", *PARTS))
     state = _members("state", given["state"])
     return Saved(
         *_progress(given),
@@ -251,7 +261,7 @@ def check_description(description: Any) -> dict[str, Any]:
         raise CheckpointError(f"format {quoted(found)}, not {FORMAT}: another version of fastopt wrote it")
     if found == 1:
         given.setdefault("seed", None)
-    _check_keys("description", given, (*_PROGRESS, "seed", "format", "layout", "checksums", "extra"))
+    _check_keys("description", given, (*PROGRESS, "format", "layout", "checksums", "extra"))
     return given
 
 
@@ -363,6 +373,8 @@ def _arrays(where: str, value: Any) -> dict[str, Stored]:
 
 
 def _stored(where: str, value: Any) -> Stored:
+    if hasattr(value, "into"):  # a source of its own
+        return Stored(value.storage, {"values": value})
     if not isinstance(value, Mapping):
         stored = plain(_array(where, value))
         return Stored(stored.storage, {part: InMemory(array) for part, array in stored.parts.items()})

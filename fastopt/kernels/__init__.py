@@ -44,6 +44,8 @@ from fastopt.kernels.rmsprop_centered import rmsprop_centered as rmsprop_centere
 from fastopt.kernels.rmsprop_centered_momentum import rmsprop_centered_momentum as rmsprop_centered_momentum
 from fastopt.kernels.rmsprop_momentum import rmsprop_momentum as rmsprop_momentum
 from fastopt.kernels.rprop import rprop as rprop
+from fastopt.kernels.schedule_free_adam import schedule_free_adam as schedule_free_adam
+from fastopt.kernels.schedule_free_sgd import schedule_free_sgd as schedule_free_sgd
 from fastopt.kernels.sgd import sgd as sgd
 from fastopt.kernels.sophiag import sophiag as sophiag
 from fastopt.kernels.term import term as term

@@ -1,5 +1,7 @@
 """ASGD: averaged stochastic gradient descent."""
 
+from typing import ClassVar
+
 from fastopt.declared import LearningRate, NonNegative
 from fastopt.rule import Rule
 
@@ -21,6 +23,8 @@ class ASGD(Rule):
     weight_decay: NonNegative = 0.0
 
     ulp = 128
+    averages: ClassVar = True
+    starts_from_parameters: ClassVar = True
     kernel = "asgd"
 
     @property
@@ -53,6 +57,9 @@ class ASGD(Rule):
 
     def _mu(self, step: int) -> float:
         return 1 / max(1.0, step - 1 - self.t0)
+
+    def averaged(self, p, states):
+        return states["ax"]
 
     def reference(self, step, p, g, ax):
         lr = self.rate(step)

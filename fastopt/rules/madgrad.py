@@ -1,6 +1,7 @@
 """MADGRAD."""
 
 from math import sqrt
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class MADGRAD(Rule):
     weight_decay: NonNegative = 0.0
 
     ulp = 16
+    starts_from_parameters: ClassVar = True
     kernel = "madgrad"
 
     @property

@@ -34,6 +34,10 @@ class SGD(Rule):
     ulp = 64
     torch_step = False
 
+    @property
+    def torch_moves_all_rows(self):
+        return self.momentum != 0
+
     def check(self):
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError(

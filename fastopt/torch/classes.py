@@ -12,6 +12,8 @@ import torch
 
 from fastopt.rule import Rule
 from fastopt.rules import RULES
+from fastopt.schedule_free import ScheduleFree
+from fastopt.torch.averaging import AveragingOptimizer
 from fastopt.torch.optimizer import RuleOptimizer
 from fastopt.torch.states import States
 from fastopt.torch.stored import OPTIONS
@@ -32,7 +34,8 @@ def optimizer_class(rule: Any) -> type[RuleOptimizer]:
     It is a subclass of the class of ``torch.optim`` that computes the same, if the rule is fastopt's and there is one.
     Its arguments are the parameters, then those of the class of ``torch.optim`` with the rule's name, if the rule is
     fastopt's and there is one, or else the rule's fields; and by keyword the rule's other fields, ``maximize``,
-    ``foreach``, ``capturable``, ``differentiable``, ``fused``, ``master``, ``state_dtype``, ``rounding`` and ``seed``.
+    ``foreach``, ``capturable``, ``differentiable``, ``fused``, ``master``, ``state_dtype``, ``rounding``, ``seed`` and
+    ``clip_grad_norm``.
     """
     if not (isinstance(rule, type) and issubclass(rule, Rule)):
         raise TypeError(f"rule must be a class of rules, as fastopt.Adam is, not {rule!r}")
@@ -51,7 +54,8 @@ def optimizer_class(rule: Any) -> type[RuleOptimizer]:
     }
     if not built_in:
         namespace["__reduce__"] = _reduce
-    bases = (RuleOptimizer, torch_class) if torch_class else (RuleOptimizer,)
+    own = AveragingOptimizer if issubclass(rule, ScheduleFree) else RuleOptimizer
+    bases = (own, torch_class) if torch_class else (own,)
     return type(rule.__name__, bases, namespace)
 
 
@@ -67,7 +71,7 @@ def _signature(rule: type[Rule], own: type[torch.optim.Optimizer] | None) -> Sig
             parameters[name] = Parameter(name, Parameter.KEYWORD_ONLY, default=default)
     for name, field in rule.fields.items():
         parameters.setdefault(name, Parameter(name, Parameter.KEYWORD_ONLY, default=field.default))
-    for name, default in OPTIONS.items():
+    for name, default in {**OPTIONS, "clip_grad_norm": None}.items():
         parameters[name] = Parameter(name, Parameter.KEYWORD_ONLY, default=default)
     return Signature([parameter.replace(annotation=Parameter.empty) for parameter in parameters.values()])
 

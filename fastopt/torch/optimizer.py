@@ -16,7 +16,7 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks as _pre_hooks
 
 from fastopt.declared import Flag, NumberOrCallable, Tuple, real
 from fastopt.rule import Rule
-from fastopt.torch import memory, recording
+from fastopt.torch import clipping, memory, recording
 from fastopt.torch.fallback import Fallback
 from fastopt.torch.plan import Gradients, Plan, PlannedKernel, Stale
 from fastopt.torch.rows import Kind, kind, survey
@@ -99,10 +99,19 @@ class RuleOptimizer(torch.optim.Optimizer):
     - ``seed`` is that of the random numbers, which are a function of it, the step and the place in the parameter:
       where replicas have one seed, and take the same steps, they stay equal.
 
-    Where kernels cannot step a parameter (another device or dtype, a sparse gradient, gaps in its memory, memory shared
-    with another parameter), the class of ``torch.optim`` steps it, with the same state. It steps all parameters while a
-    dispatch mode records what is done (``make_fx``, fake tensors). Where torch has no such class the step raises
-    RuntimeError and says why.
+    Sparse gradients, coalesced or not, as ``nn.Embedding(sparse=True)`` makes them, touch the rows that they have, and
+    the states and the decay of these alone, by every rule. With momentum SGD leaves them to torch, which moves other
+    rows, too.
+
+    And one that is the optimizer's own, ``clip_grad_norm``, which can be set later, too: a step multiplies gradients so
+    that their norm over all parameters does not exceed it, as after :func:`torch.nn.utils.clip_grad_norm_`. They are
+    read for it once more, and not written: neither clipped nor, under a GradScaler, unscaled does a kernel's gradient
+    come back. :attr:`grad_norm` is the norm, as that function returns it: of DTensors, that of the whole tensors.
+
+    Where kernels cannot step a parameter (another device or dtype, gaps in its memory, memory shared with another
+    parameter, a gradient that is sparse in several dimensions), the class of ``torch.optim`` steps it, with the same
+    state. It steps all parameters while a dispatch mode records what is done (``make_fx``, fake tensors). Where torch
+    has no such class the step raises RuntimeError and says why.
 
     The constructor and :meth:`add_param_group` take what torch's constructors take. What is written into a group later
     is the user's word, as in torch: a negative learning rate steps uphill. Only NaN and an infinite learning rate are
@@ -123,6 +132,10 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     state: defaultdict[Tensor, Any]
 
+    #: The norm of the gradients of the last step that had ``clip_grad_norm``, unscaled and not yet clipped; else None.
+    grad_norm: Any = None
+
+    _clip_grad_norm: float | None = None
     _plan: Plan | None = None
     _plans = 0  # how often it was made
     _others: Fallback | None = None  # steps what the plan leaves
@@ -133,11 +146,13 @@ class RuleOptimizer(torch.optim.Optimizer):
         given = self.signature.bind(*args, **kwargs)
         given.apply_defaults()
         params = given.arguments.pop("params")
+        clip_grad_norm = clipping.check_limit(given.arguments.pop("clip_grad_norm"))
         defaults = {**given.arguments, **self.constants}
         if defaults.get("fused") and defaults.get("foreach"):
             raise RuntimeError(f"{type(self).__name__}: `fused` and `foreach` cannot be `True` together.")
         self.check_group(defaults)
         torch.optim.Optimizer.__init__(self, params, defaults)
+        self._clip_grad_norm = clip_grad_norm
         self._follow_fused()
         self.state = States(dict, self.state)
         if self.torch_class is torch.optim.Adagrad:  # the one class of torch.optim that has its states from the start
@@ -160,6 +175,15 @@ class RuleOptimizer(torch.optim.Optimizer):
                     entry[name] = value.to(p.device)
 
     @property
+    def clip_grad_norm(self) -> float | None:
+        """The largest norm that steps let gradients have, or None."""
+        return self._clip_grad_norm
+
+    @clip_grad_norm.setter
+    def clip_grad_norm(self, limit: float | None) -> None:
+        self._clip_grad_norm = clipping.check_limit(limit)
+
+    @property
     def state_was_seen(self) -> bool:
         """Whether anybody has looked at the state since the last step: then the next one looks what has changed."""
         return not isinstance(self.state, States) or self.state.seen
@@ -173,10 +197,16 @@ class RuleOptimizer(torch.optim.Optimizer):
         self.check_group(group)
         torch.optim.Optimizer.add_param_group(self, param_group)
         try:
-            self._check_options(group, {p.dtype for p in self.param_groups[-1]["params"]})
+            members, rule = self.param_groups[-1]["params"], self.make_rule(group)
+            self._check_options(group, {p.dtype for p in members})
+            for p in members:
+                rule.check_shape(self.describe(p).partition(": ")[2], tuple(p.shape))
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        return torch.optim.Optimizer.__getstate__(self) | {"_clip_grad_norm": self._clip_grad_norm}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         torch.optim.Optimizer.__setstate__(self, state)
@@ -257,18 +287,31 @@ class RuleOptimizer(torch.optim.Optimizer):
         plan, gradients = self._current_plan(rules, kinds)
         grad_scale = getattr(self, "grad_scale", None)
         scale = 1.0 if grad_scale is None else grad_scale.item()
-        if grad_scale is not None:
-            self._unscale(scale, in_kernels=plan.narrow)
-            gradients = plan.gradients()
-        plan.prepare(rules, gradients, scale)
+        limit = self._clip_grad_norm
+        if limit is not None:
+            others = [p.grad for members in plan.others.values() for p, _ in members if p.grad is not None]
+            factor = self._clip(plan, gradients, others, limit, scale)
+            plan.prepare(rules, gradients, factor, factor)
+            _multiply(others, factor)  # what torch's own optimizer steps is clipped as torch does it
+        else:
+            if grad_scale is not None:
+                self._unscale(scale, in_kernels=plan.narrow)
+                gradients = plan.gradients()
+            plan.prepare(rules, gradients, narrow=1.0 / scale)
         if self._others is not None:
             self._others.step(self.param_groups, self.state, looked)
             if isinstance(self.state, States):
                 self.state.seen = False  # torch's optimizer has looked, and the plan knows what was before
         plan.run(gradients, torch.get_num_threads())
-        if grad_scale is not None:
+        if grad_scale is not None and limit is None:
             _divide(plan.narrow, scale)
         return loss
+
+    def _clip(self, plan: Plan, gradients: Gradients, others: Sequence[Tensor], limit: float, scale: float) -> float:
+        """What gradients, which are ``scale`` times too large, are to be multiplied by."""
+        squares = plan.squares(gradients, torch.get_num_threads()) + clipping.total_of_tensors(others)
+        self.grad_norm = math.sqrt(squares) / scale
+        return clipping.factor(self.grad_norm, limit) / scale
 
     @torch._disable_dynamo
     def update_hessian(self) -> None:
@@ -370,7 +413,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if self.torch_class is not None:
             known = values.keys() & inspect.signature(self.torch_class).parameters.keys()
             try:
-                self.torch_class([torch.zeros(1)], **{name: values[name] for name in known})
+                self.torch_class([torch.zeros(1, 1)], **{name: values[name] for name in known})
             except (ValueError, RuntimeError) as refusal:
                 raise type(refusal)(f"{refusal} ({own})" if own else str(refusal)) from None
             except TypeError as refusal:  # not what it says about a value, but where it came to grief
@@ -432,6 +475,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         reason = f"is to be stepped in operations that {recording.recorder()} can record"
         members = [[(p, reason) for p in group["params"] if p.grad is not None] for group in self.param_groups]
         others = {number: pairs for number, pairs in enumerate(members) if pairs}
+        if self._clip_grad_norm is not None:
+            stepped = [p for pairs in others.values() for p, _ in pairs]
+            self.grad_norm = torch.nn.utils.clip_grad_norm_(stepped, self._clip_grad_norm)
         if others:
             self._fallback(others).step(self.param_groups, self.state, looked=True)
         return True
@@ -442,6 +488,12 @@ class RuleOptimizer(torch.optim.Optimizer):
         assert self.torch_class is not None
         members = {number: [p for p, _ in members] for number, members in others.items()}
         return Fallback(self.torch_class, self.defaults, members)
+
+
+@torch.no_grad()
+def _multiply(gradients: list[Tensor], factor: float) -> None:
+    if gradients:  # torch takes no empty list
+        torch._foreach_mul_(gradients, factor)
 
 
 @torch.no_grad()

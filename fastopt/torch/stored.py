@@ -1,6 +1,7 @@
 """How the numbers of parameters and states are stored: what a group asks for, and the tensors that hold them."""
 
 from collections.abc import Collection, Mapping
+from math import prod
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -86,6 +87,8 @@ class Kept(NamedTuple):
     tensors: dict[str, Tensor]
     #: The streams of the kernel: the parameters, where they are exact, and the states.
     numbers: tuple[Numbers, ...]
+    #: The names of these states.
+    states: tuple[str, ...]
     #: The parameters in 16 bits, where a master is copied to them.
     copy: Numbers | None
 
@@ -109,13 +112,40 @@ def keep(rule: Rule, p: Tensor, entry: Mapping[str, Any], precision: Precision) 
         tensors[MASTER], exact, copy = master, memory.numbers(master), exact
     else:
         exact = exact._replace(stochastic=precision.is_stochastic(exact.storage))
+    kept: list[str] = []
     numbers, size, computes = [exact], memory.local(p).numel(), memory.STORED[p.dtype].computes
     for place, (name, first) in enumerate(rule.states.items(), 1):
-        storage = precision.state_storage(name, first, size, computes)
-        parts = _state(p, entry, name, first, storage, place, places)
+        shape = rule.state_shape(name, tuple(p.shape))
+        if shape is None:
+            continue
+        own = shape == tuple(p.shape)
+        storage = precision.state_storage(name, first, size if own else prod(shape), computes)
+        # A state of another shape lies in memory as that has it, and has nothing else of the parameter's.
+        parts = _state(p if own else p.new_empty(shape), entry, name, first, storage, place, places)
         tensors |= zip(names(name, storage), parts, strict=True)
+        kept.append(name)
         numbers.append(Numbers(storage, parts, precision.is_stochastic(storage)))
-    return Kept(tensors, tuple(numbers), copy)
+    return Kept(tensors, tuple(numbers), tuple(kept), copy)
+
+
+def exact(p: Tensor, entry: Mapping[str, Any]) -> Tensor:
+    """The parameter as steps update it: itself, or what its state holds of it in more bits."""
+    if entry.get(MASTER) is not None:
+        return entry[MASTER]
+    if entry.get(REMAINDER) is None:
+        return p
+    remainder = _reused(p, REMAINDER, entry[REMAINDER], torch.int16)
+    assert remainder is not None
+    return _laid_out(p, Numbers(STORAGES["split"], (p, remainder)).decode(), torch.float32)
+
+
+def decoded(p: Tensor, entry: Mapping[str, Any], name: str) -> Tensor:
+    """A state that is there, as a tensor of floats: if it is stored in 8 bits, a copy."""
+    given = entry[name]
+    if given.dtype != torch.uint8:
+        return given
+    before = _in_bytes(p, entry, name, 0.0)
+    return _laid_out(before.tensors[0], before.decode(), torch.float32)
 
 
 def names(state: str, storage: Storage) -> list[str]:
@@ -133,7 +163,7 @@ def _reused(p: Tensor, name: str, given: Any, dtype: torch.dtype) -> Tensor | No
 
 def _check_shape(p: Tensor, name: str, given: Tensor) -> None:
     if given.shape != p.shape:
-        raise ValueError(f"has the shape {tuple(p.shape)}, its state {name!r} {tuple(given.shape)}")
+        raise ValueError(f"needs a state {name!r} of the shape {tuple(p.shape)}, not {tuple(given.shape)}")
 
 
 def _state(

@@ -18,7 +18,7 @@ from typing import NamedTuple
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 SOURCES = [
-    *(CSRC / name for name in ("fastopt.c", "span.c", "stamped.c", "optimizer.c", "parallel.c")),
+    *(CSRC / name for name in ("fastopt.c", "span.c", "stamped.c", "optimizer.c", "parallel.c", "xla.c")),
     HERE / "bits.c",
 ]
 FLAGS = ["-std=gnu11", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from cases import by_kernel
+from cases import ELEMENTWISE, by_kernel
 from harness import SHAPES, random_buffer, snapshot
 
 from fastopt import (
     MADGRAD,
-    RULES,
     SGD,
     Adam,
     AdamW,
@@ -20,6 +19,7 @@ from fastopt import (
     Rprop,
     schedules,
 )
+from fastopt.schedule_free import ScheduleFree
 
 KERNELS = by_kernel()
 GROUPS = {"*.bias": Momentum(lr=0.1), "first.*": AdamW(weight_decay=0.1), "*": Adam(lr=0.01)}
@@ -213,10 +213,11 @@ def test_with_every_group_frozen_a_step_counts_and_updates_nothing(backend):
 
 
 @pytest.mark.parametrize(
-    "rule", [rule() for rule in RULES.values() if rule is not Rprop], ids=lambda rule: type(rule).__name__
+    "rule", [rule() for rule in ELEMENTWISE.values() if rule is not Rprop], ids=lambda rule: type(rule).__name__
 )
 def test_a_new_learning_rate_takes_effect_at_the_next_step(rule, backend, dtype):
-    """As a schedule with the same values does; Rprop takes only its first learning rate. MADGRAD averages go on."""
+    """As a schedule with the same values does; Rprop takes only its first learning rate. The averages of MADGRAD and of
+    schedule-free rules go on."""
     rates = [0.1, 0.1, 0.02, 0.3, 0.0]
     changed = Optimizer(random_buffer(0, dtype), rule, backend=backend)
     scheduled = Optimizer(random_buffer(0, dtype), rule.replace(lr=lambda step: rates[step - 1]), backend=backend)
@@ -227,7 +228,8 @@ def test_a_new_learning_rate_takes_effect_at_the_next_step(rule, backend, dtype)
         before = scheduled.flat.copy()
         scheduled.step(random_buffer(seed, dtype))
     assert changed.flat.tobytes() == scheduled.flat.tobytes()
-    if type(rule) is not MADGRAD and (not getattr(rule, "weight_decay", 0) or rule.decoupled_weight_decay):
+    averaging = isinstance(rule, (MADGRAD, ScheduleFree))
+    if not averaging and (not getattr(rule, "weight_decay", 0) or rule.decoupled_weight_decay):
         np.testing.assert_array_equal(scheduled.flat, before)  # a rate of zero moves nothing
 
 

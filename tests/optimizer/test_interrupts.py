@@ -29,6 +29,7 @@ PLANS = {
     "one group": (SGD(lr=0.1), {}, {}),
     "groups": (RULES, {"ema_decay": 0.9}, {}),
     "clipped": (RULES, {"ema_decay": 0.9}, {"max_norm": 1.0, "nonfinite": "raise", "grad_scale": 0.5}),
+    "lookahead": (RULES, {"ema_decay": 0.9, "lookahead": (1, 0.5)}, {}),
     "gathered": (RULES, {"ema_decay": 0.9, "accumulate": 3}, {"max_norm": 1.0, "nonfinite": "skip", "grad_scale": 0.5}),
 }
 
@@ -181,6 +182,51 @@ def test_a_process_runs_no_python_between_the_calls_of_its_first_steps(shapes, o
     )
 
 
+def test_at_every_instruction_of_averages(backend):
+    """Also where the block begins and ends: then nothing is left of them as soon as nobody holds the exception."""
+    optimizer = Optimizer(random_buffer(0, "float32", SMALL), RULES, backend=backend, ema_decay=0.5, copy="float16")
+    optimizer.step(random_buffer(1, "float32", SMALL))
+    before = snapshot(optimizer)
+
+    def evaluate():
+        with optimizer.averaged():
+            assert snapshot(optimizer) != before
+
+    number = 0
+    while interrupted_at(number, evaluate):
+        optimizer.state_dict()  # refused within the block
+        assert snapshot(optimizer) == before
+        number += 1
+    assert number > 100
+
+
+def test_at_instructions_of_an_ascent_and_the_step_after_it(backend):
+    gradient, rules = random_buffer(1, "float32", SMALL), {"a.*": Adam(), "*": Momentum()}
+    first, second = (Optimizer(random_buffer(0, "float32", SMALL), rules, backend=backend) for _ in range(2))
+    looks = [snapshot(first)]
+    second.ascend(gradient)
+    looks.append(snapshot(second))
+    number = 0
+    while interrupted_at(number, partial(first.ascend, gradient)):
+        assert snapshot(first) in looks
+        first.descend()
+        assert snapshot(first) == looks[0]
+        number += 7
+    assert number > 100 and snapshot(first) == looks[1]
+    first.step(gradient)
+    looks.append(snapshot(first))
+    number = 0
+    while interrupted_at(number, partial(second.step, gradient)):
+        found = snapshot(second)
+        assert found in looks
+        if found == looks[2]:
+            break
+        if found == looks[0]:
+            second.ascend(gradient)
+        number += 7
+    assert number > 100 and snapshot(second) == looks[2]
+
+
 def test_at_every_instruction_where_programs_are_bound(backend):
     """The first step, one with another gradient, and one after freezing: none may be left with a wrong program."""
     track = Track("groups", SMALL, backend)
@@ -270,14 +316,15 @@ def test_at_every_instruction_of_a_load(kind, backend, tmp_path):
         optimizer.flat[:] = np.frombuffer(after[0]["params"], np.float32)
     before = look(optimizer)
     load = {"load": lambda: optimizer.load(path), "load_state_dict": lambda: optimizer.load_state_dict(state)}[kind]
-    number, found = 0, before
+    # every eighth instruction, and on each backend others: it runs the same Python code
+    number, found = 4 * BACKENDS.index(backend), before
     while found == before:
         assert interrupted_at(number, load)
         found = look(optimizer)
         assert found in (before, after)
-        number += 4
+        number += 8
     assert number > 500
-    for last in range(number - 4, number + 30):
+    for last in range(number - 8, number + 30):
         if interrupted_at(last, load):
             assert look(optimizer) == after
     optimizer.step(gradient)  # with programs of what is frozen now

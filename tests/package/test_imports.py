@@ -56,10 +56,10 @@ def test_rooms_import_in_one_direction():
     assert not found, f"rooms import each other in a circle: {words(found)}"
 
 
-@pytest.mark.parametrize("command", ["bench", "train", "landscape", "torch"])
+@pytest.mark.parametrize("command", ["bench", "train", "landscape", "jax", "sklearn", "torch"])
 def test_commands_and_doors_stand_beside_each_other(command):
     """Who needs one of them need not install what another needs; only the command line knows them."""
-    others = {"bench", "train", "landscape", "torch", "cli"} - {command}
+    others = {"bench", "train", "landscape", "jax", "sklearn", "torch", "cli"} - {command}
     inside = [each for each in imports() if room(each.importer) == command]
     assert inside or command not in map(room, modules())
     found = [each for each in inside if room(each.imported) in others and (command, room(each.imported)) not in ALLOWED]

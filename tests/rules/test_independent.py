@@ -292,6 +292,39 @@ def test_qhadam(nus, decoupled):
     assert_close(ours(rule), by_torch(package.QHAdam, lr=0.05, **arguments), atol=1e-6)
 
 
+SCHEDULE_FREE = [
+    ("ScheduleFreeSGD", "SGDScheduleFree", {"lr": 0.3, "momentum": 0.8}),
+    ("ScheduleFreeAdamW", "AdamWScheduleFree", {"lr": 0.05, "betas": (0.8, 0.99)}),
+    ("ScheduleFreeRAdam", "RAdamScheduleFree", {"lr": 0.05, "betas": (0.8, 0.99)}),
+    ("ScheduleFreeRAdam", "RAdamScheduleFree", {"lr": 0.05, "betas": (0.8, 0.99), "silent_sgd_phase": False}),
+]
+
+
+@pytest.mark.parametrize("power", [2.0, 0.0])
+@pytest.mark.parametrize(("rule", "theirs", "arguments"), SCHEDULE_FREE)
+@pytest.mark.parametrize("warmup", [0, 12])
+def test_schedule_free_rules(rule, theirs, arguments, warmup, power):
+    package = pytest.importorskip("schedulefree")
+    arguments = arguments | {"weight_decay": 0.3, "r": 1.5, "weight_lr_power": power}
+    arguments |= {} if "RAdam" in rule else {"warmup_steps": warmup}
+
+    def in_training(params, **given):
+        optimizer = getattr(package, theirs)(params, **given)
+        optimizer.train()
+        return optimizer
+
+    assert_close(ours(getattr(fastopt, rule)(**arguments)), by_torch(in_training, **arguments, foreach=False))
+
+
+def test_schedule_free_rules_of_optax():
+    """But for its warm-up, which starts with a rate of zero, and weight decay, which only its SGD takes at p."""
+    optax = pytest.importorskip("optax")
+    free = optax.contrib.schedule_free_sgd(0.3, b1=0.8)
+    assert_close(ours(fastopt.ScheduleFreeSGD(lr=0.3, momentum=0.8)), by_optax(free))
+    free = optax.contrib.schedule_free_adamw(0.05, b1=0.8, b2=0.99)
+    assert_close(ours(fastopt.ScheduleFreeAdamW(lr=0.05, betas=(0.8, 0.99))), by_optax(free))
+
+
 # Rules that take norms of each parameter first
 
 

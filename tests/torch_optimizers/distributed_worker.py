@@ -126,12 +126,31 @@ def narrow_fsdp(options):
     return losses + train(model, again)
 
 
+def clipped(module):
+    """FSDP2 with gradients that are clipped: the losses, and the norms that both report."""
+    from torch.distributed.fsdp import fully_shard
+
+    model = fully_shard(net())
+    own = {"clip_grad_norm": 0.1} if module is fastopt.torch else {}
+    optimizer = module.SGD(model.parameters(), lr=0.05, momentum=0.9, **own)
+    if module is not fastopt.torch:
+        optimizer.register_step_pre_hook(lambda *_: norms.append(clip(model.parameters(), 0.1).full_tensor().item()))
+    norms, clip = [], torch.nn.utils.clip_grad_norm_
+    losses = []
+    for _ in range(3):
+        losses += train(model, optimizer, steps=1)
+        if module is fastopt.torch:
+            norms.append(optimizer.grad_norm)
+    return losses + norms
+
+
 def main():
     dist.init_process_group("gloo")
     for kind in (narrow_ddp, narrow_fsdp):
         for options in FORMATS.values():
             losses = kind(options)
             assert losses[-1] < losses[0]
+    torch.testing.assert_close(*(torch.tensor(clipped(module)) for module in (fastopt.torch, torch.optim)))
     for kind in (ddp, zero, fsdp, offloaded):
         for name, arguments in RULES.items():
             ours, theirs = (kind(module, name, arguments) for module in (fastopt.torch, torch.optim))

@@ -1,0 +1,13 @@
+/* A step on somebody else's threads. */
+#ifndef FASTOPT_STEP_H
+#define FASTOPT_STEP_H
+#include "fastopt.h"
+#include "parallel.h"
+
+/* Runs a task as parallel_run() does, on threads that `pool` stands for. */
+typedef void parallel_runner(void *pool, parallel_task *task, void *context, int threads);
+
+/* fastopt_step() by that runner. */
+__attribute__((visibility("hidden"))) int32_t step_on(const fastopt_call *call, parallel_runner *run, void *pool);
+
+#endif

@@ -1,0 +1,477 @@
+/* Handlers for XLA's foreign functions, by which JAX calls the library: a step, and a row of coefficients.
+ *
+ * Nothing of XLA or JAX is needed to compile them. What they read of a call is declared here: the part of XLA's C
+ * interface that has been the same since its version 0.1, the one that they report. Every structure says how large it is,
+ * and a smaller one than is read here is refused. */
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fastopt.h"
+#include "float_mode.h"
+#include "step.h"
+
+enum { EXTENSION_METADATA = 1, STAGE_EXECUTE = 3, ATTR_SCALAR = 3, ATTR_STRING = 4, INVALID_ARGUMENT = 3 };
+enum { MESSAGE = 512 };
+enum { S32 = 4, S64 = 5, F16 = 10, F32 = 11, F64 = 12, BF16 = 16 };
+
+struct extension {
+    size_t size;
+    int32_t type;
+    struct extension *next;
+};
+
+struct version {
+    size_t size;
+    struct extension *extension;
+    int32_t major, minor;
+};
+
+struct metadata {
+    size_t size;
+    struct version version;
+    uint32_t traits;
+};
+
+struct metadata_extension {
+    struct extension base;
+    struct metadata *metadata;
+};
+
+struct error_args {
+    size_t size;
+    struct extension *extension;
+    const char *message;
+    int32_t code;
+};
+
+struct destroy_args {
+    size_t size;
+    struct extension *extension;
+    void *error;
+};
+
+struct schedule_args {
+    size_t size;
+    struct extension *extension;
+    void *context;
+    void (*task)(void *data);
+    void *data;
+};
+
+struct api {
+    size_t size;
+    struct extension *extension;
+    struct version version;
+    const void *internal;
+    void *(*create_error)(struct error_args *);
+    const void *error_message;
+    void (*destroy_error)(struct destroy_args *);
+    const void *others[8];
+    void *(*schedule)(struct schedule_args *); /* what comes after it has been moved in the course of time */
+};
+
+struct buffer {
+    size_t size;
+    struct extension *extension;
+    int32_t dtype;
+    void *data;
+    int64_t rank;
+    int64_t *dims;
+};
+
+struct buffers { /* operands, or results */
+    size_t size;
+    struct extension *extension;
+    int64_t count;
+    int32_t *types;
+    void **buffers;
+};
+
+struct text {
+    const char *characters;
+    size_t length;
+};
+
+struct scalar {
+    int32_t dtype;
+    void *value;
+};
+
+struct attributes {
+    size_t size;
+    struct extension *extension;
+    int64_t count;
+    int32_t *types;
+    struct text **names;
+    void **values;
+};
+
+struct frame {
+    size_t size;
+    struct extension *extension;
+    const struct api *api;
+    void *context;
+    int32_t stage;
+    struct buffers operands, results;
+    struct attributes attributes;
+};
+
+#if UINTPTR_MAX == UINT64_MAX
+_Static_assert(sizeof(struct buffer) == 48 && sizeof(struct buffers) == 40, "as XLA has them");
+_Static_assert(offsetof(struct frame, results) == 80 && offsetof(struct frame, attributes) == 120, "as XLA has them");
+_Static_assert(offsetof(struct api, create_error) == 48 && offsetof(struct api, schedule) == 136, "as XLA has them");
+#endif
+
+#define EXPORT __attribute__((visibility("default")))
+
+static void *error(const struct frame *frame, const char *message)
+{
+    struct error_args args = {sizeof args, NULL, message, INVALID_ARGUMENT};
+    return frame->api->create_error(&args);
+}
+
+/* Whether XLA asks, when a handler is registered, which version it was written for; then that is filled in. */
+static int is_question(const struct frame *frame)
+{
+    const struct extension *extension = frame->extension;
+    if (!extension || extension->type != EXTENSION_METADATA)
+        return 0;
+    struct metadata *metadata = ((const struct metadata_extension *)extension)->metadata;
+    metadata->version = (struct version){sizeof metadata->version, NULL, 0, 1};
+    metadata->traits = 0;
+    return 1;
+}
+
+/* Whether the frame and what is read of it are as large as here. */
+static int is_known(const struct frame *frame)
+{
+    int known = frame->size >= sizeof *frame && frame->api->size >= sizeof *frame->api &&
+                frame->operands.size >= sizeof(struct buffers) &&
+                frame->results.size >= sizeof(struct buffers) && frame->attributes.size >= sizeof(struct attributes);
+    const struct buffers *both[] = {&frame->operands, &frame->results};
+    for (int side = 0; side < 2 && known; side++)
+        for (int64_t i = 0; i < both[side]->count; i++)
+            known &= ((struct buffer *)both[side]->buffers[i])->size >= sizeof(struct buffer);
+    return known;
+}
+
+static const void *attribute(const struct frame *frame, const char *name, int32_t type)
+{
+    const struct attributes *all = &frame->attributes;
+    for (int64_t i = 0; i < all->count; i++)
+        if (all->types[i] == type && all->names[i]->length == strlen(name) &&
+            memcmp(all->names[i]->characters, name, all->names[i]->length) == 0)
+            return all->values[i];
+    return NULL;
+}
+
+/* A whole number among the attributes, or -1. */
+static int64_t number(const struct frame *frame, const char *name)
+{
+    const struct scalar *scalar = attribute(frame, name, ATTR_SCALAR);
+    return scalar && scalar->dtype == S64 ? *(const int64_t *)scalar->value : -1;
+}
+
+static const struct buffer *operand(const struct frame *frame, int64_t index)
+{
+    return frame->operands.buffers[index];
+}
+
+static const struct buffer *result(const struct frame *frame, int64_t index) { return frame->results.buffers[index]; }
+
+static int64_t length(const struct buffer *buffer)
+{
+    int64_t product = 1;
+    for (int64_t i = 0; i < buffer->rank; i++)
+        product *= buffer->dims[i];
+    return product;
+}
+
+/* The storage of a buffer's numbers, or -1. */
+static int32_t storage(const struct buffer *buffer)
+{
+    switch (buffer->dtype) {
+    case F32: return FASTOPT_FLOAT32;
+    case F64: return FASTOPT_FLOAT64;
+    case BF16: return FASTOPT_BFLOAT16;
+    case F16: return FASTOPT_FLOAT16;
+    default: return -1;
+    }
+}
+
+static int64_t item_size(const struct buffer *buffer)
+{
+    return buffer->dtype == F64 ? 8 : buffer->dtype == F32 ? 4 : 2;
+}
+
+static fastopt_stream stream(const struct buffer *buffer)
+{
+    return (fastopt_stream){.parts = {buffer->data}, .storage = storage(buffer)};
+}
+
+/* What is written is the result. XLA gives it the operand's memory where that may be overwritten, and has copied the
+ * operand where not; a result with memory of its own is copied here, if the kernel is to read what was there. */
+static fastopt_stream written(const struct buffer *from, const struct buffer *to, int is_read)
+{
+    if (is_read && to->data != from->data)
+        memcpy(to->data, from->data, (size_t)(length(from) * item_size(from)));
+    return stream(to);
+}
+
+/* One span for each parameter. Returns what is wrong, or NULL. */
+static const char *fill_spans(const struct frame *frame, fastopt_span *spans, int64_t count, int32_t kernel, int keeps)
+{
+    const int32_t states = fastopt_kernel_at(kernel)->state_count;
+    const struct buffer *k = operand(frame, 0);
+    for (int64_t index = 0; index < count; index++) {
+        const int64_t in = 1 + index * (2 + states), out = index * (1 + states);
+        const struct buffer *p = operand(frame, in), *g = operand(frame, in + 1);
+        fastopt_span *span = &spans[index];
+        *span = (fastopt_span){.length = length(p), .coefficients = k->data, .kernel = kernel, .dtype = storage(k)};
+        for (int32_t each = 0; each < 2 + states; each++)
+            if (length(operand(frame, in + each)) != span->length)
+                return "fastopt: parameters, gradients and states must have the same size";
+        for (int32_t each = 0; each < 1 + states; each++)
+            if (length(result(frame, out + each)) != span->length)
+                return "fastopt: results must have the size of the parameters";
+        span->streams[0] = written(p, result(frame, out), keeps);
+        span->streams[1] = stream(g);
+        for (int32_t each = 0; each < states; each++)
+            span->streams[2 + each] = written(operand(frame, in + 2 + each), result(frame, out + 1 + each), 1);
+    }
+    return NULL;
+}
+
+/* A rate or the like, a scalar. */
+static double value(const struct buffer *buffer)
+{
+    return buffer->dtype == F64 ? *(const double *)buffer->data : (double)*(const float *)buffer->data;
+}
+
+/* Shares of a step that threads take one after the other. Tasks may begin when all is done: the last one frees it. */
+struct job {
+    parallel_task *task;
+    void *context;
+    int workers, next, done, users;
+    pthread_mutex_t lock;
+    pthread_cond_t all_done;
+};
+
+static void release(struct job *job)
+{
+    if (__atomic_sub_fetch(&job->users, 1, __ATOMIC_ACQ_REL) == 0) {
+        pthread_cond_destroy(&job->all_done);
+        pthread_mutex_destroy(&job->lock);
+        free(job);
+    }
+}
+
+/* Takes shares as long as there are some, in the default floating-point mode: on XLA's threads subnormals are zero. */
+static void take_shares(struct job *job)
+{
+    float_mode mode;
+    get_float_mode(&mode);
+    set_default_float_mode();
+    int worker;
+    while ((worker = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->workers) {
+        job->task(job->context, worker, job->workers);
+        pthread_mutex_lock(&job->lock);
+        if (++job->done == job->workers)
+            pthread_cond_signal(&job->all_done);
+        pthread_mutex_unlock(&job->lock);
+    }
+    set_float_mode(&mode);
+}
+
+static void help(void *data)
+{
+    take_shares(data);
+    release(data);
+}
+
+/* Runs a task on XLA's threads, which wait for nothing else that this library does; another pool on the same processors
+ * would take them from each other. Whoever calls takes shares, too, and waits only for those that others have begun: XLA
+ * may run tasks late, or not at all before this one returns. */
+static void run_on_xla(void *pool, parallel_task *task, void *context, int threads)
+{
+    const struct frame *frame = pool;
+    struct job *job = threads > 1 ? malloc(sizeof *job) : NULL;
+    if (!job) {
+        float_mode mode;
+        get_float_mode(&mode);
+        set_default_float_mode();
+        task(context, 0, 1);
+        set_float_mode(&mode);
+        return;
+    }
+    *job = (struct job){.task = task, .context = context, .workers = threads, .users = 1};
+    pthread_mutex_init(&job->lock, NULL);
+    pthread_cond_init(&job->all_done, NULL);
+    for (int other = 1; other < threads; other++) {
+        struct schedule_args args = {sizeof args, NULL, frame->context, help, job};
+        __atomic_add_fetch(&job->users, 1, __ATOMIC_RELAXED);
+        void *refused = frame->api->schedule(&args);
+        if (refused) {
+            struct destroy_args destroy = {sizeof destroy, NULL, refused};
+            frame->api->destroy_error(&destroy);
+            release(job);
+            break;
+        }
+    }
+    take_shares(job);
+    pthread_mutex_lock(&job->lock);
+    while (job->done < job->workers)
+        pthread_cond_wait(&job->all_done, &job->lock);
+    pthread_mutex_unlock(&job->lock);
+    release(job);
+}
+
+/* A step: operands k, then p, g and the states of each parameter; results p and the states of each. Attributes: kernel,
+ * by name; threads; isa, or -1 for the best one; reads, whether the kernel is to read p or only to write it; required, if
+ * there is one operand more that must be zero: a sentence that says so. */
+EXPORT void *fastopt_xla_step(struct frame *frame)
+{
+    if (is_question(frame) || frame->stage != STAGE_EXECUTE)
+        return NULL;
+    if (!is_known(frame))
+        return error(frame, "fastopt: this version of XLA calls in a way that is not known");
+    const struct text *text = attribute(frame, "kernel", ATTR_STRING);
+    char name[64];
+    if (!text || text->length >= sizeof name)
+        return error(frame, "fastopt: a step needs the name of a kernel");
+    memcpy(name, text->characters, text->length);
+    name[text->length] = 0;
+    const int32_t kernel = fastopt_find(name);
+    if (kernel < 0)
+        return error(frame, fastopt_error(FASTOPT_NO_KERNEL));
+    const fastopt_kernel *about = fastopt_kernel_at(kernel);
+    const int64_t count = frame->results.count / (1 + about->state_count);
+    const struct text *required = attribute(frame, "required", ATTR_STRING);
+    if (frame->operands.count != 1 + count * (2 + about->state_count) + (required != NULL) ||
+        frame->results.count != count * (1 + about->state_count))
+        return error(frame, "fastopt: a step's operands are k, then p, g and the states of each parameter");
+    if (length(operand(frame, 0)) != about->coefficient_count)
+        return error(frame, "fastopt: the row of coefficients is not the kernel's");
+    if (required && value(operand(frame, frame->operands.count - 1)) != 0) {
+        char message[MESSAGE];
+        snprintf(message, sizeof message, "fastopt: %.*s", (int)required->length, required->characters);
+        return error(frame, message);
+    }
+    fastopt_span *spans = calloc((size_t)(count ? count : 1), sizeof *spans);
+    if (!spans)
+        return error(frame, fastopt_error(FASTOPT_NO_MEMORY));
+    const char *wrong = fill_spans(frame, spans, count, kernel, number(frame, "reads") != 0);
+    if (!wrong) {
+        const int64_t isa = number(frame, "isa");
+        const fastopt_call call = {spans, count, (int32_t)number(frame, "threads"),
+                                   isa < 0 ? fastopt_best_isa() : (int32_t)isa, 0};
+        const int32_t code = step_on(&call, run_on_xla, frame);
+        if (code != FASTOPT_OK)
+            wrong = fastopt_error(code);
+    }
+    free(spans);
+    return wrong ? error(frame, wrong) : NULL;
+}
+
+/* Fills the rows of a rule for `count` steps from `step`; with `lr`, for that learning rate. Returns zero, or has written
+ * what is wrong to `message`. */
+typedef int32_t fill_rows(const char *rule, int64_t length, int64_t step, int64_t count, const double *lr, int32_t dtype,
+                          int64_t coefficients, void *rows, char *message, int64_t message_size);
+
+/* The next rows of a rule, made in advance: to ask its host for every single one would have each step wait for Python. */
+struct window {
+    char *rule;
+    int64_t length, coefficients;
+    int32_t dtype;
+    int64_t first, count; /* steps */
+    void *rows;
+    struct window *next;
+};
+
+enum { MOST_ROWS = 256 };
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct window *windows;
+static fill_rows *fill;
+
+/* Sets what fills rows: once, before the first step. */
+EXPORT void fastopt_xla_set_rows(fill_rows *function) { fill = function; }
+
+static struct window *find_window(const struct text *rule, int32_t dtype, int64_t coefficients)
+{
+    for (struct window *each = windows; each; each = each->next)
+        if (each->dtype == dtype && each->coefficients == coefficients && each->length == (int64_t)rule->length &&
+            memcmp(each->rule, rule->characters, rule->length) == 0)
+            return each;
+    struct window *made = calloc(1, sizeof *made);
+    char *name = malloc(rule->length + 1);
+    void *rows = malloc((size_t)(MOST_ROWS * coefficients) * sizeof(double));
+    if (!made || !name || !rows) {
+        free(made), free(name), free(rows);
+        return NULL;
+    }
+    memcpy(name, rule->characters, rule->length);
+    *made = (struct window){name, (int64_t)rule->length, coefficients, dtype, 0, 0, rows, windows};
+    return windows = made;
+}
+
+/* Copies the row of a step. Where steps follow each other, windows become longer; after a jump one begins with one row. */
+static int32_t windowed_row(const struct text *rule, int64_t step, int32_t dtype, int64_t coefficients, void *k,
+                            char *message)
+{
+    struct window *window = find_window(rule, dtype, coefficients);
+    if (!window) {
+        snprintf(message, MESSAGE, "%s", fastopt_error(FASTOPT_NO_MEMORY));
+        return 1;
+    }
+    if (step < window->first || step >= window->first + window->count) {
+        const int64_t next = window->count && step == window->first + window->count ? 2 * window->count : 1;
+        const int64_t count = next < MOST_ROWS ? next : MOST_ROWS;
+        window->count = 0;
+        if (fill(rule->characters, window->length, step, count, NULL, dtype, coefficients, window->rows, message, MESSAGE))
+            return 1;
+        window->first = step;
+        window->count = count;
+    }
+    const size_t size = (size_t)coefficients * (dtype == FASTOPT_FLOAT32 ? sizeof(float) : sizeof(double));
+    memcpy(k, (char *)window->rows + (size_t)(step - window->first) * size, size);
+    return 0;
+}
+
+/* A row of coefficients: operands step, an int32, and perhaps lr; result k. Attributes: rule, by which its host knows it;
+ * window, whether its rows follow from the step alone. */
+EXPORT void *fastopt_xla_row(struct frame *frame)
+{
+    if (is_question(frame) || frame->stage != STAGE_EXECUTE)
+        return NULL;
+    if (!is_known(frame))
+        return error(frame, "fastopt: this version of XLA calls in a way that is not known");
+    const struct text *rule = attribute(frame, "rule", ATTR_STRING);
+    const int64_t operands = frame->operands.count;
+    if (!rule || !fill || operands < 1 || operands > 2 || frame->results.count != 1 || operand(frame, 0)->dtype != S32)
+        return error(frame, "fastopt: a row needs a rule and its step");
+    const struct buffer *k = result(frame, 0);
+    const int32_t dtype = storage(k);
+    const int64_t step = *(const int32_t *)operand(frame, 0)->data, coefficients = length(k);
+    char message[MESSAGE] = "";
+    int32_t code;
+    float_mode mode; /* of XLA's threads, not of Python's */
+    get_float_mode(&mode);
+    set_default_float_mode();
+    if (operands == 2) {
+        const double lr = value(operand(frame, 1));
+        code = fill(rule->characters, (int64_t)rule->length, step, 1, &lr, dtype, coefficients, k->data, message, MESSAGE);
+    } else if (number(frame, "window") == 0) {
+        code = fill(rule->characters, (int64_t)rule->length, step, 1, NULL, dtype, coefficients, k->data, message, MESSAGE);
+    } else {
+        pthread_mutex_lock(&lock);
+        code = windowed_row(rule, step, dtype, coefficients, k->data, message);
+        pthread_mutex_unlock(&lock);
+    }
+    set_float_mode(&mode);
+    return code ? error(frame, message) : NULL;
+}

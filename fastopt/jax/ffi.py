@@ -1,0 +1,147 @@
+"""The two handlers of the library that XLA calls, as functions of JAX arrays."""
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastopt.backend.process import resolve_threads
+from fastopt.capi import get_library
+from fastopt.errors import quoted
+from fastopt.jax import rows
+
+#: How numbers of parameters, gradients and states may be stored.
+STORED = ("float32", "float64", "bfloat16", "float16")
+
+
+@cache
+def register() -> None:
+    """Makes the handlers known to XLA, once. BackendError, which says why, if there is no C backend."""
+    library = ctypes.CDLL(get_library())
+    library.fastopt_xla_set_rows(rows.fill)
+    for name in ("fastopt_xla_step", "fastopt_xla_row"):
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+
+
+def row(source: rows.Source, step: jax.Array, lr: Any, size: int, dtype: np.dtype) -> jax.Array:
+    """The row of coefficients of a step (an int32, from 1), of which there are ``size``.
+
+    ``lr`` is the learning rate where the source is traced, or else None.
+    """
+    call = jax.ffi.ffi_call("fastopt_xla_row", jax.ShapeDtypeStruct((size,), dtype), vmap_method="sequential")
+    operands = (step,) if lr is None else (step, lr)
+    return call(*operands, rule=source.name, window=np.int64(source.ahead))
+
+
+class Required(NamedTuple):
+    """What must be zero when a program runs, or the step is refused with this sentence."""
+
+    sentence: str
+    number: jax.Array
+
+
+def update(
+    kernel: str,
+    row: Callable[[np.dtype], jax.Array],
+    spans: Sequence[Sequence[Any]],
+    *,
+    reads: bool = True,
+    required: Required | None = None,
+    threads: int | None = None,
+) -> list[list[jax.Array]]:
+    """Applies a kernel to parameters, each with its gradient and its states: for each, new parameters and states.
+
+    One call for each dtype that is computed in, whose coefficients ``row`` gives; in place where XLA may overwrite.
+    ``reads`` the kernel gives the step alone, as if parameters were zero, in new memory.
+    """
+    found: list[list[jax.Array]] = [[]] * len(spans)
+    dtypes = [computes(span[0]) for span in spans]
+    for dtype in sorted(set(dtypes), key=str):
+        places = [place for place, each in enumerate(dtypes) if each == dtype]
+        updated = _update(kernel, row(dtype), [spans[place] for place in places], reads, required, threads)
+        for place, each in zip(places, updated, strict=True):
+            found[place] = each
+    return found
+
+
+def _update(
+    kernel: str, k: jax.Array, spans: list, reads: bool, required: Required | None, threads: int | None
+) -> list[list[jax.Array]]:
+    operands: list[jax.Array] = [k]
+    results: list[jax.ShapeDtypeStruct] = []
+    aliases: dict[int, int] = {}
+    for p, g, *states in spans:
+        first, place = len(operands), len(results)
+        if reads:
+            aliases[first] = place
+        for index in range(len(states)):
+            aliases[first + 2 + index] = place + 1 + index
+        operands += map(jnp.asarray, (p, g, *states))
+        results += [jax.ShapeDtypeStruct(jnp.shape(each), jnp.result_type(each)) for each in (p, *states)]
+    attributes: dict[str, Any] = {"kernel": kernel, "reads": np.int64(reads), "isa": np.int64(_isa())}
+    attributes["threads"] = np.int64(min(resolve_threads(threads), 2**31 - 1))
+    if required is not None:
+        operands.append(jnp.asarray(required.number, jnp.float32))
+        attributes["required"] = required.sentence
+    call = jax.ffi.ffi_call("fastopt_xla_step", results, vmap_method="sequential", input_output_aliases=aliases)
+    flat, width = call(*operands, **attributes), len(spans[0]) - 1
+    return [list(flat[start : start + width]) for start in range(0, len(flat), width)]
+
+
+def following(count: jax.Array) -> jax.Array:
+    """One more, but no more than the largest number."""
+    last = jnp.iinfo(jnp.int32).max
+    return jnp.where(count < last, count + 1, last)
+
+
+def coefficients(kernel: str) -> tuple[str, ...]:
+    """The names of a kernel's coefficients, in order."""
+    from fastopt.backend import c
+
+    return c.kernels()[kernel][1]
+
+
+def computes(leaf: Any) -> np.dtype:
+    """The dtype in which kernels compute for parameters that are stored so."""
+    return np.dtype(np.float64 if jnp.result_type(leaf) == np.float64 else np.float32)
+
+
+def check_dtype(name: str, leaf: Any) -> None:
+    """TypeError, which names the argument, if a leaf is no array that kernels can read."""
+    if not hasattr(leaf, "dtype"):
+        raise TypeError(f"{name} must have arrays of {', '.join(STORED)}, not {quoted(leaf)}")
+    if jnp.result_type(leaf).name not in STORED:
+        raise TypeError(f"{name} must have arrays of {', '.join(STORED)}, not of {jnp.result_type(leaf).name}")
+
+
+def flatten(tree: Any) -> tuple[list, Any]:
+    """The leaves of a pytree, and what it is without them."""
+    return jax.tree.flatten(tree)
+
+
+def leaves_like(name: str, given: Any, model: str, leaves: list, tree: Any) -> list:
+    """The leaves of a pytree that must be like another one, ``model``: of its structure and its shapes.
+
+    TypeError or ValueError, which name the argument, if they are not.
+    """
+    found, structure = jax.tree.flatten(given)
+    if structure != tree:
+        raise ValueError(f"{name} must have the structure of {model}, {tree}, not {structure}")
+    for leaf, like in zip(found, leaves, strict=True):
+        check_dtype(model, like)
+        check_dtype(name, leaf)
+        if jnp.shape(leaf) != jnp.shape(like):
+            raise ValueError(f"{name} must have the shapes of {model}, {jnp.shape(like)}, not {jnp.shape(leaf)}")
+    return found
+
+
+def _isa() -> int:
+    """The instruction set of ``FASTOPT_ISA``, or -1: the best one of the processor that the program will run on."""
+    from fastopt.backend import c
+
+    return c.isa() if os.environ.get("FASTOPT_ISA") else -1

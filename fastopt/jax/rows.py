@@ -1,0 +1,94 @@
+"""Rows of coefficients for compiled programs: XLA knows a step's number only when it runs.
+
+A rule computes its coefficients in Python, in float64, and they are rounded once: no program of XLA's would give the
+same bits. So the library has a handler for a row, which asks Python for the rows of many steps in advance. Only where
+the learning rate is a number of the program's does it ask in every step.
+"""
+
+import ctypes
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastopt.rule import Row, Rule
+from fastopt.schedules import Schedule
+
+_DTYPES = np.dtype(np.float32), np.dtype(np.float64)  # by their number in fastopt.h
+_known: dict[str, Rule] = {}
+_scalars: dict[str, tuple[int, dict[str, float]]] = {}  # of rules that keep some, after so many steps
+
+
+class Source(NamedTuple):
+    """Where a rule's rows come from: the name by which :func:`_fill` knows it, and what they follow from.
+
+    ``traced`` says that the learning rate is given with each step, ``ahead`` that rows follow from the step alone.
+    """
+
+    name: str
+    traced: bool
+    ahead: bool
+
+
+def source(rule: Rule) -> Source:
+    """Makes a rule's rows available to compiled programs.
+
+    The name is the rule's text, so that a program from JAX's compilation cache finds the same rule in another process,
+    or none.
+    """
+    lr = rule.lr
+    if callable(lr) and not isinstance(lr, Schedule):
+        return Source(_name(rule.replace(lr=0.0)), traced=True, ahead=False)
+    return Source(_name(rule), traced=False, ahead=not (isinstance(lr, Schedule) and lr.progress()))
+
+
+def _name(rule: Rule) -> str:
+    name, number = repr(rule), 1
+    while not _is_same(_known.setdefault(name, rule), rule):
+        number += 1
+        name = f"{rule!r} {number}"
+    return name
+
+
+def _is_same(known: Rule, rule: Rule) -> bool:
+    """Whether two rules always give the same rows. What a schedule has learnt from its run is not among its fields."""
+    learns = isinstance(known.lr, Schedule) and known.lr.progress()
+    return type(known) is type(rule) and known == rule and (not learns or known.lr is rule.lr)
+
+
+def _scalars_before(name: str, rule: Rule, step: int) -> dict[str, float]:
+    """The scalars before a step of a run with this rule alone; quickly, if the step before was asked for."""
+    if not rule.scalars:
+        return {}
+    steps, scalars = _scalars.get(name, (-1, {}))
+    scalars = rule.advance(step - 1, **scalars) if steps == step - 2 else rule.scalars_after(step - 1)
+    _scalars[name] = step - 1, scalars
+    return scalars
+
+
+def _fill(name, size, step, count, lr, dtype, coefficients, rows, message, room) -> int:
+    """Fills rows at an address. Returns zero, or writes what is wrong: no exception can go through XLA."""
+    try:
+        name = ctypes.string_at(name, size).decode()
+        rule = _known.get(name)
+        if rule is None:
+            raise LookupError("this program was compiled in another process: trace the function again")
+        if lr:
+            rule = rule.replace(lr=lr[0])
+        dtype = _DTYPES[dtype]
+        memory = (ctypes.c_char * (count * coefficients * dtype.itemsize)).from_address(rows)
+        for index, array in enumerate(np.frombuffer(memory, dtype).reshape(count, coefficients)):
+            rule.fill(Row(array), step + index, 1.0, _scalars_before(name, rule, step + index))
+        return 0
+    except BaseException as error:
+        text = f"{type(error).__name__}: {error}".encode()[: room - 1] + b"\0"
+        ctypes.memmove(message, text, len(text))
+        return 1
+
+
+_FILL: Any = ctypes.CFUNCTYPE(
+    ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(ctypes.c_double),
+    ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
+)  # fmt: skip
+
+#: :func:`_fill` for C, for as long as the process lives.
+fill: Any = _FILL(_fill)

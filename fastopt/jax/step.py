@@ -1,0 +1,99 @@
+"""A rule's step over pytrees of JAX arrays."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastopt.backend.process import resolve_threads
+from fastopt.errors import quoted
+from fastopt.jax import ffi, rows
+from fastopt.rule import Rule
+
+
+class StepState(NamedTuple):
+    """What a step keeps: how many there were (an int32), and by its name each state, a pytree like the parameters."""
+
+    step: jax.Array
+    states: dict[str, Any]
+
+
+def step(rule: Rule, *, threads: int | None = None) -> "Step":
+    """A rule's step for pytrees: ``params, state = step(params, grads, state)``, with ``state = step.init(params)``.
+
+    Leaves are float32, float64, bfloat16 or float16 arrays, gradients any of these. It works within ``jax.jit``,
+    ``lax.scan`` and ``jax.vmap``, and writes in place what is donated. The bits are those of an
+    :class:`fastopt.Optimizer` with ``rounding="nearest"``: of 16-bit parameters states are float32.
+
+    Where ``rule.lr`` is a number or one of :mod:`fastopt.schedules`, coefficients are those that the rule computes in
+    float64. Any other schedule is traced: it is called with the step (an int32, counted from 1) as part of the program.
+
+    TypeError if the rule is none that the C backend has a kernel for. BackendError without the C backend.
+    """
+    return Step(rule, threads)
+
+
+class Step:
+    """What :func:`step` returns."""
+
+    def __init__(self, rule: Rule, threads: int | None = None) -> None:
+        if not isinstance(rule, Rule):
+            raise TypeError(f"rule must be a rule, such as fastopt.AdamW(), not {quoted(rule)}")
+        if not isinstance(rule.kernel, str):
+            raise TypeError(f"rule must have a kernel of the C backend, not {quoted(rule)}, whose kernel is for numba")
+        if rule.sums is not None or getattr(rule, "stage", None) is not None:
+            raise TypeError(
+                f"rule must be one whose step is a kernel alone, without sums or a stage, not {quoted(rule)}"
+            )
+        resolve_threads(threads)
+        ffi.register()
+        self.rule, self.threads = rule, threads
+        self._source = rows.source(rule)
+        self._size = len((rule.replace(lr=0.0) if self._source.traced else rule).coefficients(1))
+        if self._source.traced and rule.scalars:
+            raise TypeError(
+                f"{type(rule).__name__}: lr must be a number or one of fastopt.schedules, not a function to trace: "
+                f"the rule keeps {', '.join(rule.scalars)} between steps"
+            )
+
+    def init(self, params: Any) -> StepState:
+        """The state before the first step of parameters, whose shapes it has."""
+        leaves, tree = ffi.flatten(params)
+        for leaf in leaves:
+            ffi.check_dtype("params", leaf)
+        states = {
+            name: tree.unflatten([jnp.full(jnp.shape(leaf), float(first), ffi.computes(leaf)) for leaf in leaves])
+            for name, first in self.rule.states.items()
+        }
+        return StepState(jnp.zeros((), jnp.int32), states)
+
+    def __call__(self, params: Any, grads: Any, state: StepState) -> tuple[Any, StepState]:
+        """The parameters and the state after a step. TypeError or ValueError, which name what does not fit."""
+        leaves, tree = ffi.flatten(params)
+        gradients = ffi.leaves_like("grads", grads, "params", leaves, tree)
+        kept = []
+        if not isinstance(state, StepState) or set(state.states) != set(self.rule.states):
+            expected = ", ".join(self.rule.states) or "none"
+            raise TypeError(f"state must be a StepState with the states {expected}, not {quoted(state)}")
+        for name in self.rule.states:
+            kept.append(ffi.leaves_like(f"state.states[{name!r}]", state.states[name], "params", leaves, tree))
+        number = ffi.following(state.step)
+        lr = self._rate(number)
+
+        def row(dtype: np.dtype) -> jax.Array:
+            return ffi.row(self._source, number, lr, self._size, dtype)
+
+        spans = list(zip(leaves, gradients, *kept, strict=True))
+        found = ffi.update(self.rule.kernel, row, spans, threads=self.threads)
+        new, *states = (tree.unflatten([each[index] for each in found]) for index in range(1 + len(kept)))
+        return new, StepState(number, dict(zip(self.rule.states, states, strict=True)))
+
+    def _rate(self, number: jax.Array) -> Any:
+        """The learning rate of a step where it is traced: a float32, or float64 where JAX has that; or else None."""
+        if not self._source.traced:
+            return None
+        lr = jnp.asarray(self.rule.lr(number))  # type: ignore[operator, arg-type]
+        if lr.shape != () or not jnp.issubdtype(lr.dtype, jnp.number):
+            raise TypeError(f"{type(self.rule).__name__}: lr must give a number, not {quoted(lr)}")
+        return lr.astype(jnp.result_type(float))
