@@ -56,10 +56,10 @@ def _is_same(known: Rule, rule: Rule) -> bool:
 
 
 def _scalars_before(name: str, rule: Rule, step: int) -> dict[str, float]:
-    """The scalars before a step of a run that was made with this rule alone; quickly, if the step before was asked for."""
+    """The scalars before a step of a run with this rule alone; quickly, if the step before was the last one."""
     if not rule.scalars:
         return {}
-    steps, scalars = _scalars.get(name, (-1, {}))
+    steps, scalars = _scalars.get(name, (None, {}))
     scalars = rule.advance(step - 1, **scalars) if steps == step - 2 else rule.scalars_after(step - 1)
     _scalars[name] = step - 1, scalars
     return scalars
