@@ -11,7 +11,7 @@ import numpy as np
 from numba import get_num_threads, set_num_threads
 
 from fastopt.backend import drivers
-from fastopt.backend.memory import Array, Constant, Number, arguments, function_address
+from fastopt.backend.memory import Array, Constant, Number, arguments, call, function_address
 from fastopt.backend.program import Call
 from fastopt.backend.versions import Terms, replacements
 from fastopt.codecs import CODECS
@@ -37,10 +37,18 @@ def specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool, t
     return once((kernel, dtype, parallel, terms), _specialize, kernel, dtype, signature, parallel, terms)
 
 
-def driver(kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, terms: Terms | None, *, tiled: bool) -> Any:
-    """A loop of :mod:`fastopt.backend.drivers` over a kernel of so many buffers, by tiles or by spans."""
-    key = "tiles" if tiled else "spans", kernel, dtype, buffers, parallel, terms
-    return once(key, _driver, kernel, dtype, buffers, parallel, terms, tiled)
+def driver(
+    kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, terms: Terms | None, *, tiled: bool
+) -> tuple[Any, int]:
+    """A loop of :mod:`fastopt.backend.drivers` for a kernel of so many buffers, by tiles or by spans.
+
+    Comes with its last argument, the kernel's address. One of the user's own is compiled into its loop, and has none.
+    """
+    if terms is None:
+        key = "own", kernel, dtype, buffers, parallel, tiled
+        return once(key, _own_driver, kernel, dtype, buffers, parallel, tiled), 0
+    loop = once(("driver", parallel, tiled), _driver, parallel, tiled)
+    return loop, once(("kernel", kernel, dtype, terms), _kernel_address, kernel, dtype, buffers, terms)[0]
 
 
 def sum_driver(name: str, dtype: np.dtype, parallel: bool) -> Any:
@@ -118,16 +126,22 @@ def _learn(array: np.ndarray) -> Any:
     return dispatcher
 
 
-def _driver(kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, terms: Terms | None, tiled: bool) -> Any:
-    places = [drivers.BUFFERS + place for place in range(buffers)]
-    taken = [*(Array(dtype, place) for place in places), Array(dtype, drivers.K, drivers.K_SIZE)]
-    names = replacements(kernel, terms, refusing=False) if terms else {}
+def _driver(parallel: bool, tiled: bool) -> Any:
+    return _loop(parallel, tiled, call, Terms.ALL)
+
+
+def _own_driver(kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, tiled: bool) -> Any:
+    called = twin(kernel, _variant(dtype, False, None), {}, **_options(False, None))
+    names = {"kernel": called, "arguments": arguments(_kernel_arguments(dtype, buffers))}
+    name = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
+    return _loop(parallel, tiled, twin(drivers.applied, name, names, **_options(False, None)), None, name)
+
+
+def _loop(parallel: bool, tiled: bool, apply: Any, terms: Terms | None, variant: str = "kernels") -> Any:
     loop, share = (drivers.tiles, drivers.tiles_of_share) if tiled else (drivers.spans, drivers.spans_of_share)
-    called = twin(kernel, _variant(dtype, False, terms), names, **_options(False, terms))
-    variant = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
-    work = twin(share, variant, {"kernel": called, "arguments": arguments(taken)}, **_options(False, terms))
-    signature: tuple = (_TABLE, _NUMBERS, _TABLE, *(_TABLE,) * tiled)
-    return _compile(loop, dtype, signature, parallel, {"work": work}, terms, variant)
+    work = twin(share, variant, {"apply": apply}, **_options(False, terms))
+    signature: tuple = (_TABLE, _NUMBERS, _TABLE, *(_TABLE,) * tiled, numba.int64)
+    return _compile(loop, np.dtype(np.int64), signature, parallel, {"work": work}, terms, variant)
 
 
 def _sum_driver(name: str, dtype: np.dtype, parallel: bool) -> Any:
@@ -156,15 +170,28 @@ def _codec_address(name: str, loop: str, dtype: np.dtype) -> tuple[int, Any]:
     return _address(f"{name}.{loop}", dtype, getattr(codec, loop), taken)
 
 
+def _kernel_address(kernel: Any, dtype: np.dtype, buffers: int, terms: Terms) -> tuple[int, Any]:
+    names = replacements(kernel, terms, refusing=False)
+    called = twin(kernel, _variant(dtype, False, terms), names, **_options(False, terms))
+    name = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
+    return _address(name, dtype, called, _kernel_arguments(dtype, buffers), terms)
+
+
+def _kernel_arguments(dtype: np.dtype, buffers: int) -> list[Array]:
+    """Those that a row has for a kernel."""
+    places = [drivers.BUFFERS + place for place in range(buffers)]
+    return [*(Array(dtype, place) for place in places), Array(dtype, drivers.K, drivers.K_SIZE)]
+
+
 def _blend_address(dtype: np.dtype) -> tuple[int, Any]:
     taken = [Array(dtype, each) for each in (drivers.VALUES, drivers.PART, drivers.OTHER_PART)]
     return _address("blend", dtype, twin(blend, _variant(dtype, False, None), nogil=True), taken)
 
 
-def _address(name: str, dtype: np.dtype, function: Any, taken: list) -> tuple[int, Any]:
+def _address(name: str, dtype: np.dtype, function: Any, taken: list, terms: Terms | None = None) -> tuple[int, Any]:
     """The address of a function that takes a row's, and the dispatcher, which keeps it alive."""
     names = {"codec": function, "arguments": arguments(taken)}
-    dispatcher = _compile(drivers.coded, dtype, (numba.int64,), False, names, variant=name)
+    dispatcher = _compile(drivers.coded, dtype, (numba.int64,), False, names, terms, variant=name)
     return function_address(dispatcher), dispatcher
 
 

@@ -3,11 +3,13 @@
 What a loop has to do is a table of int64 with a row for each *piece*: a run of elements that one thread works on. Where
 all streams are native, the kernel runs over each piece as it lies in memory. Else it runs over one tile after the
 other: what is encoded is decoded into scratch memory, the kernel runs as it is, what it has written is encoded, and
-then come the followers. Codecs are called by the addresses of compiled functions, which the table holds. So a loop is
-compiled for each kernel and dtype that it computes in, and neither for each format nor for each mix of them.
+then come the followers. Kernels and codecs are called by the addresses of compiled functions, which the table of a loop
+or its last argument, ``function``, hold. So a loop is compiled once, and neither for each kernel or dtype, nor for each
+format or mix of them. A kernel of the user's own may raise: that one is compiled into a loop of its own.
 
-``kernel``, ``codec``, ``arguments`` and ``work`` get their meaning in :mod:`fastopt.backend.compile`: a kernel, a loop
-of a codec, the function from a row's address to the arguments of either, and the loop over the pieces of one thread.
+``apply``, ``kernel``, ``codec``, ``arguments`` and ``work`` get their meaning in :mod:`fastopt.backend.compile`: what
+has a kernel work on what a row says, a kernel, a loop of a codec, the function from a row's address to the arguments of
+either, and the loop over the pieces of one thread.
 """
 
 from typing import Any
@@ -23,6 +25,7 @@ from fastopt.sizes import BLOCK, LANES, TILE
 
 _njit = numba.njit(error_model="numpy", _nrt=False)
 
+apply: Any = None
 kernel: Any = None
 codec: Any = None
 arguments: Any = None
@@ -63,26 +66,26 @@ def scratch_words_of_sums(streams: int, numbers: int) -> int:
     return ADDED_WORDS + (streams + numbers) * TILE
 
 
-def spans(table, bounds, watched):
+def spans(table, bounds, watched, function):
     """Runs the kernel over all pieces. ``bounds`` has each share's first piece, ``watched`` is for :func:`look`."""
     look(watched)
     for share in prange(bounds.size - 1):
-        work(table, bounds[share], bounds[share + 1])
+        work(table, bounds[share], bounds[share + 1], function)
 
 
-def spans_of_share(table, start, stop):
+def spans_of_share(table, start, stop, function):
     for piece in range(start, stop):
-        kernel(*arguments(address_of(table) + 8 * piece * table.shape[1]))
+        apply(function, address_of(table) + 8 * piece * table.shape[1])
 
 
-def tiles(table, bounds, watched, scratch):
+def tiles(table, bounds, watched, scratch, function):
     """As :func:`spans`, but by tiles. ``scratch`` has a row for each share."""
     look(watched)
     for share in prange(bounds.size - 1):
-        work(table, bounds[share], bounds[share + 1], scratch, share)
+        work(table, bounds[share], bounds[share + 1], scratch, share, function)
 
 
-def tiles_of_share(table, start, stop, scratch, share):
+def tiles_of_share(table, start, stop, scratch, share, function):
     row = address_of(scratch) + 8 * np.int64(share) * scratch.shape[1]
     coding_row, noise, values = row + 8 * CODEC_ROW, row + 8 * NOISE_WORDS, row + 8 * TILES_WORDS
     buffers, coding = array_at(row, CODEC_ROW, start), array_at(coding_row, NOISE_WORDS - CODEC_ROW, start)
@@ -96,7 +99,7 @@ def tiles_of_share(table, start, stop, scratch, share):
             buffers[SIZE] = coding[CODEC_SIZE] = count
             for entry in range(streams):
                 buffers[BUFFERS + entry] = opened(table[piece], entry, tile, coding, values + 8 * TILE * entry)
-            kernel(*arguments(row))
+            apply(function, row)
             filled = -1
             for entry in range(entries):
                 at = ENTRIES + entry * ENTRY
@@ -146,8 +149,13 @@ def opened(piece, entry, tile, coding, scratch):
     return scratch
 
 
+def applied(function, row):
+    """Calls a kernel of the user's own."""
+    kernel(*arguments(row))
+
+
 def coded(row):
-    """Calls a loop of a codec, or the kernel ``blend``."""
+    """Calls a loop of a codec, or a kernel."""
     codec(*arguments(row))
     return 0
 

@@ -207,34 +207,23 @@ def _deepspeed(rule: Any, mix: Mix, p: np.ndarray, g: np.ndarray, threads: int) 
     return tensors.bound(optimizer.step)
 
 
-def _bitsandbytes(rule: Any, mix: Mix, p: np.ndarray, g: np.ndarray, threads: int) -> Bound | None:
-    """Those of bitsandbytes' optimizers that have 8-bit states, in blocks of 256, on the CPU."""
-    if mix.exact != "float32" or mix.state_dtype != "8bit" or getattr(rule, "amsgrad", False):
-        return None
-    if type(rule) not in (fastopt.Adam, fastopt.AdamW, fastopt.Lion):
-        return None
-    from bitsandbytes import optim  # type: ignore
+def _in_8_bits(library: str, *rules: type[Rule]) -> Maker:
+    """A maker for a library whose optimizers of these rules have 8-bit states, in blocks of 256."""
 
-    tensors = _Tensors(mix, p, g, threads)
-    kind = getattr(optim, f"{type(rule).__name__}8bit")
-    return tensors.bound(kind([tensors.params], **_arguments(rule, kind)).step)
+    def make(rule: Rule, mix: Mix, p: np.ndarray, g: np.ndarray, threads: int) -> Bound | None:
+        if mix.exact != "float32" or mix.state_dtype != "8bit" or getattr(rule, "amsgrad", False):
+            return None
+        if type(rule) not in rules:
+            return None
+        tensors = _Tensors(mix, p, g, threads)
+        kind = getattr(importlib.import_module(f"{library}.optim"), f"{type(rule).__name__}8bit")
+        return tensors.bound(kind([tensors.params], **_arguments(rule, kind)).step)
 
-
-def _torchao(rule: Any, mix: Mix, p: np.ndarray, g: np.ndarray, threads: int) -> Bound | None:
-    """torchao's 8-bit Adam, in blocks of 256, through torch.compile."""
-    if mix.exact != "float32" or mix.state_dtype != "8bit" or getattr(rule, "amsgrad", False):
-        return None
-    if type(rule) not in (fastopt.Adam, fastopt.AdamW):
-        return None
-    from torchao import optim  # type: ignore
-
-    tensors = _Tensors(mix, p, g, threads)
-    kind = getattr(optim, f"{type(rule).__name__}8bit")
-    return tensors.bound(kind([tensors.params], **_arguments(rule, kind)).step)
+    return make
 
 
 def _optax_transformation(rule: Any) -> Any:
-    import optax  # type: ignore
+    import optax.contrib  # type: ignore
 
     match rule:
         case fastopt.SGD(weight_decay=0.0, dampening=0.0):
@@ -249,8 +238,20 @@ def _optax_transformation(rule: Any) -> Any:
             return optax.adadelta(rule.lr, rho=rule.rho, eps=rule.eps)
         case fastopt.RMSprop(weight_decay=0.0, centered=False, momentum=0.0):
             return optax.rmsprop(rule.lr, decay=rule.alpha, eps=rule.eps, eps_in_sqrt=False)
+        case fastopt.Signum(weight_decay=0.0):
+            return optax.signum(rule.lr, beta=rule.momentum)
         case fastopt.Lion():
             return optax.lion(rule.lr, *rule.betas, weight_decay=rule.weight_decay)
+        case fastopt.AdaBelief(weight_decay=0.0):
+            return optax.adabelief(rule.lr, *rule.betas, eps=rule.eps, eps_root=rule.eps)
+        case fastopt.Yogi(weight_decay=0.0, initial_accumulator_value=1e-6, bias_correction=True):
+            return optax.yogi(rule.lr, *rule.betas, eps=rule.eps)
+        case fastopt.ADOPT(weight_decay=0.0):
+            return optax.contrib.adopt(rule.lr, *rule.betas, eps=rule.eps)
+        case fastopt.AdEMAMix(alpha_warmup=0.0, beta3_warmup=0.0):
+            return optax.contrib.ademamix(
+                rule.lr, *rule.betas, alpha=rule.alpha, eps=rule.eps, weight_decay=rule.weight_decay
+            )
     return None
 
 
@@ -284,6 +285,9 @@ def _optax(rule: Rule, mix: Mix, p: np.ndarray, g: np.ndarray, threads: int) -> 
     return Bound(step, lambda: np.asarray(params), lambda: np.asarray(copy))
 
 
+_BITSANDBYTES = _in_8_bits("bitsandbytes", fastopt.Adam, fastopt.AdamW, fastopt.Lion)
+_TORCHAO = _in_8_bits("torchao", fastopt.Adam, fastopt.AdamW)  # through torch.compile
+
 _TORCH = "pip install torch"
 
 #: The peers by the name that ``--against`` takes.
@@ -296,8 +300,8 @@ PEERS = {
         "DS_ACCELERATOR=cpu DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed ninja pybind11",
         _deepspeed,
     ),
-    "bitsandbytes": Peer(("bitsandbytes", "torch"), "pip install bitsandbytes", _bitsandbytes),
-    "torchao": Peer(("torchao", "torch"), "pip install torchao", _torchao),
+    "bitsandbytes": Peer(("bitsandbytes", "torch"), "pip install bitsandbytes", _BITSANDBYTES),
+    "torchao": Peer(("torchao", "torch"), "pip install torchao", _TORCHAO),
     "optax": Peer(("jax", "optax"), "pip install jax optax", _optax),
     "numpy": Peer(("numpy",), "pip install numpy", _numpy),
 }

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt.backend.program import Call, run
-from fastopt.checkpoint.saved import Saved, Stored, check_description, parse_file, to_file
+from fastopt.checkpoint.saved import PROGRESS, Saved, Stored, check_description, parse_file, to_file
 from fastopt.errors import CheckpointError, quoted
 from fastopt.files import replacing
 
@@ -232,6 +232,24 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]
     """See :func:`fastopt.checkpoint.read`."""
     with _opened(path) as reader:
         return reader.description, {key: array.array() for key, array in reader.arrays.items()}
+
+
+def state_dict(path: str | os.PathLike) -> dict[str, Any]:
+    """What a file holds, but for the parameters, as a state dict: see :func:`fastopt.checkpoint.read`."""
+    with _opened(path) as reader:
+        saved = parse_file(reader.description, reader.arrays)
+        state = {name: _members(kinds) for name, kinds in saved.state.items()}
+        parts = {part: None if members is None else _members(members) for part, members in saved.parts.items()}
+        reader.check_unchanged()
+        return {key: reader.description[key] for key in PROGRESS} | {"state": state} | parts
+
+
+def _members(members: Mapping[str, Stored]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, stored in members.items():
+        parts = {part: source.array().view(source.dtype) for part, source in stored.parts.items()}
+        found[name] = parts["values"] if parts.keys() == {"values"} else {"storage": stored.storage, **parts}
+    return found
 
 
 @contextmanager

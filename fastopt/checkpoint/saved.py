@@ -30,10 +30,11 @@ FORMAT = 2
 #: Buffers that an optimizer may have beside its states.
 PARTS = ("ema", "accumulated", "master", "copy", "lookahead")
 
-_PROGRESS = ("step", "micro_step", "groups")
-_SINCE_2: dict[str, Any] = dict.fromkeys(
-    ("seed", "master", "copy", "lookahead")
-)  # what there was not before, and its value then
+#: What says how far an optimizer has come.
+PROGRESS = ("step", "micro_step", "groups", "seed")
+
+#: What there was not before, and its value then.
+_SINCE_2: dict[str, Any] = dict.fromkeys(("seed", "master", "copy", "lookahead"))
 _GROUP = ("rule", "hyperparameters", "step", "frozen", "parameters")
 _SCHEDULE = ("schedule", "fields", "progress")
 _MOST = 2**53  # float64 tells the steps up to it apart
@@ -194,7 +195,7 @@ def to_file(
         for name, stored in (described[part] or {}).items():
             add(part, name, stored)
     layout = {name: list(shape) for name, shape in shapes.items()}
-    kept = {key: described[key] for key in (*_PROGRESS, "seed")}
+    kept = {key: described[key] for key in PROGRESS}
     return kept | {"format": FORMAT, "layout": layout}, arrays
 
 
@@ -204,7 +205,7 @@ def to_file(
 def parse(state_dict: Any) -> Saved:
     """A state dict. CheckpointError, which names the part, if it is none."""
     given = _SINCE_2 | _members("state_dict", state_dict)
-    _check_keys("state_dict", given, (*_PROGRESS, "seed", "state", *PARTS))
+    _check_keys("state_dict", given, (*PROGRESS, "state", *PARTS))
     state = _members("state", given["state"])
     return Saved(
         *_progress(given),
@@ -260,7 +261,7 @@ def check_description(description: Any) -> dict[str, Any]:
         raise CheckpointError(f"format {quoted(found)}, not {FORMAT}: another version of fastopt wrote it")
     if found == 1:
         given.setdefault("seed", None)
-    _check_keys("description", given, (*_PROGRESS, "seed", "format", "layout", "checksums", "extra"))
+    _check_keys("description", given, (*PROGRESS, "format", "layout", "checksums", "extra"))
     return given
 
 
@@ -372,6 +373,8 @@ def _arrays(where: str, value: Any) -> dict[str, Stored]:
 
 
 def _stored(where: str, value: Any) -> Stored:
+    if hasattr(value, "into"):  # a source of its own
+        return Stored(value.storage, {"values": value})
     if not isinstance(value, Mapping):
         stored = plain(_array(where, value))
         return Stored(stored.storage, {part: InMemory(array) for part, array in stored.parts.items()})

@@ -1,17 +1,25 @@
 """What optimizers of schedule-free rules have besides: train() and eval(), and the numbers of their groups."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastopt.backend.program import Call, run
+from fastopt.rule import Rule
 from fastopt.torch.optimizer import RuleOptimizer
+from fastopt.torch.rows import Kind
 from fastopt.torch.stored import MASTER, REMAINDER, decoded, exact
 
 #: What the package schedulefree keeps for each group, and not for each parameter, besides the arguments.
 _OF_GROUPS = ("k", "weight_sum", "lr_max", "scheduled_lr")
+
+
+#: Those of them that ours keep for each parameter.
+_RUNNING = ("weight_sum", "lr_max")
 
 
 class AveragingOptimizer(RuleOptimizer):
@@ -31,15 +39,15 @@ class AveragingOptimizer(RuleOptimizer):
         for group in self.param_groups:
             group.setdefault("train_mode", True)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Performs a single step, as :meth:`RuleOptimizer.step` does; RuntimeError in evaluation."""
+    def _current_rules(self) -> tuple[list[Rule], list[Kind]]:
+        """The rules with which a step is made: RuntimeError in evaluation."""
         for number, group in enumerate(self.param_groups):
             if not group["train_mode"]:
                 raise RuntimeError(
                     f"{type(self).__name__}: param_groups[{number}] is in evaluation, where the parameters are "
                     "averages: call train() of the optimizer first"
                 )
-        return super().step(closure)
+        return super()._current_rules()
 
     @torch.no_grad()
     def eval(self) -> None:
@@ -124,8 +132,20 @@ class AveragingOptimizer(RuleOptimizer):
             for entry in entries:
                 if before != numbers["k"] or _step(entry) == numbers["k"]:
                     entry["step"] = torch.tensor(float(numbers["k"]))
-                    for name in ("weight_sum", "lr_max"):
+                    for name in _RUNNING:
                         entry[name] = torch.tensor(float(numbers[name]), dtype=torch.float64)
+
+    def _keep_dtypes(self, loaded: Mapping[str, Any]) -> None:
+        """Takes the running numbers, too, as they were before torch gave them the dtype of their parameters."""
+        super()._keep_dtypes(loaded)
+        params = chain.from_iterable(map(itemgetter("params"), self.param_groups))
+        numbers = chain.from_iterable(map(itemgetter("params"), loaded["param_groups"]))
+        for number, p in zip(numbers, params, strict=True):
+            given, entry = loaded["state"].get(number), self.state.get(p)
+            if isinstance(given, Mapping) and isinstance(entry, dict):
+                for name in _RUNNING:
+                    if isinstance(given.get(name), Tensor):
+                        entry[name] = given[name].detach().clone()
 
 
 def _step(entry: Mapping[str, Any]) -> float:

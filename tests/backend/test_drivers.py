@@ -172,5 +172,5 @@ def test_scratch_memory_is_a_threads_own():
     codes = np.zeros(5 * TILE, np.uint16)
     stream = Stream(STORAGES["bfloat16"], (codes,), codes.size)
     program = bind(WAYS[3], [Work("sgd", (stream, stream), np.ones(4))])
-    *_, scratch = program.calls[0]
+    *_, scratch, _ = program.calls[0]
     assert len(scratch) == 4 and scratch.strides[0] % LINE == 0 and scratch.ctypes.data % LINE == 0

