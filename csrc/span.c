@@ -117,18 +117,17 @@ void sum_run(const struct isa *isa, const fastopt_span *span, int32_t sum, int32
     const fastopt_sum *about = sums[sum];
     const fastopt_stream *streams = &span->streams[first_stream(about)];
     struct scratch scratch;
-    _Alignas(LINE) double contributions[FASTOPT_MAX_NUMBERS][TILE], lanes[FASTOPT_MAX_NUMBERS][LANES];
-    double *const contributed[FASTOPT_MAX_NUMBERS] = {contributions[0], contributions[1], contributions[2],
-                                                      contributions[3]};
+    _Alignas(LINE) double lanes[FASTOPT_MAX_NUMBERS][LANES];
     void *buffers[FASTOPT_MAX_STREAMS];
     memset(lanes, 0, sizeof lanes);
-    for (; start < stop; start += TILE) {
-        const int32_t count = (int32_t)(stop - start < TILE ? stop - start : TILE);
+    int64_t most = stop - start; /* at once: all where nothing is to be decoded */
+    for (int stream = 0; stream < about->stream_count; stream++)
+        most = streams[stream].storage == dtype ? most : TILE;
+    for (; start < stop; start += most) {
+        const int32_t count = (int32_t)(stop - start < most ? stop - start : most);
         for (int stream = 0; stream < about->stream_count; stream++)
             buffers[stream] = fetch(loops, dtype, &streams[stream], start, count, scratch.rows[stream]);
-        loops->sums[sum](buffers, k, count, contributed);
-        for (int number = 0; number < about->number_count; number++)
-            loops->add(contributions[number], count, lanes[number]);
+        loops->sums[sum](buffers, k, count, lanes);
     }
     for (int number = 0; number < about->number_count; number++) {
         for (int half = LANES / 2; half > 0; half /= 2)

@@ -5,12 +5,13 @@
 
 #include "codecs/noise.h"
 #include "fastopt.h"
+#include "sizes.h"
 
 /* A kernel over the elements [start, stop) of its buffers: p, g, then the states. */
 typedef void kernel_loop(void *const *buffers, const void *k, int64_t start, int64_t stop);
 
-/* What each of `count` elements contributes to each number of a sum. */
-typedef void sum_loop(void *const *buffers, const void *k, int32_t count, double *const *contributions);
+/* Adds what each of `count` elements contributes to each number of a sum: LANES of them side by side. */
+typedef void sum_loop(void *const *buffers, const void *k, int32_t count, double (*numbers)[LANES]);
 
 /* A codec over `count` elements of `parts` from `start`, a multiple of the storage's block. */
 typedef void decode_loop(void *const *parts, int64_t start, int32_t count, void *values);
@@ -28,7 +29,6 @@ struct loops {
     void (*fill_noise)(noise_key key, uint32_t first, int32_t count, uint32_t *noise);
     kernel_loop *blend; /* for averages that follow */
     sum_loop *const *sums; /* by fastopt_find_sum() */
-    void (*add)(const double *contributions, int32_t count, double *lanes); /* LANES of them side by side */
     int (*is_exact)(void);
 };
 

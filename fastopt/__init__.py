@@ -1,6 +1,6 @@
 """fastopt: neural-network optimizers for the CPU, the same to the last bit from numba and from C."""
 
-from fastopt import moved, schedules
+from fastopt import schedules
 from fastopt.backend.choice import backends
 from fastopt.buffers import FlatBuffer
 from fastopt.capi import get_include, get_library
@@ -13,11 +13,15 @@ from fastopt.rules import (
     ASGD,
     FTRL,
     LAMB,
+    LARS,
     MADGRAD,
+    MARS,
     RULES,
     SGD,
+    SOAP,
     AdaBelief,
     Adadelta,
+    Adafactor,
     Adagrad,
     Adam,
     Adamax,
@@ -28,6 +32,7 @@ from fastopt.rules import (
     LaProp,
     Lion,
     Momentum,
+    Muon,
     NAdam,
     Nesterov,
     QHAdam,
@@ -39,10 +44,10 @@ from fastopt.rules import (
     ScheduleFreeSGD,
     Signum,
     SophiaG,
+    SparseAdam,
+    StableAdamW,
     Yogi,
 )
-
-moved.install()
 
 __version__ = "0.1.0"
 
@@ -51,13 +56,17 @@ __all__ = [
     "ASGD",
     "FTRL",
     "LAMB",
+    "LARS",
     "MADGRAD",
+    "MARS",
     "RULES",
     "SGD",
+    "SOAP",
     "AMSGrad",
     "AdEMAMix",
     "AdaBelief",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -69,6 +78,7 @@ __all__ = [
     "LaProp",
     "Lion",
     "Momentum",
+    "Muon",
     "NAdam",
     "Nesterov",
     "NonFiniteGradientError",
@@ -84,6 +94,8 @@ __all__ = [
     "ScheduleFreeSGD",
     "Signum",
     "SophiaG",
+    "SparseAdam",
+    "StableAdamW",
     "StepReport",
     "Yogi",
     "backends",

@@ -66,7 +66,11 @@ class Interval:
 
     def __str__(self) -> str:
         if math.isinf(self.high):
-            return f"a {'finite ' * self.finite}number {'>=' if self.brackets[0] == '[' else '>'} {self.low:g}"
+            kind = "a finite number" if self.finite else "a number"
+            return kind if math.isinf(self.low) else f"{kind} {'>=' if self.brackets[0] == '[' else '>'} {self.low:g}"
+        if math.isinf(self.low):
+            kind = "a finite number" if self.finite else "a number"
+            return f"{kind} {'<=' if self.brackets[1] == ']' else '<'} {self.high:g}"
         return f"a number in {self.brackets[0]}{self.low:g}, {self.high:g}{self.brackets[1]}"
 
     def __contains__(self, value: float) -> bool:
@@ -128,6 +132,20 @@ class Choice:
         return value
 
 
+class OrNone:
+    """What another domain allows, or None."""
+
+    def __init__(self, domain: Any) -> None:
+        self.domain = domain
+
+    def __str__(self) -> str:
+        return f"{self.domain}, or None"
+
+    def parse(self, name: str, value: Any) -> Any:
+        """None, or what the other domain makes of the value."""
+        return None if value is None else self.domain.parse(name, value)
+
+
 class Tuple:
     """A tuple with a domain for each item."""
 
@@ -159,6 +177,9 @@ class NumberOrCallable:
         return value if callable(value) else self.interval.parse(name, value)
 
 
+Real = Annotated[float, Interval(-math.inf)]
+AtLeastOne = Annotated[float, Interval(1.0)]
+NonPositive = Annotated[float, Interval(-math.inf, 0.0)]
 Positive = Annotated[float, Interval(0.0, brackets="(]")]
 NonNegative = Annotated[float, Interval(0.0)]
 UnitInterval = Annotated[float, Interval(0.0, 1.0, "[)")]
@@ -180,6 +201,8 @@ def _domain(annotation: Any) -> Any:
         return Flag()
     if get_origin(annotation) is tuple:
         return Tuple(*map(_domain, get_args(annotation)))
+    if type(None) in get_args(annotation):
+        return OrNone(_domain(get_args(annotation)[0]))
     return annotation.__metadata__[0]
 
 
@@ -187,10 +210,10 @@ def _domain(annotation: Any) -> Any:
 class Declared:
     """A frozen value: two are equal when their class and their fields are.
 
-    A subclass declares fields as ``name: domain = default``, where the domain is ``bool``, a tuple of domains or an
-    ``Annotated`` type that carries one; ``name: ClassVar = value`` turns an inherited field into a constant. Values
-    are validated and normalized when one is made. ``fields`` maps each name to its :class:`Field`, new ones before
-    inherited ones.
+    A subclass declares fields as ``name: domain = default``, where the domain is ``bool``, a tuple of domains, an
+    ``Annotated`` type that carries one, or ``domain | None``; ``name: ClassVar = value`` turns an inherited field into
+    a constant. Values are validated and normalized when one is made. ``fields`` maps each name to its :class:`Field`,
+    new ones before inherited ones.
     """
 
     fields: ClassVar[Mapping[str, Field]] = MappingProxyType({})

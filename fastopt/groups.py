@@ -8,6 +8,7 @@ import numpy as np
 
 from fastopt.backend.program import Call
 from fastopt.checkpoint.saved import SavedGroup, describe_rule
+from fastopt.declared import OrNone
 from fastopt.errors import QUOTED, nearest, quoted
 from fastopt.rule import Row, Rule
 from fastopt.schedules import Schedule
@@ -116,7 +117,7 @@ class Group:
         for name, value in saved.hyperparameters.items():
             if name not in here:
                 raise ValueError(f"no hyperparameter {quoted(name)}; {nearest(name, here)}")
-            if value is None:
+            if value is None and not isinstance(self._rule.fields[name].domain, OrNone):
                 if not callable(here[name]):
                     raise ValueError(f"{name} was a callable, which no checkpoint holds: give the optimizer one")
                 values[name] = here[name]
@@ -124,7 +125,10 @@ class Group:
                 values[name] = here[name]
                 calls += here[name].adopting(value)
         rule = self._replacement(self._rule.replace(**values))
-        alone = {name: 0.0 if value is None else value for name, value in saved.hyperparameters.items()}
+        alone = {
+            name: 0.0 if value is None and callable(values[name]) else value
+            for name, value in saved.hyperparameters.items()
+        }
         without_calls = rule.replace(**alone)  # what is the user's own is not called now
         scalars = self._adopted_scalars(without_calls, saved)
         try:
@@ -205,8 +209,8 @@ def _check_kernel(rule: Rule) -> None:
     if callable(rule.kernel):
         code = getattr(rule.kernel, "py_func", rule.kernel).__code__
         taken = code.co_varnames[: code.co_argcount]
-        if list(taken[2:-1]) != list(rule.states) or len(taken) < 3:
-            wanted = ", ".join(("p", "g", *rule.states, "k"))
+        if list(taken[2:-1]) != list(rule.kernel_states) or len(taken) < 3:
+            wanted = ", ".join(("p", "g", *rule.kernel_states, "k"))
             raise ValueError(f"{type(rule).__name__}: its kernel must take ({wanted}), not ({', '.join(taken)})")
 
 

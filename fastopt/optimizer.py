@@ -149,6 +149,9 @@ class Optimizer:
         seed = check_seed(seed)
         flat, layout = flat_and_layout(params)
         members = assign(list(layout.shapes), rule)
+        for each, names in members.values():
+            for name in names:
+                each.check_shape(name, layout.shapes[name])
         states = list(dict.fromkeys(name for each, _ in members.values() for name in each.states))
         precision = check_precision(
             flat.dtype.name, states, master=master, state_dtype=state_dtype, rounding=rounding, copy=copy

@@ -40,6 +40,7 @@ class Reading:
         "lasts",
         "measures",
         "scale",
+        "stage",
         "stride",
         "sum_squares",
         "update",
@@ -50,6 +51,7 @@ class Reading:
         self.update: Program | None = None
         self.stride: Program | None = None  # in its place, where a stride of lookahead ends
         self.estimate: Program | None = None
+        self.stage: Program | None = None
         self.add: Program | None = None
         self.add_up: Program | None = None
         self.sum_squares: Callable[[float], float] | None = None
@@ -151,7 +153,7 @@ class StepPlan:
         #: The keys of stochastic rounding in the step that is being made; None if nothing is rounded so.
         self._keys: np.ndarray | None = None
         if any(map(is_stochastic, chain.from_iterable(map(self._streams, self.groups)))):
-            most = max(len(group.rule.states) for group in self.groups) + 2
+            most = max(len(group.rule.kernel_states) for group in self.groups) + 2
             self._keys = np.zeros(-(-most // 2), np.uint64)
         self._average_k = np.array([state.ema_decay or 0.0, 1.0 - (state.ema_decay or 0.0)], state.dtype)
         self._finish += [call for group in self.groups for call in group.finish]
@@ -219,6 +221,10 @@ class StepPlan:
             )
         for group in self.groups:
             for name in filter(names.__contains__, group.names):
+                if group.rule.stage is not None:
+                    raise ValueError(
+                        f"grads[{name!r}] must be an array, not Rows: {type(group.rule).__name__} takes it as a whole"
+                    )
                 if group.rule.starts_from_parameters and not group.step:
                     raise ValueError(
                         f"grads[{name!r}] must be an array, not Rows: states of {type(group.rule).__name__} start as "
@@ -371,7 +377,7 @@ class StepPlan:
     def _streams(self, group: Group) -> list[np.ndarray | Stream]:
         """What steps write of a group, run by run."""
         state, found = self.state, []
-        states = [state.states[name] for name in group.rule.states]
+        states = [state.states[name] for name in group.rule.kernel_states]
         for names in state.runs(group):
             first, last = names[0], names[-1]
             found += [state.numbers(first, last), *(between(buffer, first, last, state.dtype) for buffer in states)]

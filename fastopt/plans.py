@@ -5,6 +5,7 @@ from functools import cache
 from fastopt.backend.program import Backend
 from fastopt.lookahead import LookaheadPlan
 from fastopt.plan import AdaptingPlan, StepPlan
+from fastopt.staged import StagedPlan
 from fastopt.state import OptimizerState
 
 
@@ -14,6 +15,8 @@ def make_plan(state: OptimizerState, backend: Backend, threads: int) -> StepPlan
     kinds: list[type[StepPlan]] = []
     if any(group.adapted for group in groups):
         kinds.append(AdaptingPlan)
+    if any(group.rule.stage is not None for group in groups):
+        kinds.append(StagedPlan)
     if state.stride is not None:
         kinds.append(LookaheadPlan)
     return _of_kinds(tuple(kinds))(state, backend, threads)

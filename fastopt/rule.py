@@ -62,16 +62,24 @@ class Rule(Declared):
         lr: LearningRate
     maximize: bool = False
 
+    #: What is computed of whole matrices before the kernel runs, which takes its result for the gradient and works on
+    #: no state: the name of a function in ``fastopt/matrices/``, or a function of one's own. None: there is nothing.
+    stage: ClassVar[Any] = None
+
     #: The largest error of the float32 kernel after 100 steps, in ulp of the largest value that the parameter has had;
     #: for gradients of ordinary size, and where rules go by signs, away from zero.
     ulp: ClassVar[int]
     #: The same of states, where ``ulp`` is not larger: 25 come from the rounding of 0.999 to float32.
     state_ulp: ClassVar[int] = 64
+    #: In place of both where there is a stage, whose sums have no fixed order: the largest error after 30 steps in
+    #: float32, over the largest magnitude in the parameter or the state.
+    tolerance: ClassVar[float]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if callable(cls.__dict__.get("kernel")):  # in a class it would become a method
-            cls.kernel = staticmethod(cls.__dict__["kernel"])  # type: ignore[method-assign]
+        for name in ("kernel", "stage"):
+            if callable(cls.__dict__.get(name)):  # in a class it would become a method
+                setattr(cls, name, staticmethod(cls.__dict__[name]))
 
     @property
     def kernel(self) -> Any:
@@ -92,6 +100,14 @@ class Rule(Declared):
         It is the parameter's own for all states that a kernel works on.
         """
         return shape
+
+    @property
+    def kernel_states(self) -> Mapping[str, float]:
+        """Those of the states that the kernel works on: all of them, or none where a stage does."""
+        return self.states if self.stage is None else _NONE
+
+    def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raises ValueError, which names the parameter, if the rule is not for parameters of that shape."""
 
     @property
     def scalars(self) -> Mapping[str, float]:
@@ -120,6 +136,11 @@ class Rule(Declared):
         Other than :attr:`scalars` where it keeps a number that follows from the step.
         """
         return self.scalars
+
+    @property
+    def torch_moves_all_rows(self) -> bool:
+        """Whether torch.optim, given a sparse gradient, moves other rows than those that have one, too."""
+        return False
 
     @property
     def sums(self) -> str | None:

@@ -147,6 +147,8 @@ class OptimizerState:
             for state, first in group.rule.states.items():
                 kept = {name: group.rule.state_shape(state, self.layout.shapes[name]) for name in group.names}
                 found = {name: shape for name, shape in kept.items() if shape is not None}
+                if state in group.rule.kernel_states and kept != {name: self.layout.shapes[name] for name in kept}:
+                    raise ValueError(f"rule: {group.rule!r}: its kernel needs {state!r} in the shape of each parameter")
                 shapes.setdefault(state, {}).update(found)
                 firsts.setdefault(state, {}).update(dict.fromkeys(found, first))
         states: dict[str, FlatBuffer | EncodedBuffer] = {}
@@ -205,11 +207,12 @@ class OptimizerState:
     def runs(self, group: Group) -> list[tuple[str, ...]]:
         """The parameters of a group that a kernel may take for one: those that lie one after the other.
 
-        Where a sum is taken over each, or blocks, or the noise of stochastic rounding, are counted from the start of
-        each, that is each by itself.
+        Where there is a stage, or a sum is taken over each, or blocks, or the noise of stochastic rounding, are counted
+        from the start of each, that is each by itself.
         """
-        states = [self.states[name] for name in group.rule.states]
-        if group.adapted or self._rounds_parameters or not all(joins(buffer, group.names) for buffer in states):
+        states = [self.states[name] for name in group.rule.kernel_states]
+        apart = group.rule.stage is not None or group.adapted or self._rounds_parameters
+        if apart or not all(joins(buffer, group.names) for buffer in states):
             return [(name,) for name in group.names]
         return self.layout.runs(group.names)
 

@@ -4,7 +4,7 @@ declarations, and hard data."""
 import inspect
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -12,8 +12,12 @@ import numpy as np
 
 import fastopt
 from fastopt import schedules
-from fastopt.declared import Choice, Field, Flag, Interval, NumberOrCallable, Tuple, Whole
+from fastopt.declared import Choice, Field, Flag, Interval, NumberOrCallable, OrNone, Tuple, Whole
 from fastopt.rule import Rule
+
+#: The rules whose kernels do all of a step, element by element, and those that have a stage before it.
+ELEMENTWISE = {name: rule for name, rule in fastopt.RULES.items() if rule.stage is None}
+STAGED = {name: rule for name, rule in fastopt.RULES.items() if rule.stage is not None}
 
 #: Values for fields where half of the default, or 0.05 if that is zero, would change little or nothing in a short run.
 TELLING = {
@@ -26,6 +30,10 @@ TELLING = {
     "alpha_warmup": 10.0,
     "beta3_warmup": 20.5,
     "l1": 2.0,
+    "d": 1.1,
+    "precondition_frequency": 1,
+    "max_precond_dim": 3,
+    "adjust_lr_fn": "match_rms_adamw",
     "warmup_steps": 20.5,
     "r": 1.5,
 }
@@ -33,8 +41,9 @@ TELLING = {
 
 def other(field: Field) -> Any:
     """A value of the field's domain that is not its default."""
-    if TELLING.get(field.name, field.default) != field.default:
-        return TELLING[field.name]
+    telling = TELLING.get(field.name, field.default)
+    if telling != field.default and isinstance(field.domain, Tuple) == isinstance(telling, tuple):
+        return telling
     return _other(field.domain, field.default)
 
 
@@ -46,6 +55,10 @@ def _other(domain: Any, default: Any) -> Any:
             return _other(interval, default)
         case Interval():
             return domain.parse("value", default / 2 if default else 0.05)
+        case Whole():
+            return domain.parse("value", default + 1)
+        case OrNone(domain=inner):
+            return _other(inner, default)
         case Tuple(items=items):
             return tuple(map(_other, items, default))
     raise TypeError(f"no other value for {domain!r}: teach tests/cases.py this domain")
@@ -93,8 +106,9 @@ def outside(domain: Any) -> Iterator[Any]:
             if domain.finite:
                 yield from (math.inf, np.float64("inf"))
             yield from (-(10**400), 10**400, -(10**5000), np.array(10**400), Fraction(-(10**400), 3))
-            yield from (low - 1, math.nextafter(low, -math.inf), Fraction(low) - Fraction(1, 10**6))
-            if brackets[0] == "(":
+            if math.isfinite(low):
+                yield from (low - 1, math.nextafter(low, -math.inf), Fraction(low) - Fraction(1, 10**6))
+            if brackets[0] == "(" and math.isfinite(low):
                 yield from (low, int(low), np.float32(low))
             if math.isfinite(high):
                 yield from (high + 1, math.nextafter(high, math.inf))
@@ -115,7 +129,9 @@ def outside(domain: Any) -> Iterator[Any]:
         case Flag():
             yield from (None, 0, 1, 1.0, "True", "", [], np.int64(1), math.nan)
         case Choice(words=words):
-            yield from (None, 0, "", words[0].upper(), f" {words[0]}", words[0].encode(), list(words))
+            yield from (None, 0, "", words[0].upper(), f" {words[0]}", f"{words[0]}x", words[0].encode(), list(words))
+        case OrNone(domain=inner):
+            yield from (value for value in outside(inner) if value is not None)
         case Tuple(items=items):
             inside = [next(within(item)) for item in items]
             yield from (None, inside[0], "ab"[: len(items)], {}, set(inside), iter(inside), np.array(inside))
@@ -134,7 +150,10 @@ def within(domain: Any) -> Iterator[Any]:
             yield from within(interval)
             yield from (lambda step: 0.1, schedules.Constant(0.1))
         case Interval(low=low, high=high, brackets=brackets):
-            if brackets[0] == "[":
+            if math.isinf(low):
+                yield from (-1e3, np.float64(-0.5))
+                low = -1.0
+            elif brackets[0] == "[":
                 yield from (low, int(low), np.float32(low), -0.0 if low == 0 else low)
             top = min(high, 1e3)
             middle = (low + top) / 2
@@ -152,6 +171,9 @@ def within(domain: Any) -> Iterator[Any]:
             yield from (True, False)
         case Choice(words=words):
             yield from words
+        case OrNone(domain=inner):
+            yield None
+            yield from within(inner)
         case Tuple(items=items):
             columns = [list(within(item)) for item in items]
             for row in range(max(map(len, columns))):
@@ -160,17 +182,35 @@ def within(domain: Any) -> Iterator[Any]:
 
 
 def effect(rule: Rule) -> tuple:
-    """All that the backends see of a rule, and what it makes of sums."""
+    """All that the backends see of a rule, what it makes of sums, and a stage of gradients of two sizes."""
     seen = rule.kernel, rule.sums, rule.states, [rule.coefficients(step) for step in (1, 2, 20)]
+    if rule.stage is not None:
+        return (*seen, [_path(rule, scale) for scale in (1.0, 1e-5)])
     if rule.sums is None:
         return seen
     values = rule.coefficients(20)
     count = len(inspect.signature(rule.adapted).parameters) - 3
     adapted = [
         str(rule.adapted(20, values, np.array([7.0]), *numbers))
-        for numbers in itertools.product(np.array([[0.25], [9.0]]), repeat=count)
+        for numbers in itertools.product(np.array([[1e-8], [0.25], [9.0]]), repeat=count)
     ]
     return *seen, rule.measured(20, values), adapted
+
+
+def _path(rule: Rule, scale: float) -> list:
+    """What four steps of a matrix come to, by the reference."""
+    rng = np.random.default_rng(5)
+    p, shape = rng.standard_normal((4, 3)), (4, 3)
+    states = first_states(rule, shape)
+    for step in range(1, 5):
+        p, states = rule.reference(step, p, scale * rng.standard_normal(shape), **states)
+    return p.tolist()
+
+
+def first_states(rule: Rule, shape: tuple[int, ...], dtype: str = "float64") -> dict[str, np.ndarray]:
+    """The states of a parameter of that shape before its first step."""
+    shapes = {name: rule.state_shape(name, shape) for name in rule.states}
+    return {name: np.full(own, rule.states[name], dtype) for name, own in shapes.items() if own is not None}
 
 
 def changed(rule: type[Rule], name: str) -> Rule:
@@ -187,11 +227,11 @@ def changed(rule: type[Rule], name: str) -> Rule:
     raise AssertionError(f"{rule.__name__}: {name} makes no difference")
 
 
-def cases() -> list[Rule]:
-    """Every rule: with its defaults, with each field changed, with each kernel that it can choose, with a schedule, and
+def cases(rules: Mapping[str, type[Rule]] = ELEMENTWISE) -> list[Rule]:
+    """Each rule: with its defaults, with each field changed, with each kernel that it can choose, with a schedule, and
     with weight decay while maximizing."""
     found: dict[Rule, None] = {}
-    for rule in fastopt.RULES.values():
+    for rule in rules.values():
         found[rule()] = None
         for name in rule.fields:
             found[changed(rule, name)] = None
@@ -212,7 +252,7 @@ def short(rule: Rule) -> str:
 def by_kernel() -> dict[str, Rule]:
     """A rule for each kernel that any rule can choose, with weight decay where it has it."""
     found: dict[str, Rule] = {}
-    for rule in fastopt.RULES.values():
+    for rule in ELEMENTWISE.values():
         for form in rule.forms():
             if form.kernel not in found:
                 found[form.kernel] = form.replace(weight_decay=0.05) if "weight_decay" in rule.fields else form

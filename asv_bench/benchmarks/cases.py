@@ -2,8 +2,10 @@
 
 from types import ModuleType
 
-#: A rule for every kernel and every rule of ``fastopt.RULES``: what is not the default, by label.
+#: A rule for every kernel and every rule of ``fastopt.RULES`` that has no stage: what is not the default, by label.
 CASES = {
+    "LARS": {},
+    "MARS": {},
     "SGD": {},
     "Momentum": {},
     "Nesterov": {},
@@ -20,6 +22,7 @@ CASES = {
     "NAdam": {},
     "RAdam": {},
     "AdaBelief": {},
+    "StableAdamW": {},
     "Yogi": {},
     "ADOPT": {},
     "LAMB": {},
@@ -33,6 +36,7 @@ CASES = {
     "AdEMAMix": {},
     "MADGRAD": {},
     "SophiaG": {},
+    "SparseAdam": {},
     "FTRL": {},
     "ScheduleFreeSGD": {},
     "ScheduleFreeAdamW": {},

@@ -26,8 +26,8 @@ ROUNDS = (
     ("adagrad", "numba", {"Adagrad"}),
     ("rmsprop", "c", {"RMSprop"}),
     ("lion", "numba", {"Signum", "Lion"}),
-    ("adam", "c", {"Adam", "AdamW", "LAMB", "RAdam"}),
-    ("sgd", "numba", {"SGD"}),
+    ("adam", "c", {"Adam", "AdamW", "LAMB", "RAdam", "SparseAdam", "StableAdamW"}),
+    ("sgd", "numba", {"LARS", "SGD"}),
 )
 
 

@@ -8,7 +8,7 @@ SUM(lamb, (p, g, exp_avg, exp_avg_sq),
     const real v = TERM(beta2, exp_avg_sq[i]) + one_minus_beta2 * (grad * grad);
     const double weight = (double)p[i];
     const double update = (double)(TERM(step_size, m) / (TERM(root, SQRT(v)) + eps) + TERM(decay, p[i]));
-    weights[i] = weight * weight;
-    updates[i] = update * update;
+    ADD(weights, weight * weight);
+    ADD(updates, update * update);
 }
 END_SUM

@@ -2,6 +2,6 @@
 SUM(sum_squares, (g), (scale), (squares))
 {
     const double x = (double)scale * (double)g[i];
-    squares[i] = x * x;
+    ADD(squares, x * x);
 }
 END_SUM

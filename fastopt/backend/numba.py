@@ -80,6 +80,10 @@ class NumbaSums:
             _SumBatch(SUMS[name], dtype, works, np.array([number for number, of in enumerate(dtypes) if of == dtype]))
             for dtype in dict.fromkeys(dtypes)
         ]
+        self._partials = [np.empty((0, self._width))] * len(works)
+        for batch in self._batches:
+            for work, partials in zip(batch.which, np.split(batch.partials, batch.starts[1:-1]), strict=True):
+                self._partials[work] = partials
 
     def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
         chosen = np.zeros(len(self._works), bool)
@@ -98,12 +102,9 @@ class NumbaSums:
 
     def partials(self, threads: int) -> list[np.ndarray]:
         """The numbers of each block of each work."""
-        found = [np.empty(0)] * len(self._works)
         for batch in self._batches:
             batch.run(threads)
-            for work, partials in zip(batch.which, np.split(batch.partials, batch.starts[1:-1]), strict=True):
-                found[work] = partials
-        return found
+        return self._partials
 
 
 class _SumBatch:

@@ -175,7 +175,8 @@ def _rows_of_spans(first: Piece, row: Callable[[Piece], list[int]], gradient: li
     rows = np.repeat(base[np.newaxis], lengths.size, axis=0)
     rows[:, drivers.SIZE] = lengths
     for each in np.flatnonzero(further):
-        rows[:, each] += (sources if each in gradient else starts) * further[each] // TILE
+        numbers, size = sources if each in gradient else starts, further[each]
+        rows[:, each] += numbers // (TILE // size) if size < TILE else numbers * (size // TILE)
     return rows
 
 

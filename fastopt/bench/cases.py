@@ -8,10 +8,14 @@ DEFAULT = ("SGD", "Momentum", "Adagrad", "RMSprop", "AdamW", "Lion")
 
 
 def cases() -> dict[str, Rule]:
-    """Every rule with its defaults, then one more for each kernel that only other hyperparameters choose, by label."""
-    rules: list[Rule] = [kind() for kind in fastopt.RULES.values()]
+    """Every rule with its defaults, then one more for each kernel that only other hyperparameters choose, by label.
+
+    Not those that have a stage: what they take is not what their kernel takes.
+    """
+    kinds = [kind for kind in fastopt.RULES.values() if kind.stage is None]
+    rules: list[Rule] = [kind() for kind in kinds]
     kernels = {rule.kernel for rule in rules}
-    for kind in fastopt.RULES.values():
+    for kind in kinds:
         for rule in kind.forms():
             if rule.kernel not in kernels:
                 kernels.add(rule.kernel)

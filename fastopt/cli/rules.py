@@ -67,9 +67,17 @@ def _plain(paragraph: str) -> str:
     return " ".join(re.sub(r":\w+:`~?\.?([^`]*)`|``(.*?)``", r"\1\2", paragraph).split())
 
 
-def _bytes(form: fastopt.Rule) -> int:
-    """What a step moves for each float32 parameter: parameter and states are read and written, the gradient is read."""
-    return 4 * (3 + 2 * len(form.states))
+def _bytes(form: fastopt.Rule) -> str:
+    """What a step moves for each float32 parameter: parameter and states are read and written, the gradient is read.
+
+    Where there is a stage it depends on the parameter's shape.
+    """
+    return str(4 * (3 + 2 * len(form.states))) if form.stage is None else "-"
+
+
+def _kernel(form: fastopt.Rule) -> str:
+    names = [each if isinstance(each, str) else each.__name__ for each in (form.stage, form.kernel) if each is not None]
+    return " then ".join(names)
 
 
 def _states(form: fastopt.Rule) -> str:
@@ -88,7 +96,7 @@ def table() -> Iterator[str]:
         for form in rule.forms():
             changes = _changes(form)
             first, last = (f"  {changes}", "") if changes else (name, page(rule).what)
-            rows.append((first, str(_bytes(form)), _states(form), last))
+            rows.append((first, _bytes(form), _states(form), last))
     return _aligned(rows)
 
 
@@ -106,12 +114,15 @@ def sheet(rule: type[fastopt.Rule]) -> Iterator[str]:
     yield from _section("defaults", _aligned(defaults))
     rows = [("bytes", "states", "kernel", "")]
     for form in rule.forms():
-        kernel = form.kernel if isinstance(form.kernel, str) else form.kernel.__name__
-        rows.append((str(_bytes(form)), _states(form), kernel, _changes(form)))
+        rows.append((_bytes(form), _states(form), _kernel(form), _changes(form)))
     yield from _section("what a step moves for each float32 parameter", _aligned(rows))
     if hasattr(rule, "ulp"):
         unit = "units in the last place of the largest value that the parameter has had"
         error = f"after 100 steps in float32 at most {rule.ulp} {unit}, from the formula in float64"
+        yield from _section("measured error", textwrap.wrap(error, WIDTH))
+    elif hasattr(rule, "tolerance"):
+        unit = "of the largest magnitude in the parameter"
+        error = f"after 30 steps in float32 at most {rule.tolerance} {unit}, from the formula in float64"
         yield from _section("measured error", textwrap.wrap(error, WIDTH))
     if elsewhere:
         yield from _section("elsewhere", textwrap.wrap(elsewhere, WIDTH))

@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 
-from fastopt.codecs.bits import INFINITY, MAGNITUDE, QUIET, biased, left, random_bits, right, shifted
+from fastopt.codecs.bits import INFINITY, MAGNITUDE, QUIET, biased, left, random_bits, right
 
 BLOCK = 256
 
@@ -21,14 +21,14 @@ _NORMAL_TO_NEAREST = biased(1)  # the same, where values are measured by 2^-7
 _LEAST_OCTAVE, _LEAST_SCALE = biased(-108), biased(-116)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def decode(codes, scales, values, dropped):
     for block in range(scales.size):
         part = slice(block * BLOCK, (block + 1) * BLOCK)
         _decode(codes[part], scales[block], values[part], dropped)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _decode(codes, scale, values, dropped):
     signed = dropped == SIGNED
     for i in range(values.size):
@@ -39,7 +39,7 @@ def _decode(codes, scale, values, dropped):
         values[i] = np.uint32(magnitude | np.uint32(bits & _SIGN)).view(np.float32)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def encode(values, codes, scales, dropped):
     _find_scales(values, scales, left(_ONE, np.uint32(dropped - _ONE)))
     for block in range(scales.size):
@@ -52,7 +52,7 @@ def encode(values, codes, scales, dropped):
             _encode(values[part], codes[part], inverse, dropped)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _encode(values, codes, inverse, dropped):
     signed = dropped == SIGNED
     for i in range(values.size):
@@ -62,7 +62,7 @@ def _encode(values, codes, inverse, dropped):
         codes[i] = _with_sign(code, bits) if signed else _at_least_one(code, magnitude)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def encode_stochastic(values, codes, scales, noise, shift, dropped):
     _find_scales(values, scales, np.uint32(left(_ONE, dropped) - _ONE))
     for block in range(scales.size):
@@ -78,7 +78,7 @@ def encode_stochastic(values, codes, scales, noise, shift, dropped):
                 _encode_stochastic(values[part], codes[part], inverse, noise[part], _16, dropped)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _encode_stochastic(values, codes, inverse, noise, shift, dropped):
     signed = dropped == SIGNED
     for i in range(values.size):
@@ -88,19 +88,19 @@ def _encode_stochastic(values, codes, inverse, noise, shift, dropped):
         codes[i] = _with_sign(code, bits) if signed else _at_least_one(code, magnitude)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _with_sign(code, bits):
     return np.uint8(np.uint32(np.uint32(np.uint32(code << _24) | np.uint32(bits & _SIGN)) >> _24))
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _at_least_one(code, magnitude):
     """The code, or the smallest one for a number that would become zero."""
     larger = code if code > _ONE else _ONE
     return np.uint8(larger if magnitude > _ZERO else _ZERO)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _value(magnitude):
     """The bits of a code's value from those of its exponent and mantissa, where a float has them."""
     normal = np.uint32(magnitude + _BIAS)
@@ -109,7 +109,7 @@ def _value(magnitude):
     return np.uint32(subnormal if subnormal < normal else normal).view(np.float32)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _nearest(value, dropped):
     """The nearest code of a value without its sign, measured by the block's scale and 2^-7; ties go to the even one.
 
@@ -123,7 +123,7 @@ def _nearest(value, dropped):
     return np.uint32(np.uint32(sum_ + right(octave, dropped)) & _BYTE)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _stochastic(value, dropped, random):
     """The code below a value, or the one above it if the 16 random bits, added to the bits that are dropped, carry."""
     normal = np.int32(np.float32(value).view(np.int32))
@@ -134,7 +134,7 @@ def _stochastic(value, dropped, random):
     return right(np.uint32(larger + added), dropped)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _find_scales(values, scales, margin):
     """All scales first: no block waits for the largest magnitude of its own."""
     for block in range(scales.size):
@@ -142,7 +142,7 @@ def _find_scales(values, scales, margin):
         scales[block] = np.uint32(scale).view(np.float32)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _largest(values):
     """The bits of the largest magnitude, NaN above infinity: exact in any order, hence vectorized."""
     largest = np.uint32(0)
@@ -152,7 +152,7 @@ def _largest(values):
     return largest
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _scale(largest, margin):
     """The bits of a block's scale: see ``float8_scale`` in ``csrc/codecs/float8.h``."""
     octave = np.uint32(np.uint32(largest + margin) & INFINITY)

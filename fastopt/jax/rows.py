@@ -56,7 +56,7 @@ def _is_same(known: Rule, rule: Rule) -> bool:
 
 
 def _scalars_before(name: str, rule: Rule, step: int) -> dict[str, float]:
-    """The scalars before a step of a run that was made with this rule alone; quickly, if the step before was asked for."""
+    """The scalars before a step of a run with this rule alone; quickly, if the step before was asked for."""
     if not rule.scalars:
         return {}
     steps, scalars = _scalars.get(name, (-1, {}))

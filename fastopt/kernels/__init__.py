@@ -25,10 +25,16 @@ from fastopt.kernels.adopt import adopt as adopt
 from fastopt.kernels.amsgrad import amsgrad as amsgrad
 from fastopt.kernels.asgd import asgd as asgd
 from fastopt.kernels.blend import blend as blend
+from fastopt.kernels.cautious_adam import cautious_adam as cautious_adam
+from fastopt.kernels.cautious_lion import cautious_lion as cautious_lion
+from fastopt.kernels.cautious_momentum import cautious_momentum as cautious_momentum
+from fastopt.kernels.cautious_nadam import cautious_nadam as cautious_nadam
+from fastopt.kernels.cautious_nesterov import cautious_nesterov as cautious_nesterov
 from fastopt.kernels.ftrl import ftrl as ftrl
 from fastopt.kernels.laprop import laprop as laprop
 from fastopt.kernels.lion import lion as lion
 from fastopt.kernels.madgrad import madgrad as madgrad
+from fastopt.kernels.mars import mars as mars
 from fastopt.kernels.momentum import momentum as momentum
 from fastopt.kernels.nadam import nadam as nadam
 from fastopt.kernels.nesterov import nesterov as nesterov

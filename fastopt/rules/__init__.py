@@ -7,6 +7,7 @@ from typing import Any
 from fastopt.rule import Rule
 from fastopt.rules.adabelief import AdaBelief as AdaBelief
 from fastopt.rules.adadelta import Adadelta as Adadelta
+from fastopt.rules.adafactor import Adafactor as Adafactor
 from fastopt.rules.adagrad import Adagrad as Adagrad
 from fastopt.rules.adam import Adam as Adam
 from fastopt.rules.adamax import Adamax as Adamax
@@ -19,9 +20,12 @@ from fastopt.rules.asgd import ASGD as ASGD
 from fastopt.rules.ftrl import FTRL as FTRL
 from fastopt.rules.lamb import LAMB as LAMB
 from fastopt.rules.laprop import LaProp as LaProp
+from fastopt.rules.lars import LARS as LARS
 from fastopt.rules.lion import Lion as Lion
 from fastopt.rules.madgrad import MADGRAD as MADGRAD
+from fastopt.rules.mars import MARS as MARS
 from fastopt.rules.momentum import Momentum as Momentum
+from fastopt.rules.muon import Muon as Muon
 from fastopt.rules.nadam import NAdam as NAdam
 from fastopt.rules.nesterov import Nesterov as Nesterov
 from fastopt.rules.qhadam import QHAdam as QHAdam
@@ -33,7 +37,10 @@ from fastopt.rules.schedulefreeradam import ScheduleFreeRAdam as ScheduleFreeRAd
 from fastopt.rules.schedulefreesgd import ScheduleFreeSGD as ScheduleFreeSGD
 from fastopt.rules.sgd import SGD as SGD
 from fastopt.rules.signum import Signum as Signum
+from fastopt.rules.soap import SOAP as SOAP
 from fastopt.rules.sophiag import SophiaG as SophiaG
+from fastopt.rules.sparseadam import SparseAdam as SparseAdam
+from fastopt.rules.stableadamw import StableAdamW as StableAdamW
 from fastopt.rules.yogi import Yogi as Yogi
 
 #: Every rule that this module imports, by its name, read-only.

@@ -4,6 +4,7 @@ from math import sqrt
 
 import numpy as np
 
+from fastopt import cautious
 from fastopt.declared import LearningRate, NonNegative, UnitInterval
 from fastopt.rule import Rule, State
 
@@ -18,6 +19,9 @@ class Adam(Rule):
     with m the state ``exp_avg`` and v the state ``exp_avg_sq``. With ``amsgrad`` the largest v so far, the state
     ``max_exp_avg_sq``, takes the place of v in the last line: Reddi, Kale & Kumar, ICLR 2018, arXiv:1904.09237.
 
+    With ``cautious`` only elements step in whose update m has the sign of g, each by the number of all of the parameter
+    over that of those: Liang et al., 2024, arXiv:2411.16085, as the authors' code and timm have it.
+
     Elsewhere: scikit-learn and Keras add eps to the root of v before it is corrected, as the paper does for speed.
     """
 
@@ -27,12 +31,21 @@ class Adam(Rule):
     weight_decay: NonNegative = 0.0
     amsgrad: bool = False
     decoupled_weight_decay: bool = False
+    cautious: bool = False
 
     ulp = 64
 
+    def check(self):
+        if self.amsgrad and self.cautious:
+            raise ValueError(f"{type(self).__name__}: cautious must be False with amsgrad, not True")
+
     @property
     def kernel(self):
-        return "amsgrad" if self.amsgrad else "adam"
+        return "amsgrad" if self.amsgrad else "cautious_adam" if self.cautious else "adam"
+
+    @property
+    def sums(self):
+        return "cautious" if self.cautious else None
 
     @property
     def states(self):
@@ -42,7 +55,7 @@ class Adam(Rule):
     def coefficients(self, step):
         lr = self.rate(step)
         beta1, beta2 = self.betas
-        return self.common(lr) | {
+        values = self.common(lr) | {
             "step_size": lr / (1 - beta1**step),
             "beta1": beta1,
             "one_minus_beta1": 1 - beta1,
@@ -51,6 +64,15 @@ class Adam(Rule):
             "root": 1 / sqrt(1 - beta2**step),
             "eps": self.eps,
         }
+        if self.cautious:
+            values["zero"] = 0.0
+        return values
+
+    def measured(self, step, values):
+        return cautious.measured(values, values["beta1"], values["one_minus_beta1"])
+
+    def adapted(self, step, values, sizes, counts):
+        return {"step_size": values["step_size"] * cautious.larger(sizes, counts)}
 
     def reference(self, step, p, g, exp_avg, exp_avg_sq, max_exp_avg_sq=None):
         lr = self.rate(step)
@@ -65,4 +87,7 @@ class Adam(Rule):
             second = state["max_exp_avg_sq"] = np.maximum(max_exp_avg_sq, second)
         first_unbiased = state["exp_avg"] / (1 - beta1**step)
         second_unbiased = second / (1 - beta2**step)
-        return p - lr * first_unbiased / (np.sqrt(second_unbiased) + self.eps), state
+        update = first_unbiased / (np.sqrt(second_unbiased) + self.eps)
+        if self.cautious:
+            update = cautious.masked(update, first_unbiased, g)
+        return p - lr * update, state

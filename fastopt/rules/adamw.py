@@ -12,7 +12,7 @@ class AdamW(Adam):
         p = p - lr weight_decay p
         then p as in Adam
 
-    with the states of Adam, and its ``amsgrad``.
+    with the states of Adam, its ``amsgrad`` and ``cautious``.
 
     Elsewhere: optax decays by 1e-4 unless told otherwise.
     """

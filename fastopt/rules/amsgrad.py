@@ -19,3 +19,4 @@ class AMSGrad(Adam):
     """
 
     amsgrad: ClassVar = True  # type: ignore[misc]
+    cautious: ClassVar = False  # type: ignore[misc]

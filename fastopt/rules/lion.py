@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from fastopt import cautious
 from fastopt.declared import LearningRate, NonNegative, UnitInterval
 from fastopt.rule import Rule
 
@@ -17,16 +18,26 @@ class Lion(Rule):
 
     with m the state ``exp_avg``. The weight decay is decoupled.
 
+    With ``cautious`` only elements step in which c has the sign of g: see :class:`fastopt.Adam`.
+
     Elsewhere: optax decays by 1e-3 unless told otherwise.
     """
 
     lr: LearningRate = 1e-4
     betas: tuple[UnitInterval, UnitInterval] = (0.9, 0.99)
     weight_decay: NonNegative = 0.0
+    cautious: bool = False
 
     ulp = 128
-    kernel = "lion"
     decoupled_weight_decay: ClassVar = True
+
+    @property
+    def kernel(self):
+        return "cautious_lion" if self.cautious else "lion"
+
+    @property
+    def sums(self):
+        return "cautious" if self.cautious else None
 
     @property
     def states(self):
@@ -44,9 +55,17 @@ class Lion(Rule):
             "zero": 0.0,
         }
 
+    def measured(self, step, values):
+        return cautious.measured(values, values["beta1"], values["one_minus_beta1"])
+
+    def adapted(self, step, values, sizes, counts):
+        return {"step_size": values["step_size"] * cautious.larger(sizes, counts)}
+
     def reference(self, step, p, g, exp_avg):
         lr = self.rate(step)
         beta1, beta2 = self.betas
         p, g = self.decayed(lr, p, g)
         direction = np.sign(beta1 * exp_avg + (1 - beta1) * g)
+        if self.cautious:
+            direction = cautious.masked(direction, direction, g)
         return p - lr * direction, {"exp_avg": beta2 * exp_avg + (1 - beta2) * g}

@@ -4,6 +4,7 @@ from math import prod, sqrt
 
 import numpy as np
 
+from fastopt import cautious
 from fastopt.declared import LearningRate, NonNegative, UnitInterval
 from fastopt.rule import Rule, State
 
@@ -21,6 +22,8 @@ class NAdam(Rule):
 
     with m the state ``exp_avg`` and v the state ``exp_avg_sq``.
 
+    With ``cautious`` only elements step in which d has the sign of g: see :class:`fastopt.Adam`.
+
     Elsewhere: the momentum of optax is beta1 in every step.
     """
 
@@ -30,9 +33,17 @@ class NAdam(Rule):
     weight_decay: NonNegative = 0.0
     momentum_decay: NonNegative = 4e-3
     decoupled_weight_decay: bool = False
+    cautious: bool = False
 
     ulp = 64
-    kernel = "nadam"
+
+    @property
+    def kernel(self):
+        return "cautious_nadam" if self.cautious else "nadam"
+
+    @property
+    def sums(self):
+        return "cautious" if self.cautious else None
 
     @property
     def states(self):
@@ -63,7 +74,7 @@ class NAdam(Rule):
         if mu_product is None:
             mu_product = self.scalars_after(step - 1)["mu_product"]
         product = float(mu_product * current)  # of a float32 as torch has it, then float64 again
-        return self.common(lr) | {
+        values = self.common(lr) | {
             "grad_size": lr * (1 - current) / (1 - product),
             "momentum_size": lr * following / (1 - product * following),
             "beta1": beta1,
@@ -73,6 +84,17 @@ class NAdam(Rule):
             "root": 1 / sqrt(1 - beta2**step),
             "eps": self.eps,
         }
+        if self.cautious:
+            values["zero"] = 0.0
+        return values
+
+    def measured(self, step, values):
+        names = "beta1", "one_minus_beta1", "grad_size", "momentum_size"
+        return cautious.measured(values, *(values[name] for name in names))
+
+    def adapted(self, step, values, sizes, counts):
+        larger = cautious.larger(sizes, counts)
+        return {name: values[name] * larger for name in ("grad_size", "momentum_size")}
 
     def _momentum(self, step: int) -> float:
         """The momentum of a step, mu(step)."""
@@ -86,5 +108,7 @@ class NAdam(Rule):
         exp_avg = beta1 * exp_avg + (1 - beta1) * g
         exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g**2
         direction = mu[-1] * exp_avg / (1 - prod(mu)) + (1 - mu[-2]) * g / (1 - prod(mu[:-1]))
-        p = p - lr * direction / (np.sqrt(exp_avg_sq / (1 - beta2**step)) + self.eps)
-        return p, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+        update = direction / (np.sqrt(exp_avg_sq / (1 - beta2**step)) + self.eps)
+        if self.cautious:
+            update = cautious.masked(update, direction, g)
+        return p - lr * update, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}

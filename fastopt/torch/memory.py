@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastopt.backend.program import array_at
 from fastopt.encoded import native
+from fastopt.rows import Rows
 from fastopt.storage import Storage, Stream
 from fastopt.storages import STORAGES
 
@@ -67,6 +68,33 @@ def gradient_obstacle(gradient: Tensor, param: Tensor) -> str | None:
     if reason is None and gradient.shape != param.shape:
         reason = f"has the shape {tuple(gradient.shape)} while the parameter has {tuple(param.shape)}"
     return reason and f"has a gradient that {reason}"
+
+
+def is_sparse(gradient: Any) -> bool:
+    """Whether a gradient is a plain sparse tensor in coordinates."""
+    return type(gradient) in PLAIN and gradient.layout is torch.sparse_coo
+
+
+def rows_obstacle(gradient: Tensor, param: Tensor) -> str | None:
+    """Why kernels cannot step the rows of a sparse gradient, or None if they can."""
+    reason = None
+    if is_distributed(param) or not param.is_contiguous():
+        reason = "is sparse, while the parameter's rows do not lie in memory one after the other"
+    elif gradient.sparse_dim() != 1:
+        reason = f"is sparse in {gradient.sparse_dim()} dimensions, and not in the first alone"
+    elif gradient.device.type != "cpu" or gradient.dtype not in STORED:
+        reason = f"is sparse, on the device {gradient.device}, of {gradient.dtype}"
+    elif gradient.shape != param.shape:
+        reason = f"has the shape {tuple(gradient.shape)} while the parameter has {tuple(param.shape)}"
+    return reason and f"has a gradient that {reason}"
+
+
+def rows(gradient: Tensor) -> Rows:
+    """The rows of a sparse gradient, contiguous, in float32 or float64. They keep its memory alive."""
+    values = gradient._values().detach()
+    if values.dtype not in DTYPES:
+        values = values.float()
+    return Rows(gradient._indices()[0].numpy(), values.contiguous().numpy())
 
 
 def _no_kernel(tensor: Tensor) -> str | None:

@@ -99,15 +99,19 @@ class RuleOptimizer(torch.optim.Optimizer):
     - ``seed`` is that of the random numbers, which are a function of it, the step and the place in the parameter:
       where replicas have one seed, and take the same steps, they stay equal.
 
+    Sparse gradients, coalesced or not, as ``nn.Embedding(sparse=True)`` makes them, touch the rows that they have, and
+    the states and the decay of these alone, by every rule. With momentum SGD leaves them to torch, which moves other
+    rows, too.
+
     And one that is the optimizer's own, ``clip_grad_norm``, which can be set later, too: a step multiplies gradients so
     that their norm over all parameters does not exceed it, as after :func:`torch.nn.utils.clip_grad_norm_`. They are
     read for it once more, and not written: neither clipped nor, under a GradScaler, unscaled does a kernel's gradient
     come back. :attr:`grad_norm` is the norm, as that function returns it: of DTensors, that of the whole tensors.
 
-    Where kernels cannot step a parameter (another device or dtype, a sparse gradient, gaps in its memory, memory shared
-    with another parameter), the class of ``torch.optim`` steps it, with the same state. It steps all parameters while a
-    dispatch mode records what is done (``make_fx``, fake tensors). Where torch has no such class the step raises
-    RuntimeError and says why.
+    Where kernels cannot step a parameter (another device or dtype, gaps in its memory, memory shared with another
+    parameter, a gradient that is sparse in several dimensions), the class of ``torch.optim`` steps it, with the same
+    state. It steps all parameters while a dispatch mode records what is done (``make_fx``, fake tensors). Where torch
+    has no such class the step raises RuntimeError and says why.
 
     The constructor and :meth:`add_param_group` take what torch's constructors take. What is written into a group later
     is the user's word, as in torch: a negative learning rate steps uphill. Only NaN and an infinite learning rate are
@@ -193,7 +197,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         self.check_group(group)
         torch.optim.Optimizer.add_param_group(self, param_group)
         try:
-            self._check_options(group, {p.dtype for p in self.param_groups[-1]["params"]})
+            members, rule = self.param_groups[-1]["params"], self.make_rule(group)
+            self._check_options(group, {p.dtype for p in members})
+            for p in members:
+                rule.check_shape(self.describe(p).partition(": ")[2], tuple(p.shape))
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -406,7 +413,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if self.torch_class is not None:
             known = values.keys() & inspect.signature(self.torch_class).parameters.keys()
             try:
-                self.torch_class([torch.zeros(1)], **{name: values[name] for name in known})
+                self.torch_class([torch.zeros(1, 1)], **{name: values[name] for name in known})
             except (ValueError, RuntimeError) as refusal:
                 raise type(refusal)(f"{refusal} ({own})" if own else str(refusal)) from None
             except TypeError as refusal:  # not what it says about a value, but where it came to grief

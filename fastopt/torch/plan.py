@@ -1,8 +1,9 @@
 """What a step reads and writes: worked out once, and used again for as long as it holds."""
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch.autograd.graph import increment_version
 
 from fastopt.backend.choice import select
 from fastopt.backend.program import Follower, Program, Sums, Work, array_at, run
-from fastopt.encoded import native
+from fastopt.encoded import native, of_array
+from fastopt.rows import Merged, check_rows, merged
 from fastopt.rule import Row as Coefficients
 from fastopt.rule import Rule
 from fastopt.sizes import GRAIN_AWAKE
@@ -20,6 +22,7 @@ from fastopt.storage import Stream
 from fastopt.storages import noise
 from fastopt.torch import clipping, memory
 from fastopt.torch.rows import Kind, Row, Survey
+from fastopt.torch.staged import Staged
 from fastopt.torch.states import Watch
 
 # All parameters are looked at in every step, since anybody may replace them, their gradients and their states. These
@@ -41,11 +44,15 @@ class Stale(Exception):
 
 
 class Gradients(NamedTuple):
-    """The gradients of a plan's rows in the parameters' layout, their addresses, and which there are (None: all)."""
+    """The gradients of a plan's rows in the parameters' layout, their addresses, and which there are (None: all).
+
+    Sparse ones are in ``sparse``, by the number of the row, and have no address.
+    """
 
     tensors: Sequence[Tensor | None]
     addresses: np.ndarray
     present: np.ndarray | None
+    sparse: Mapping[int, Merged] = MappingProxyType({})
 
 
 _NO_GRADIENTS = Gradients((), np.empty(0, np.int64), None)
@@ -114,7 +121,7 @@ class _Batch:
         self.dtype: Any = rows[0].computes
         #: The dtype of the parameters, and how they and what belongs to them are stored, in words.
         self.stored = memory.STORED[rows[0].param.dtype].name
-        self.storages = _storages(rows, rule)
+        self.storages, self.stage = _storages(rows), rule.stage
         #: Whether the gradients have fewer bits than what kernels compute in.
         self.narrow = rows[0].gradient.itemsize < self.dtype.itemsize
         self.columns: list[_Column] = []
@@ -179,7 +186,8 @@ class Plan:
         self._waiting = found.waiting
         parts: dict[tuple, list[Row]] = {}
         for row in found.rows:
-            parts.setdefault((row.group, row.param.dtype, row.gradient, row.counted, row.dtypes), []).append(row)
+            key = row.group, row.param.dtype, row.gradient, row.sparse, row.counted, row.dtypes
+            parts.setdefault(key, []).append(row)
         rows = list(chain.from_iterable(parts.values()))
         self._batches: list[_Batch] = []
         for part in parts.values():
@@ -187,7 +195,9 @@ class Plan:
             group = part[0].group
             self._batches.append(_Batch(part, rules[group], kinds[group].options.seed, start))
         columns = [column for batch in self._batches for column in batch.columns]
-        works = []
+        works: list[Work] = []
+        #: Those of the rows whose rule has a stage, by their numbers.
+        self._staged: dict[int, Staged] = {}
         for batch in self._batches:
             kernel = rules[batch.group].kernel
             for number, row in enumerate(rows[batch.start : batch.stop]):
@@ -195,13 +205,15 @@ class Plan:
                 copy = row.kept.copy
                 followers = () if copy is None else (Follower(copy.stream(batch.dtype)),)
                 k, keys = batch.row(number)
+                if batch.stage is not None:
+                    self._staged[len(works)], states = Staged(row, batch.stage, batch.seed), []
                 works.append(Work(kernel, (p, _gradient_like(row), *states), k, followers, keys))
         #: What runs the kernels, and why.
         self.backend, self.backend_reason = select(own_kernel=any(not isinstance(work.kernel, str) for work in works))
         # The numbers beside the states are written in the same program, so that no interrupt can come in between.
         writes = [Work("blend", copy, _COPY[column.dtype]) for column in columns for copy in column.writes]
         reads = [Work("blend", copy, _COPY[column.dtype]) for column in columns for copy in column.reads]
-        self._table = self.backend.table(works, writes, GRAIN_AWAKE)
+        self._table = self.backend.table(self._after_stages(works), writes, GRAIN_AWAKE)
         self._works = works
         self._squares: Sums | None = None  # of the gradients, once they are asked for
         for batch in self._batches:
@@ -210,6 +222,8 @@ class Plan:
                 pairs = zip(works[batch.start : batch.stop], batch.measured, strict=True)
                 batch.sums = self.backend.sums([work._replace(k=k) for work, k in pairs], sums, GRAIN_AWAKE)
         self._reads = self.backend.bind(reads, 1) if reads else Program([], ())
+        #: The works of the rows whose gradients are sparse. The table leaves them out: what they read is elsewhere.
+        self._sparse = {number: works[number] for number, row in enumerate(rows) if row.sparse}
         #: How many gradients of the last step lay in another order than their parameters, and were copied.
         self.copied = 0
 
@@ -272,7 +286,13 @@ class Plan:
             ones = {dtype: np.ones(1, dtype) for dtype in memory.DTYPES.values()}
             works = [work._replace(k=ones[work.k.dtype], followers=(), keys=None) for work in self._works]
             self._squares = self.backend.sums(works, "sum_squares", GRAIN_AWAKE)
-        return clipping.total(self._squares.take(threads, gradients.addresses)[:, 0], self._params)
+        squares = self._squares.take(threads, gradients.addresses)[:, 0]
+        if gradients.sparse:
+            squares = squares.copy()
+            for row, found in gradients.sparse.items():
+                values = of_array(found.array, found.array.dtype)
+                squares[row] = self.backend.bind_sum_squares([values], threads)(1.0)
+        return clipping.total(squares, self._params)
 
     def prepare_estimates(self, rules: Sequence[Rule], gradients: Gradients) -> None:
         """Works out the coefficients of an update of the Hessian: the numbers beside the states stay as they are."""
@@ -290,8 +310,38 @@ class Plan:
             pairs = zip(self._params, gradients.tensors, strict=True)
             stepped = [p for p, gradient in pairs if gradient is not None and not p.is_inference()]
         increment_version(stepped)
-        program = self._table.bind(gradients.addresses, threads)
+        addresses = self._with_stages(gradients.addresses) if self._staged else gradients.addresses
+        program = self._table.bind(addresses, threads)
+        if gradients.sparse:
+            of_rows = self.backend.bind(self._works_of_rows(gradients.sparse), threads)
+            program = Program([*program.calls, *of_rows.calls], (program, of_rows), program.lock or of_rows.lock)
         run(program.calls, program.lock)
+
+    def _works_of_rows(self, sparse: Mapping[int, Merged]) -> list[Work]:
+        works = []
+        for number, found in sparse.items():
+            work = self._sparse[number]
+            if found.array.size:
+                p, _, *states = work.streams
+                values = of_array(found.array, work.k.dtype)
+                works.append(work._replace(streams=(p, values, *states), spans=found.spans))
+        return works
+
+    def _after_stages(self, works: Sequence[Work]) -> list[Work]:
+        """The works where stages have taken the gradients, then those that write to states what stages give."""
+        found = list(works)
+        for row, staged in self._staged.items():
+            p, _ = found[row].streams
+            found[row] = found[row]._replace(streams=(p, staged.direction))
+        return found + [work for staged in self._staged.values() for work in staged.writes]
+
+    def _with_stages(self, addresses: np.ndarray) -> np.ndarray:
+        """What these works read in place of gradients at these addresses."""
+        found, writes = addresses.copy(), []
+        for row, staged in self._staged.items():
+            found[row], *states = staged.addresses if addresses[row] else [0] * len(staged.addresses)
+            writes += states
+        return np.concatenate([found, np.array(writes, np.int64)])
 
     def gradients(self) -> Gradients:
         """The gradients of the rows. Raises :class:`Stale` if kernels cannot read one of them.
@@ -302,7 +352,7 @@ class Plan:
             return _NO_GRADIENTS
         self.copied = 0
         gradients: list[Any] = list(map(_gradient, self._params))
-        if not self._distributed and memory.PLAIN.issuperset(map(type, gradients)):
+        if not (self._distributed or self._sparse) and memory.PLAIN.issuperset(map(type, gradients)):
             try:
                 addresses = np.fromiter(map(_address, gradients), np.int64, len(gradients))
                 if (
@@ -313,13 +363,29 @@ class Plan:
                     return Gradients(gradients, addresses, None)
             except RuntimeError:  # a gradient without memory: a sparse one
                 pass
+        sparse = dict[int, Merged]()
+        addresses = np.zeros(len(gradients), np.int64)
         with torch.no_grad():
             for row, (gradient, p) in enumerate(zip(gradients, self._params, strict=True)):
-                if gradient is not None:
+                if gradient is None:
+                    continue
+                if row in self._sparse:
+                    sparse[row] = self._rows(row, gradient, p)
+                else:
                     gradients[row] = self._readable(row, memory.local_gradient(gradient, p), memory.local(p))
+                    addresses[row] = gradients[row].data_ptr()
         present = np.array([gradient is not None for gradient in gradients])
-        addresses = np.array([0 if gradient is None else gradient.data_ptr() for gradient in gradients], np.int64)
-        return Gradients(gradients, addresses, None if present.all() else present)
+        return Gradients(gradients, addresses, None if present.all() else present, sparse)
+
+    def _rows(self, row: int, gradient: Tensor, param: Tensor) -> Merged:
+        """The rows of a sparse gradient. ValueError if the parameter has no such ones."""
+        sparse = memory.is_sparse(gradient) and gradient.dtype == self._dtypes[row]
+        if not sparse or param.nbytes != self._sizes[row] or memory.rows_obstacle(gradient, param):
+            raise Stale
+        found, shape = memory.rows(gradient), tuple(param.shape)
+        check_rows(f"a gradient of a parameter of the shape {shape}", found, shape)
+        computes = self._sparse[row].k.dtype
+        return merged(found.indices, found.values, shape[0], computes, self.backend, gathered=False)
 
     def _readable(self, row: int, gradient: Tensor, param: Tensor) -> Tensor:
         """The gradient, or a copy of it where its elements lie in another order than the parameter's."""
@@ -343,6 +409,8 @@ class Plan:
             _refresh(batch.keys[0], batch.seed, after[0])
             for column, value in zip(columns, after, strict=True):
                 column.update[:] = value
+            if batch.stage is not None:
+                self._stage(rule, int(after[0]), batch.k[0], range(batch.start, batch.stop), gradients)
             return
         batch.even = False
         distinct = _distinct(batch, present)
@@ -356,8 +424,17 @@ class Plan:
             _refresh(batch.keys[number], batch.seed, after[0])
             for column, value in zip(columns, after, strict=True):
                 column.update[chosen] = value
-            self._table.use(batch.start + chosen, batch.k[number], batch.keys[number])
+            self._use(batch.start + chosen, batch.k[number], batch.keys[number])
+            if batch.stage is not None:
+                self._stage(rule, int(after[0]), batch.k[number], batch.start + chosen, gradients)
             batch.even = len(chosen) == batch.stop - batch.start
+
+    def _use(self, rows: np.ndarray, k: np.ndarray, keys: np.ndarray | None) -> None:
+        """Has the works of these rows read their coefficients, and keys, from these arrays."""
+        self._table.use(rows, k, keys)
+        if self._sparse:
+            for row in self._sparse.keys() & set(rows.tolist()):
+                self._sparse[row] = self._sparse[row]._replace(k=k, keys=keys)
 
     def _measure(
         self, batch: _Batch, rule: Rule, present: np.ndarray | None, scale: float, gradients: Gradients
@@ -382,6 +459,12 @@ class Plan:
             batch.k[chosen] = found
             for number in chosen:
                 _refresh(batch.keys[number], batch.seed, step)
+
+    def _stage(self, rule: Rule, step: int, k: np.ndarray, rows: Iterable[int], gradients: Gradients) -> None:
+        """Runs the stage of some rows. The sign and the scale are for it: the kernel takes what it gives as it is."""
+        scale, k[0] = float(k[0]), 1.0
+        for row in rows:
+            self._staged[row].run(rule, step, gradients.tensors[row], scale)
 
     @property
     def looks(self) -> int:
@@ -411,12 +494,12 @@ def _distinct(batch: _Batch, present: np.ndarray | None) -> list[tuple[np.ndarra
     return [(rows[which.reshape(-1) == number], numbers.tolist()) for number, numbers in enumerate(distinct)]
 
 
-def _storages(rows: Sequence[Row], rule: Rule) -> dict[str, str]:
+def _storages(rows: Sequence[Row]) -> dict[str, str]:
     """How the parameters of some rows, their masters and states are stored, by name, in words."""
     found: dict[str, dict[str, None]] = {}
     for row in rows:
         kept = row.kept
-        named = zip(("params" if kept.copy is None else "master", *rule.states), kept.numbers, strict=True)
+        named = zip(("params" if kept.copy is None else "master", *kept.states), kept.numbers, strict=True)
         for name, numbers in (*(() if kept.copy is None else (("params", kept.copy),)), *named):
             words = f"{numbers.storage.name}, stochastic" if numbers.stochastic else numbers.storage.name
             found.setdefault(name, {})[words] = None

@@ -1,5 +1,6 @@
 """Which parameters kernels can step, as a value: a row for each of them, and of the others the reason why not."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,8 +24,9 @@ class Row(NamedTuple):
     scalars: dict[str, Tensor | float]
     #: The dtype of each of these numbers.
     dtypes: tuple[torch.dtype, ...]
-    #: The dtype of the gradients that are expected.
+    #: The dtype of the gradients that are expected, and whether they are sparse.
     gradient: torch.dtype
+    sparse: bool
     #: Whether these numbers are a part of the state. If not, they only say whether there is one.
     counted: bool
 
@@ -54,6 +56,9 @@ class Kind(NamedTuple):
 
     kernel: Any
     states: tuple[str, ...]
+    #: Whether kernels may step the rows of sparse gradients: not if torch's own optimizer moves others, too.
+    rows: bool
+    #: The rule's sums.
     sums: str | None
     #: Why torch's own optimizer is to apply the rule, or None if kernels do.
     obstacle: str | None
@@ -72,8 +77,9 @@ def kind(rule: Rule, options: Options, in_torch: bool) -> Kind:
         else:
             rule.check()
     except (TypeError, ValueError) as error:
-        return Kind(None, (), None, f"has hyperparameters that no kernel is made for ({error})", options)
-    return Kind(rule.kernel, tuple(rule.states), rule.sums, None, options)
+        return Kind(None, (), False, None, f"has hyperparameters that no kernel is made for ({error})", options)
+    rows = rule.sums is None and rule.stage is None and not (in_torch and rule.torch_moves_all_rows)
+    return Kind(rule.kernel, tuple(rule.states), rows, rule.sums, None, options)
 
 
 def survey(
@@ -93,7 +99,11 @@ def survey(
     for number, (group, rule) in enumerate(zip(groups, rules, strict=True)):
         for p in group["params"]:
             entry = state.get(p) or {}
-            reason = kinds[number].obstacle or (_obstacle(p, kinds[number]) if p.grad is not None or entry else None)
+            reason = kinds[number].obstacle
+            if not reason and (p.grad is not None or entry):
+                reason = _obstacle(p, kinds[number])
+            if reason is None and rule.stage is not None and memory.is_distributed(p):
+                reason = "is a DTensor, of which this process has no more than a part"
             if p.grad is None and (reason or not entry):
                 waiting.append(p)
             elif reason:
@@ -129,6 +139,8 @@ def _obstacle(p: Tensor, kind: Kind) -> str | None:
         return "is a DTensor, of which this process has only parts to take norms of"
     if reason or p.grad is None:
         return reason
+    if kind.rows and memory.is_sparse(p.grad):
+        return memory.rows_obstacle(p.grad, p)
     if memory.is_distributed(p) != memory.is_distributed(p.grad):
         return "is a DTensor while its gradient is not, or the other way round"
     if memory.is_distributed(p) and p.grad.placements != p.placements:  # type: ignore[attr-defined]
@@ -169,7 +181,20 @@ def _row(
     default = torch.float64 if double else torch.float32
     dtypes = tuple(_dtype(value, default) for value in scalars.values())
     gradient = p.dtype if p.grad is None else p.grad.dtype
-    return Row(number, p, entry, kept, scalars, dtypes, gradient, counted)
+    sparse = p.grad is not None and memory.is_sparse(p.grad)
+    if sparse:
+        if rule.starts_from_parameters and not float(scalars["step"]):
+            raise RuntimeError(
+                f"{describe(p)} has a sparse gradient, and states of {type(rule).__name__} start as the parameters are "
+                "in the first step, so that one must be of all rows"
+            )
+        for numbers in kept.numbers:
+            if math.prod(p.shape[1:]) % numbers.storage.block:
+                raise RuntimeError(
+                    f"{describe(p)} has a sparse gradient, and a state in blocks of {numbers.storage.block} elements, "
+                    "of which a row has no whole number; with state_dtype='bfloat16' there are none"
+                )
+    return Row(number, p, entry, kept, scalars, dtypes, gradient, sparse, counted)
 
 
 def _dtype(value: Any, default: torch.dtype) -> torch.dtype:

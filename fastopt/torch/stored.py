@@ -87,6 +87,8 @@ class Kept(NamedTuple):
     tensors: dict[str, Tensor]
     #: The streams of the kernel: the parameters, where they are exact, and the states.
     numbers: tuple[Numbers, ...]
+    #: The names of these states.
+    states: tuple[str, ...]
     #: The parameters in 16 bits, where a master is copied to them.
     copy: Numbers | None
 
@@ -110,6 +112,7 @@ def keep(rule: Rule, p: Tensor, entry: Mapping[str, Any], precision: Precision) 
         tensors[MASTER], exact, copy = master, memory.numbers(master), exact
     else:
         exact = exact._replace(stochastic=precision.is_stochastic(exact.storage))
+    kept: list[str] = []
     numbers, size, computes = [exact], memory.local(p).numel(), memory.STORED[p.dtype].computes
     for place, (name, first) in enumerate(rule.states.items(), 1):
         shape = rule.state_shape(name, tuple(p.shape))
@@ -120,8 +123,9 @@ def keep(rule: Rule, p: Tensor, entry: Mapping[str, Any], precision: Precision) 
         # A state of another shape lies in memory as that has it, and has nothing else of the parameter's.
         parts = _state(p if own else p.new_empty(shape), entry, name, first, storage, place, places)
         tensors |= zip(names(name, storage), parts, strict=True)
+        kept.append(name)
         numbers.append(Numbers(storage, parts, precision.is_stochastic(storage)))
-    return Kept(tensors, tuple(numbers), copy)
+    return Kept(tensors, tuple(numbers), tuple(kept), copy)
 
 
 def exact(p: Tensor, entry: Mapping[str, Any]) -> Tensor:

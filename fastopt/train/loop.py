@@ -317,7 +317,9 @@ class Run:
 
     def _validate(self) -> dict[str, Any]:
         start = perf_counter()
-        loss, predicted = self.network.evaluate(self.data.x_val, self.data.y_val)
+        averaging = self.optimizer.rule.averages  # as schedule-free rules do
+        with self.optimizer.averaged() if averaging else nullcontext():
+            loss, predicted = self.network.evaluate(self.data.x_val, self.data.y_val)
         measured = scores(self.data.y_val, predicted, len(self.data.classes))
         self.seconds["validation"] += perf_counter() - start
         return {

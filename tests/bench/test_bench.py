@@ -7,6 +7,7 @@ import sys
 import click.testing
 import numpy as np
 import pytest
+from cases import ELEMENTWISE
 from conftest import BACKENDS
 
 import fastopt
@@ -65,7 +66,7 @@ def measured(tmp_path_factory):
 def test_cases_choose_every_kernel_and_every_rule():
     rules = cases.cases().values()
     assert {rule.kernel for rule in rules} == set(kernels.KERNELS) - {"blend"}  # which is no rule's
-    assert {type(rule) for rule in rules} == set(fastopt.RULES.values())
+    assert {type(rule) for rule in rules} == set(ELEMENTWISE.values())
     assert set(cases.DEFAULT) <= set(cases.cases())
 
 

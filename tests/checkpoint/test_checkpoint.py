@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from cases import ELEMENTWISE
 from harness import SHAPES, TEST_PATH, python, random_buffer, snapshot
 
 import fastopt
 from fastopt import (
-    RULES,
     SGD,
     Adam,
     AdamW,
@@ -42,7 +42,7 @@ BACKENDS = [name for name, found in fastopt.backends().items() if found]
 def forms() -> dict[str, fastopt.Rule]:
     """Every rule with each kernel that it can choose, with a schedule of each kind in turn."""
     found = {}
-    for name, rule in RULES.items():
+    for name, rule in ELEMENTWISE.items():
         found |= {f"{name}.{form.kernel}": form for form in rule.forms()}
     rates = [
         schedules.Cosine(lr=0.1, steps=12, warmup=3),

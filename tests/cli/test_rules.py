@@ -51,8 +51,8 @@ def test_a_rule_is_shown(name):
         assert f"  {field.name} " in shown and str(field.default) in shown
     for form in rule.forms():
         assert all(state in shown for state in form.states)
-        assert f"  {4 * (3 + 2 * len(form.states))} " in shown
-    assert f"at most {rule.ulp} units" in shown
+        assert (f"  {4 * (3 + 2 * len(form.states))} " if rule.stage is None else f"  {rule.stage} then ") in shown
+    assert (f"at most {rule.ulp} units" if rule.stage is None else f"at most {rule.tolerance} of") in shown
     assert max(map(len, shown.splitlines())) <= 130
 
 

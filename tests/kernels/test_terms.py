@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import cases, every_form, every_kernel, short, within
+from cases import ELEMENTWISE, cases, every_form, every_kernel, short, within
 from test_bits import CORNERS, assert_same, coefficients, data, using
 
 import fastopt
@@ -67,7 +67,7 @@ def variants(rule: type[Rule]):
                     continue
 
 
-@pytest.mark.parametrize("rule", fastopt.RULES.values(), ids=fastopt.RULES)
+@pytest.mark.parametrize("rule", ELEMENTWISE.values(), ids=ELEMENTWISE)
 def test_every_factor_that_can_be_zero_stands_in_a_term(rule):
     for made in variants(rule):
         for step in (1, 2, 7, 1000):
@@ -189,7 +189,7 @@ def test_finite_gradients_make_no_nan(rule, backend, dtype):
             assert not np.isnan(buffer).any(), (step, name)
 
 
-@pytest.mark.parametrize("kind", [r for r in fastopt.RULES.values() if "betas" in r.fields], ids=lambda r: r.__name__)
+@pytest.mark.parametrize("kind", [r for r in ELEMENTWISE.values() if "betas" in r.fields], ids=lambda r: r.__name__)
 @pytest.mark.parametrize("betas", [(0.0, 0.0, 0.0), (0.0, 0.9, 0.9), (0.9, 0.0, 0.0)])
 def test_moments_without_memory_forget_what_overflowed(kind, betas, backend, dtype):
     p = np.ones(3, dtype)

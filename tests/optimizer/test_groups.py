@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from cases import by_kernel
+from cases import ELEMENTWISE, by_kernel
 from harness import SHAPES, random_buffer, snapshot
 
 from fastopt import (
     MADGRAD,
-    RULES,
     SGD,
     Adam,
     AdamW,
@@ -214,7 +213,7 @@ def test_with_every_group_frozen_a_step_counts_and_updates_nothing(backend):
 
 
 @pytest.mark.parametrize(
-    "rule", [rule() for rule in RULES.values() if rule is not Rprop], ids=lambda rule: type(rule).__name__
+    "rule", [rule() for rule in ELEMENTWISE.values() if rule is not Rprop], ids=lambda rule: type(rule).__name__
 )
 def test_a_new_learning_rate_takes_effect_at_the_next_step(rule, backend, dtype):
     """As a schedule with the same values does; Rprop takes only its first learning rate. The averages of MADGRAD and of

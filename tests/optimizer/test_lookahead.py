@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from harness import random_buffer, snapshot
 
-from fastopt import MADGRAD, SGD, AdamW, CheckpointError, Momentum, Optimizer, ScheduleFreeSGD
+from fastopt import LAMB, MADGRAD, SGD, AdamW, CheckpointError, Momentum, Optimizer, ScheduleFreeSGD
 
 STORED = [
     ("float32", {}),
@@ -29,7 +29,7 @@ def start(dtype="float32", rules=RULES, lookahead=(3, 0.4), **options):
     return Optimizer(random_buffer(0, dtype), rules, lookahead=lookahead, **options)
 
 
-@pytest.mark.parametrize("rule", [SGD, AdamW, MADGRAD, ScheduleFreeSGD], ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", [SGD, AdamW, LAMB, MADGRAD, ScheduleFreeSGD], ids=lambda rule: rule.__name__)
 def test_it_is_the_algorithm_around_a_rule(rule):
     """Beside a second optimizer whose parameters are set by hand."""
     ahead, plain = start("float64", rule(lr=0.01), ema_decay=0.8), Optimizer(random_buffer(0, "float64"), rule(lr=0.01))

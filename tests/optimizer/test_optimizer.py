@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import by_kernel, short
+from cases import ELEMENTWISE, by_kernel, short
 from harness import SHAPES, random_buffer, snapshot
 
 import fastopt
@@ -556,7 +556,7 @@ def test_a_step_makes_no_temporaries(form, backend, dtype):
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e30])
-@pytest.mark.parametrize("rule", [form for rule in fastopt.RULES.values() for form in rule.forms()], ids=short)
+@pytest.mark.parametrize("rule", [form for rule in ELEMENTWISE.values() for form in rule.forms()], ids=short)
 def test_what_numpy_does_about_floating_point_errors_does_not_matter(rule, scale):
     """2,000 steps with every option at once; what over- and underflows is a coefficient, a norm or a schedule."""
     gradient = np.array([0.0, 1.0, -0.5], np.float32) * np.float32(scale)

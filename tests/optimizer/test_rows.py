@@ -7,7 +7,7 @@ from harness import snapshot
 from test_interrupts import interrupted_at
 
 import fastopt
-from fastopt import SGD, AdamW, FlatBuffer, Lion, NAdam, Optimizer, Rows, schedules
+from fastopt import LAMB, SGD, AdamW, FlatBuffer, Lion, NAdam, Optimizer, Rows, schedules
 from fastopt.declared import LearningRate
 
 SHAPES = {"before": (3,), "table": (40, 7), "after": (5, 2)}
@@ -251,6 +251,8 @@ def test_rows_that_do_not_fit(indices, values, message, backend):
 
 
 def test_what_has_no_rows():
+    with pytest.raises(TypeError, match=r"grads\['table'\] must be an array for LAMB, which needs all rows, not Rows"):
+        Optimizer(buffer(0), LAMB()).step(both(1)[0])
     scalar = Optimizer(FlatBuffer({"s": np.ones(())}, dtype="float32"), SGD())
     with pytest.raises(ValueError, match=r"grads\['s'\] must be an array: a parameter without dimensions has no rows"):
         scalar.step({"s": Rows([0], np.ones(1))})

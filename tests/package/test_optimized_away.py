@@ -36,11 +36,11 @@ import fastopt
 backend, path = sys.argv[1:]
 schedule = fastopt.schedules.Cosine(lr=1e-3, steps=10, warmup=2)
 for name, rule in fastopt.RULES.items():
-    params = fastopt.FlatBuffer({"w": np.ones((20, 30)), "b": np.zeros(30)}, dtype="float32")
+    params = fastopt.FlatBuffer({"w": np.ones((20, 30)), "b": np.zeros((30, 1))}, dtype="float32")
     rules = {"w": rule(lr=schedule), "*": rule()}
     optimizer = fastopt.Optimizer(params, rules, backend=backend, ema_decay=0.9, accumulate=2, threads=2)
     for _ in range(4):
-        report = optimizer.step({"w": np.ones((20, 30), "float32"), "b": np.ones(30, "float32")}, max_norm=1.0)
+        report = optimizer.step({"w": np.ones((20, 30), "float32"), "b": np.ones((30, 1), "float32")}, max_norm=1.0)
     if (params["w"] == 1).any() or report.step != 2:
         sys.exit(f"{name} made no step")
     optimizer.save(path, extra={"name": name})

@@ -17,9 +17,11 @@ def table():
         what = rule.__doc__.partition(": ")[2].partition(".")[0]
         for each in rule.forms():
             states = ", ".join(f"`{state}`" for state in each.states) or "none"
-            lines.append(
-                f"| `{name}` | {what} | `{each.kernel}` | {states} | {12 + 8 * len(each.states)} | {rule.ulp} |"
-            )
+            if rule.stage is None:
+                kernel, moved, error = f"`{each.kernel}`", 12 + 8 * len(each.states), rule.ulp
+            else:
+                kernel, moved, error = f"`{each.stage}`, then `{each.kernel}`", "-", f"{rule.tolerance:g} x"
+            lines.append(f"| `{name}` | {what} | {kernel} | {states} | {moved} | {error} |")
     return "\n".join(lines)
 
 

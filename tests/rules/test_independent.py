@@ -323,3 +323,30 @@ def test_schedule_free_rules_of_optax():
     assert_close(ours(fastopt.ScheduleFreeSGD(lr=0.3, momentum=0.8)), by_optax(free))
     free = optax.contrib.schedule_free_adamw(0.05, b1=0.8, b2=0.99)
     assert_close(ours(fastopt.ScheduleFreeAdamW(lr=0.05, betas=(0.8, 0.99))), by_optax(free))
+
+
+# Rules that take norms of each parameter: several of them, so that one for all would show.
+
+
+def in_parts(rule):
+    """As :func:`ours`, of parameters that are named apart."""
+    params = fastopt.FlatBuffer(dict(enumerate_parts(START)), dtype="float64")
+    optimizer = fastopt.Optimizer(params, rule)
+    for gradient in GRADIENTS:
+        optimizer.step(np.ascontiguousarray(gradient))
+    return params.flat
+
+
+def enumerate_parts(array):
+    return [(f"part{number}", part) for number, part in enumerate(np.array_split(array, 3))]
+
+
+def parts_by_torch(cls, **arguments):
+    torch = pytest.importorskip("torch")
+    params = [torch.nn.Parameter(torch.tensor(part)) for _, part in enumerate_parts(START)]
+    optimizer = cls(params, **arguments)
+    for gradient in GRADIENTS:
+        for p, (_, part) in zip(params, enumerate_parts(gradient), strict=True):
+            p.grad = torch.tensor(part)
+        optimizer.step()
+    return np.concatenate([p.detach().numpy() for p in params])

@@ -6,6 +6,7 @@ import pickle
 import ml_dtypes
 import numpy as np
 import pytest
+from cases import ELEMENTWISE
 from conftest import BACKENDS
 from reference_engine import ENGINES, choosing
 
@@ -50,7 +51,7 @@ MIXES = {
     "float16": ("float16", "float32", {"state_dtype": "bfloat16"}),
 }
 
-FORMS = [form for rule in fastopt.RULES.values() for form in rule.forms()]
+FORMS = [form for rule in ELEMENTWISE.values() for form in rule.forms()]
 #: One for each number of states, and those that have running numbers: what kernels do is known from plain arrays.
 DIFFERENT = [*{len(form.states): form for form in FORMS}.values(), *(form for form in FORMS if form.scalars)]
 

@@ -281,8 +281,9 @@ def test_what_makes_no_sense_here_is_refused_with_the_reason(name):
     if "capturable" in options:
         with pytest.raises(RuntimeError, match=f"{name}: capturable=True is for"):
             made([parameter(3)], capturable=True)
-    with pytest.raises(RuntimeError, match=f"{name}: differentiable=True needs"):
-        made([parameter(3)], differentiable=True)
+    if "differentiable" in options:
+        with pytest.raises(RuntimeError, match=f"{name}: differentiable=True needs"):
+            made([parameter(3)], differentiable=True)
     optimizer = made([parameter(3)])
     optimizer.param_groups[0]["differentiable"] = True
     optimizer.param_groups[0]["params"][0].grad = torch.ones(3)

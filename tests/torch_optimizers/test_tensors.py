@@ -204,53 +204,6 @@ def test_a_device_without_memory_here():
         fastopt.torch.Lion([p]).step()
 
 
-@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")  # from within torch's Adagrad
-@pytest.mark.parametrize("name", ["SGD", "Adagrad"])
-def test_sparse_gradients_as_torch_handles_them(name):
-    torch.manual_seed(0)
-    ours, theirs, both = pair(name, {"lr": 0.1}, [parameter(10, 3), parameter(4)])
-    for step in range(5):
-        for p, q in both:
-            p.grad = torch.randn(p.shape)
-            if step >= 2 and p.dim() == 2:  # dense first, then sparse
-                rows = torch.tensor([[1, 7, 1]])
-                p.grad = torch.sparse_coo_tensor(rows, torch.randn(3, 3), p.shape, check_invariants=True)
-            q.grad = p.grad.clone()
-        ours.step()
-        theirs.step()
-    assert_near(ours, theirs)
-    assert [(param.endswith("['params'][0]"), "sparse" in why) for param, why in ours.explain().torch] == [(True, True)]
-
-
-def test_sparse_gradients_that_torch_refuses_are_refused_and_change_nothing():
-    p, q = parameter(10, 3), parameter(4)
-    for name in ("Adam", "Lion"):
-        optimizer = getattr(fastopt.torch, name)([q, p])
-        p.grad = torch.ones(10, 3).to_sparse(1)
-        q.grad = torch.ones(4)
-        before = q.detach().clone()
-        with pytest.raises(RuntimeError, match="sparse"):
-            optimizer.step()
-        assert torch.equal(q, before)
-
-
-def test_an_embedding_with_sparse_gradients_trains():
-    torch.manual_seed(0)
-    models = []
-    for made in (fastopt.torch.SGD, torch.optim.SGD):
-        torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Embedding(20, 4, sparse=True), torch.nn.Flatten(), torch.nn.Linear(12, 1))
-        optimizer = made(model.parameters(), lr=0.1)
-        for seed in range(5):
-            optimizer.zero_grad()
-            words = torch.randint(20, (6, 3), generator=torch.Generator().manual_seed(seed))
-            model(words).square().mean().backward()
-            optimizer.step()
-        models.append(model)
-    for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        torch.testing.assert_close(p, q)
-
-
 def test_parameters_that_share_memory_are_stepped_one_after_the_other():
     whole = torch.randn(12)
     copy = whole.clone()

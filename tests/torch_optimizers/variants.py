@@ -5,8 +5,11 @@ import torch
 
 from fastopt.rules import RULES
 
-#: The rules that torch.optim has, too.
-SHARED = sorted(name for name in RULES if hasattr(torch.optim, name))
+#: The one that takes no dense gradients in torch.
+SPARSE = "SparseAdam"
+
+#: The other rules that torch.optim has, too.
+SHARED = sorted(name for name in RULES if hasattr(torch.optim, name) and name != SPARSE)
 
 #: Arguments besides the defaults: every flag that changes what is kept.
 VARIANTS = [(name, {}) for name in RULES] + [

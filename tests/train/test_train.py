@@ -194,6 +194,18 @@ def test_the_norm_is_clipped(digits):
     assert math.isclose(lengths[1], 0.01, rel_tol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_schedule_free_rules_are_validated_with_their_averages(digits, dtype):
+    run = after(digits, epochs=1, optimizer="schedulefreeadamw", dtype=dtype)
+    before = run.network.params.flat.tobytes()
+    last, (plain, _) = run.history[-1], run.network.evaluate(digits.x_val, digits.y_val)
+    with run.optimizer.averaged():
+        average, _ = run.network.evaluate(digits.x_val, digits.y_val)
+    assert last["val_loss"] == pytest.approx(average, rel=1e-6)
+    assert abs(average - plain) > 1e-3
+    assert run.network.params.flat.tobytes() == before
+
+
 def test_another_seed_gives_other_bits(digits):
     assert bits(after(digits, 1))[0] == bits(after(digits, 1))[0]
     assert bits(after(digits, 1))[0] != bits(after(digits, 1, seed=1))[0]

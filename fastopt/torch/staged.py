@@ -1,0 +1,61 @@
+"""A parameter whose rule has a stage: what that reads and gives, in the order in which tensors lie in memory."""
+
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from torch import Tensor
+
+from fastopt.backend.program import Work
+from fastopt.matrices import staged
+from fastopt.rule import Rule
+from fastopt.storages import noise
+from fastopt.torch import memory
+from fastopt.torch.memory import Numbers
+from fastopt.torch.rows import Row
+
+
+class Staged:
+    """Memory of a plan's own for what a stage gives, and the works that write it to the states."""
+
+    def __init__(self, row: Row, stage: Any, seed: int) -> None:
+        self._stage, self._dtype, self._seed = stage, row.computes, seed
+        self._p, *states = row.kept.numbers
+        self._states = dict(zip(row.kept.states, states, strict=True))
+        #: What the kernel takes for the gradient: 1-D, in the order in which the parameter lies in memory.
+        self.direction = np.empty(self._p.tensors[0].numel(), self._dtype)
+        self._after = {name: np.empty(each.tensors[0].numel(), self._dtype) for name, each in self._states.items()}
+        #: Where these lie: the direction, then the states after the step.
+        self.addresses = [array.ctypes.data for array in (self.direction, *self._after.values())]
+        self._keys = {name: np.zeros(1, np.uint64) for name in self._states}
+        copy = np.array([0.0, 1.0], self._dtype)
+        #: Their gradients are the states after the step.
+        self.writes = [
+            Work("blend", (each.stream(self._dtype), self._after[name]), copy, (), self._keys[name])
+            for name, each in self._states.items()
+        ]
+
+    def run(self, rule: Rule, step: int, gradient: Any, scale: float) -> None:
+        """Takes a gradient, times ``scale``, through the stage. It writes to memory of the plan's own alone."""
+        g = self._read(memory.numbers(memory.local(gradient)))
+        if scale != 1.0:
+            g = g * self._dtype.type(scale)
+        states = {name: self._read(each) for name, each in self._states.items()}
+        direction, after = staged(self._stage, rule, step, self._read(self._p), g, states)
+        _in_order(self.direction, self._p.tensors[0])[...] = direction
+        for name, array in self._after.items():
+            _in_order(array, self._states[name].tensors[0])[...] = after[name]
+        for pair, keys in enumerate(self._keys.values(), 1):
+            keys[0] = noise.key(self._seed, step, pair)
+
+    def _read(self, numbers: Numbers) -> np.ndarray:
+        """Numbers in the dtype in which kernels compute: their memory, or a copy where they are stored otherwise."""
+        stream = numbers.stream(self._dtype)
+        found = stream if isinstance(stream, np.ndarray) else numbers.decode().astype(self._dtype, copy=False)
+        return _in_order(found, numbers.tensors[0])
+
+
+def _in_order(array: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """A view of a 1-D array in the shape of a dense tensor whose elements lie in that order."""
+    strides = [stride * array.itemsize for stride in tensor.stride()]
+    return as_strided(array, tuple(tensor.shape), strides)
