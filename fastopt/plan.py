@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt.backend.process import process
-from fastopt.backend.program import Backend, Call, Follower, OtherTerms, Program, Sums, Work, run
+from fastopt.backend.program import Backend, Call, Follower, OtherTerms, Program, Work, run
 from fastopt.buffers import FlatBuffer
 from fastopt.encoded import between, block_of
 from fastopt.gradients import Apart, Flat, check_flat, check_mapping, is_readable, worth_reading_in_place
@@ -55,19 +55,9 @@ class Reading:
         self.add: Program | None = None
         self.add_up: Program | None = None
         self.sum_squares: Callable[[float], float] | None = None
-        self.measures: list[Measure] | None = None
+        self.measures: list[Any] | None = None  # what a plan of another file takes of it
         #: For the kernel ``blend``, when the gradient is added to others: by what these and it are multiplied.
         self.scale = np.array([1.0, 1.0], gradient.state.dtype)
-
-
-class Measure(NamedTuple):
-    """The sums over the parameters of groups that take the same ones: each group, and where its sums are.
-
-    ``which`` are the parameters, by their number in the group, that the gradient has elements for.
-    """
-
-    sums: Sums
-    groups: list[tuple[Group, slice, np.ndarray]]
 
 
 class PlannedKernel(NamedTuple):
@@ -440,56 +430,6 @@ class StepPlan:
             stored = self.state.storages_of(group)
             found.append(PlannedKernel(group.pattern, name, len(group.names), elements, runs, stored))
         return tuple(found)
-
-
-class AdaptingPlan(StepPlan):
-    """The plan where coefficients of a group differ from one parameter to another: see :attr:`Rule.sums`."""
-
-    _scale = 1.0
-
-    def read(self, grads: Any, *, measured: bool) -> Reading:
-        if isinstance(grads, Mapping):
-            for group in self._adapting:
-                for name in group.names:
-                    if isinstance(grads.get(name), Rows):
-                        rule = type(group.rule).__name__
-                        raise TypeError(f"grads[{name!r}] must be an array for {rule}, which needs all rows, not Rows")
-        return super().read(grads, measured=measured)
-
-    def fill(self, scale: float) -> int:
-        self._scale = scale
-        for group in self._adapting:
-            group.prepare_sums(self.state.counts[group.index] + 1, scale)
-        return super().fill(scale)
-
-    def commit(self, reading: Reading) -> None:
-        for sums, groups in reading.measures or self._bind_measures(reading):
-            found = sums.take(self.threads)
-            for group, place, which in groups:
-                numbers = np.zeros((len(group.names), found.shape[1]))
-                numbers[which] = found[place]
-                group.adapt(self.counts[group.index], self._scale, numbers)
-        super().commit(reading)
-
-    @property
-    def _adapting(self) -> list[Group]:
-        return [group for group in self.groups if group.adapted]
-
-    def _bind_measures(self, reading: Reading) -> list[Measure]:
-        works: dict[str, list[Work]] = {}
-        groups: dict[str, list[tuple[Group, slice, np.ndarray]]] = {}
-        for group in self._adapting:
-            assert group.adapted is not None and group.rule.sums is not None
-            k = group.adapted.measured.array
-            taken = works.setdefault(group.rule.sums, [])
-            start = len(taken)
-            taken += [work._replace(k=k) for work in self._works_of(group, reading, followed=False)]
-            pieces = reading.gradient.pieces(self.state.runs(group))
-            which = [group.names.index(piece.first) for piece in pieces if piece.array.size]
-            place = slice(start, len(taken))
-            groups.setdefault(group.rule.sums, []).append((group, place, np.array(which, np.intp)))
-        reading.measures = [Measure(self.backend.sums(works[name], name), groups[name]) for name in works]
-        return reading.measures
 
 
 def is_stochastic(stream: np.ndarray | Stream) -> bool:

@@ -2,9 +2,10 @@
 
 from functools import cache
 
+from fastopt.adapting import AdaptingPlan
 from fastopt.backend.program import Backend
 from fastopt.lookahead import LookaheadPlan
-from fastopt.plan import AdaptingPlan, StepPlan
+from fastopt.plan import StepPlan
 from fastopt.staged import StagedPlan
 from fastopt.state import OptimizerState
 

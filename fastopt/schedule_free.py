@@ -1,7 +1,7 @@
 """What schedule-free rules have in common: which average of their iterates parameters stand for, and its weights."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -24,12 +24,13 @@ class ScheduleFree(Rule):
 
         w = step^r lr_max^weight_lr_power;  W = W + w;  lr_max = max(lr_max, lr_t)
 
-    Parameters are y, z is a state, and x follows from both. A subclass gives ``averaging``, which is beta, and
-    :meth:`size`, which is lr_t.
+    Parameters are y, z is a state, and x follows from both. A subclass gives the fields ``r`` and ``weight_lr_power``,
+    ``averaging``, which is beta, and :meth:`size`, which is lr_t.
     """
 
-    r: NonNegative = 0.0
-    weight_lr_power: NonNegative = 2.0
+    if TYPE_CHECKING:
+        r: NonNegative = 0.0
+        weight_lr_power: NonNegative = 2.0
 
     averages: ClassVar = True
     starts_from_parameters: ClassVar = True

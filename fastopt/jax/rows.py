@@ -59,7 +59,7 @@ def _scalars_before(name: str, rule: Rule, step: int) -> dict[str, float]:
     """The scalars before a step of a run with this rule alone; quickly, if the step before was asked for."""
     if not rule.scalars:
         return {}
-    steps, scalars = _scalars.get(name, (-1, {}))
+    steps, scalars = _scalars.get(name, (None, {}))
     scalars = rule.advance(step - 1, **scalars) if steps == step - 2 else rule.scalars_after(step - 1)
     _scalars[name] = step - 1, scalars
     return scalars

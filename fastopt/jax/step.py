@@ -42,7 +42,7 @@ class Step:
             raise TypeError(f"rule must be a rule, such as fastopt.AdamW(), not {quoted(rule)}")
         if not isinstance(rule.kernel, str):
             raise TypeError(f"rule must have a kernel of the C backend, not {quoted(rule)}, whose kernel is for numba")
-        if rule.sums is not None or getattr(rule, "stage", None) is not None:
+        if rule.sums is not None or rule.stage is not None:
             raise TypeError(
                 f"rule must be one whose step is a kernel alone, without sums or a stage, not {quoted(rule)}"
             )

@@ -9,16 +9,14 @@ from fastopt.rule import Rule, State
 
 
 class SparseAdam(Rule):
-    """SparseAdam: Adam for gradients of few rows::
+    """SparseAdam: Adam for gradients of few rows. Kingma & Ba, ICLR 2015, arXiv:1412.6980, end of section 2::
 
         m = beta1 m + (1 - beta1) g
         v = beta2 v + (1 - beta2) g^2
         p = p - lr sqrt(1 - beta2^step) / (1 - beta1^step) m / (sqrt(v) + eps)
 
-    with m the state ``exp_avg`` and v the state ``exp_avg_sq``. This is Kingma & Ba's Algorithm 1 as the end of their
-    section 2 rearranges it: eps is added to the root of v before v is corrected. It has no weight decay.
-
-    Every rule takes :class:`fastopt.Rows`; this one gives the numbers of ``torch.optim.SparseAdam``.
+    with m the state ``exp_avg`` and v the state ``exp_avg_sq``. Unlike in :class:`Adam`, eps is added to the root of v
+    before v is corrected. Other rules take :class:`fastopt.Rows`, too; this one has torch.optim.SparseAdam's numbers.
     """
 
     lr: LearningRate = 1e-3

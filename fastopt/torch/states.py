@@ -56,7 +56,7 @@ class Watch:
     def __init__(self, state: Any, entries: list[dict], tensors: list[Tensor], locals: Callable[..., Any]) -> None:
         """``tensors`` are those of ``entries`` that a step writes to, ``locals`` gives the memory of DTensors here."""
         self._state, self._members, self._entries = state, list(state.values()), entries
-        self._values = [*_all_values(entries)]
+        self._held = [*_all_values(entries)]
         self._tensors, self._locals = tensors, locals
         self._addresses = list(map(Tensor.data_ptr, locals(tensors)))
         self._looks, self._quiet, self._patience = True, 0, self.PATIENCE
@@ -92,7 +92,7 @@ class Watch:
         return not (
             len(members) == len(self._members)
             and all(map(is_, self._members, members))
-            and all(map(is_, self._values, _all_values(self._entries)))
+            and all(map(is_, self._held, _all_values(self._entries)))
             and self._addresses == list(map(Tensor.data_ptr, self._locals(self._tensors)))
         )
 

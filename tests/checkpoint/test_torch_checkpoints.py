@@ -1,6 +1,9 @@
 """State of torch's optimizers, moved into an optimizer here and back: files and state dicts that torch has written."""
 
 import pickle
+import subprocess
+import sys
+import textwrap
 from contextlib import suppress
 
 import numpy as np
@@ -256,3 +259,25 @@ def test_a_file_and_a_state_dict_of_ours(tmp_path):
         again.load_state_dict(stayed.state_dict())
         again.step(gradient)
         assert np.array_equal(moved.params.flat, again.params.flat) and np.array_equal(moved.ema.flat, again.ema.flat)
+
+
+def test_nothing_of_torch_is_needed_for_a_file_of_it(tmp_path):
+    stayed = theirs(torch.optim.AdamW, fastopt.AdamW())
+    train(stayed, 0, 3)
+    torch.save(stayed.state_dict(), tmp_path / "run.pt")
+    program = f"""
+        import sys
+        sys.modules |= dict.fromkeys(["torch", "optax", "jax", "bitsandbytes", "h5py"])
+        import numpy as np
+        import fastopt
+        from fastopt import checkpoint
+        shapes = {SHAPES}
+        arrays = {{name: np.ones(shape, np.float32) for name, shape in shapes.items()}}
+        like = fastopt.Optimizer(fastopt.FlatBuffer(arrays), fastopt.AdamW())
+        like.load_state_dict(checkpoint.read({str(tmp_path / "run.pt")!r}, like=like))
+        print(like.step_count, float(like.state["exp_avg_sq"].flat.sum()))
+    """
+    found = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    moved = ours(stayed, fastopt.AdamW())
+    moved.load_state_dict(checkpoint.read(stayed.state_dict(), like=moved))
+    assert found.stdout.split() == ["3", str(float(moved.state["exp_avg_sq"].flat.sum()))]

@@ -20,8 +20,8 @@ GRADIENTS = [
     {name: (scale * RNG.standard_normal(array.shape)).astype("float32") for name, array in START.items()}
     for scale in np.geomspace(3, 0.01, 6)
 ]
-RULES = [rule for kind in fastopt.RULES.values() for rule in kind.forms() if rule.sums is None and rule.stage is None]
-RULES += every_form(fastopt.AdamW)
+RULES = [*(rule for kind in fastopt.RULES.values() for rule in kind.forms()), *every_form(fastopt.AdamW)]
+RULES = [rule for rule in RULES if rule.sums is None and rule.stage is None]
 
 
 def arrays(tree, dtype=None):

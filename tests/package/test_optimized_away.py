@@ -12,8 +12,9 @@ def optimized(code: str, *arguments: str, **environment: str) -> str:
 def test_every_module_is_imported():
     optimized(
         """
-import importlib, pkgutil
+import importlib, pkgutil, warnings
 import fastopt
+warnings.filterwarnings("ignore", "fastopt.* is fastopt.* now")
 extras = {"click", "jax", "matplotlib", "rich", "sklearn", "threadpoolctl", "torch"}
 for module in pkgutil.walk_packages(fastopt.__path__, "fastopt."):
     if module.name != "fastopt.__main__":

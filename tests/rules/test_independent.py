@@ -325,31 +325,40 @@ def test_schedule_free_rules_of_optax():
     assert_close(ours(fastopt.ScheduleFreeAdamW(lr=0.05, betas=(0.8, 0.99))), by_optax(free))
 
 
-# Rules that take norms of each parameter: several of them, so that one for all would show.
+# Rules that take norms of each parameter first
 
 
-def in_parts(rule):
-    """As :func:`ours`, of parameters that are named apart."""
-    params = fastopt.FlatBuffer(dict(enumerate_parts(START)), dtype="float64")
-    optimizer = fastopt.Optimizer(params, rule)
-    for gradient in GRADIENTS:
-        optimizer.step(np.ascontiguousarray(gradient))
-    return params.flat
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_lamb(decay):
+    optax = pytest.importorskip("optax")
+    rule = fastopt.LAMB(lr=0.05, weight_decay=decay, always_adapt=True)
+    assert_close(ours(rule), by_optax(optax.lamb(0.05, eps=1e-6, weight_decay=decay)))
 
 
-def enumerate_parts(array):
-    return [(f"part{number}", part) for number, part in enumerate(np.array_split(array, 3))]
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_lars(nesterov):
+    """With the decay within the norm of the gradient, which is the same where there is none."""
+    optax = pytest.importorskip("optax")
+    rule = fastopt.LARS(lr=5.0, momentum=0.9, nesterov=nesterov, always_adapt=True, eps=0.0)
+    theirs = optax.lars(5.0, weight_decay=0.0, momentum=0.9, nesterov=nesterov, trust_coefficient=1e-3, eps=0.0)
+    assert_close(ours(rule), by_optax(theirs))
 
 
-def parts_by_torch(cls, **arguments):
-    torch = pytest.importorskip("torch")
-    params = [torch.nn.Parameter(torch.tensor(part)) for _, part in enumerate_parts(START)]
-    optimizer = cls(params, **arguments)
-    for gradient in GRADIENTS:
-        for p, (_, part) in zip(params, enumerate_parts(gradient), strict=True):
-            p.grad = torch.tensor(part)
-        optimizer.step()
-    return np.concatenate([p.detach().numpy() for p in params])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_mars(decay):
+    """Without eps, which it adds before the bias correction; 1e-15 under the root is there all the same."""
+    package = pytest.importorskip("pytorch_optimizer")
+    rule = fastopt.MARS(lr=0.05, weight_decay=decay, eps=0.0)
+    arguments = {"betas": rule.betas, "eps": 0.0, "weight_decay": decay, "optimize_1d": True, "foreach": False}
+    assert_close(ours(rule), by_torch(package.MARS, lr=0.05, **arguments), atol=1e-8)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_stableadamw(decay):
+    package = pytest.importorskip("optimi")
+    rule = fastopt.StableAdamW(lr=0.05, weight_decay=decay)
+    theirs = by_torch(package.StableAdamW, lr=0.05, weight_decay=decay, triton=False, foreach=False)
+    assert_close(ours(rule), theirs, atol=1e-10)
 
 
 # Matrices

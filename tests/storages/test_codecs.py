@@ -157,3 +157,19 @@ def test_bytes():
     }
     assert [storage.block for storage in STORAGES.values()] == [1, 1, 1, 1, 1, 256, 256]
     assert STORAGES["float8_signed"].lengths(257) == (257, 2)
+
+
+@pytest.mark.compiled
+def test_float16_by_integers():
+    """Where a processor has instructions for it, nothing else runs numba's loops by integers."""
+    float16 = pytest.importorskip("fastopt.codecs.float16", exc_type=ImportError)
+    halves = np.arange(2**16, dtype=np.uint16)
+    found, expected = np.empty((2, halves.size), np.float32)
+    float16.decode_by_integers(halves, found)
+    float16.decode(halves, expected)
+    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
+    values = np.arange(0, 2**32, 2**10 - 1, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    codes, expected_codes = np.empty((2, values.size), np.uint16)
+    float16.encode_by_integers(values, codes)
+    float16.encode(values, expected_codes)
+    np.testing.assert_array_equal(codes, expected_codes)
