@@ -359,3 +359,47 @@ def test_stableadamw(decay):
     rule = fastopt.StableAdamW(lr=0.05, weight_decay=decay)
     theirs = by_torch(package.StableAdamW, lr=0.05, weight_decay=decay, triton=False, foreach=False)
     assert_close(ours(rule), theirs, atol=1e-10)
+
+
+# Matrices
+
+
+def test_muon_is_optaxs_in_float32():
+    """Which corrects the bias of the momentum: without Nesterov's that is a factor, of which the step knows nothing."""
+    jax = pytest.importorskip("jax")
+    optax = pytest.importorskip("optax")
+    rng = np.random.default_rng(8)
+    for shape in ((16, 16), (12, 30), (30, 12)):
+        start = rng.standard_normal(shape).astype(np.float32)
+        params = fastopt.FlatBuffer({"w": start})
+        optimizer = fastopt.Optimizer(params, fastopt.Muon(lr=0.02, nesterov=False))
+        other = optax.contrib.muon(0.02, nesterov=False, weight_decay=0.1)
+        p = jax.numpy.asarray(start.T)  # its matrices are those of x @ w
+        state = other.init(p)
+        for _ in range(10):
+            gradient = rng.standard_normal(shape).astype(np.float32)
+            optimizer.step({"w": gradient})
+            updates, state = other.update(jax.numpy.asarray(gradient.T), state, p)
+            p = optax.apply_updates(p, updates)
+        np.testing.assert_allclose(params["w"], np.asarray(p).T, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (20,)])
+def test_soap_is_that_of_pytorch_optimizer(shape):
+    """Which decays after the step."""
+    torch = pytest.importorskip("torch")
+    others = pytest.importorskip("pytorch_optimizer")
+    rng = np.random.default_rng(9)
+    start = rng.standard_normal(shape)
+    params = fastopt.FlatBuffer({"w": start})
+    rule = fastopt.SOAP(weight_decay=0.0, precondition_frequency=3)
+    optimizer = fastopt.Optimizer(params, rule)
+    p = torch.nn.Parameter(torch.from_numpy(start.copy()))
+    other = others.SOAP([p], lr=rule.lr, betas=rule.betas, weight_decay=0.0, precondition_frequency=3)
+    for _ in range(20):
+        gradient = rng.standard_normal(shape)
+        optimizer.step({"w": gradient})
+        p.grad = torch.from_numpy(gradient.copy())
+        other.step()
+    # Its bases are rounded to float32.
+    np.testing.assert_allclose(params["w"], p.detach().numpy(), rtol=0, atol=1e-5)

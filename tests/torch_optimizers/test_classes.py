@@ -10,6 +10,7 @@ import warnings
 
 import pytest
 import torch
+from cases import ELEMENTWISE
 from variants import NARROW, SHARED, assert_rounded, exact
 
 import fastopt
@@ -220,7 +221,7 @@ def test_what_torchs_constructors_take_is_taken_and_means_the_same(name, argumen
     torch.testing.assert_close(p, q, rtol=0, atol=1e-5, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_nan_and_what_is_no_number_is_refused_where_torch_takes_it(name):
     made = getattr(fastopt.torch, name)
     with pytest.raises(ValueError, match=f"{name}: lr must be"):
@@ -241,7 +242,7 @@ def test_a_group_may_be_empty(name):
         getattr(fastopt.torch, name)([])
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_classes_are_subclasses_of_torchs(name):
     """And lose nothing by it: their steps, states and pickles are their own."""
     made = getattr(fastopt.torch, name)
@@ -257,7 +258,7 @@ def test_classes_are_subclasses_of_torchs(name):
     assert issubclass(fastopt.torch.AdamW, torch.optim.AdamW)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_wrong_hyperparameters_are_refused_by_name(name):
     made = getattr(fastopt.torch, name)
     with pytest.raises(ValueError, match=f"{name}: lr must be"):
@@ -274,7 +275,7 @@ def test_wrong_hyperparameters_are_refused_by_name(name):
     assert len(optimizer.param_groups) == 1
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_what_makes_no_sense_here_is_refused_with_the_reason(name):
     made = getattr(fastopt.torch, name)
     options = inspect.signature(made).parameters
@@ -294,7 +295,7 @@ def test_what_makes_no_sense_here_is_refused_with_the_reason(name):
             made([parameter(3)], fused=True, foreach=True)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 @pytest.mark.parametrize("options", [{"foreach": True}, {"foreach": False}, {"fused": True}, {"fused": False}])
 def test_foreach_and_fused_change_no_bit(name, options):
     made = getattr(fastopt.torch, name)

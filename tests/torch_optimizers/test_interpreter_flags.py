@@ -21,10 +21,10 @@ EVERYTHING = """
     assert False, "this is not run without assertions"
     assert ft.AdamW.__doc__ is None or sys.exit("there are docstrings")
     for name in fastopt.RULES:
-        p, q = torch.nn.Parameter(torch.ones(7, 3)), torch.nn.Parameter(torch.ones(4))
+        p, q = torch.nn.Parameter(torch.ones(7, 3)), torch.nn.Parameter(torch.ones(4, 1))
         optimizer = getattr(ft, name)([{"params": [p]}, {"params": [q], "lr": 0.1}])
         for _ in range(3):
-            p.grad, q.grad = torch.randn(7, 3), torch.randn(4)
+            p.grad, q.grad = torch.randn(7, 3), torch.randn(4, 1)
             optimizer.step()
         saved = io.BytesIO()
         torch.save(optimizer.state_dict(), saved)
@@ -35,7 +35,7 @@ EVERYTHING = """
         repr(optimizer)
         if hasattr(torch.optim, name):
             ft.accelerate(getattr(torch.optim, name)([q])).step()
-            half = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+            half = torch.nn.Parameter(torch.ones(3, 1, dtype=torch.bfloat16))
             half.grad = torch.ones_like(half)
             getattr(ft, name)([half]).step()
     sys.exit(training_step.main(["--rounds", "1", "--steps", "1", "--model", "two-layer net"]))

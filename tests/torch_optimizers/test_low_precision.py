@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from cases import ELEMENTWISE
 from variants import IN_TORCH, NARROW, VARIANTS, assert_rounded, assert_same_bits, exact, ids, make, parameters, train
 
 import fastopt.torch
@@ -412,7 +413,7 @@ MASTERS = ("float32", "split")
 
 def test_a_master_is_float32_training(backend):
     """As parameters of float32 are trained by the same gradients, and the model's are that, rounded."""
-    for name in fastopt.RULES:
+    for name in ELEMENTWISE:
         whole, master, split = one(name, {}, {}, torch.float32), *(one(name, {}, {"master": each}) for each in MASTERS)
         (f,), (p,), (q,) = map(parameters, (whole, master, split))
         f.data.copy_(p.data)

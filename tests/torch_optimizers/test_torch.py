@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import cases, outside, short, within
+from cases import ELEMENTWISE, cases, outside, short, within
 
 import fastopt
 from fastopt.declared import Flag
@@ -59,7 +59,7 @@ LATE, DEAF = "ASGD", "Rprop"
 
 #: The rules that torch has, with the names that it gives them.
 NAMES = {"Momentum": "SGD", "Nesterov": "SGD", "AMSGrad": "Adam"}
-NAMES |= {name: name for name in fastopt.RULES if hasattr(torch.optim, name)}
+NAMES |= {name: name for name in ELEMENTWISE if hasattr(torch.optim, name)}
 by_rule = pytest.mark.parametrize("name", NAMES)
 
 #: Arguments of torch's that choose how it computes, not what; and states that count steps or hold coefficients.
@@ -109,7 +109,7 @@ COMPARABLE = [rule for rule in cases() if comparable(rule)]
 
 
 def test_every_rule_that_torch_has_is_compared():
-    assert {name for name in fastopt.RULES if hasattr(torch.optim, name)} <= {*NAMES} <= {*fastopt.RULES}
+    assert {name for name in ELEMENTWISE if hasattr(torch.optim, name)} <= {*NAMES} <= {*ELEMENTWISE}
     assert {*ULP} == {*NAMES}
 
 

@@ -2,17 +2,16 @@
 
 import numpy as np
 import torch
-
-from fastopt.rules import RULES
+from cases import ELEMENTWISE
 
 #: The one that takes no dense gradients in torch.
 SPARSE = "SparseAdam"
 
 #: The other rules that torch.optim has, too.
-SHARED = sorted(name for name in RULES if hasattr(torch.optim, name) and name != SPARSE)
+SHARED = sorted(name for name in ELEMENTWISE if hasattr(torch.optim, name) and name != SPARSE)
 
 #: Arguments besides the defaults: every flag that changes what is kept.
-VARIANTS = [(name, {}) for name in RULES] + [
+VARIANTS = [(name, {}) for name in ELEMENTWISE] + [
     ("SGD", {"momentum": 0.9, "dampening": 0.3}),
     ("SGD", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
     ("Adam", {"amsgrad": True, "weight_decay": 0.1}),
