@@ -245,11 +245,13 @@ class Rule(Declared):
             found = large or f"the coefficients of step {step}"
             raise ValueError(f"{quoted(self)}: too large for {dtype.name}: {found}") from None
 
+    @np.errstate(all="ignore")
     def fill_measured(self, row: Row, step: int, scale: float = 1.0, scalars: Mapping[str, float] = _NONE) -> None:
         """As :meth:`fill`, with the coefficients of the rule's sum."""
         values = self.measured(step, self._scaled(step, scale, scalars))
         self._pack(row.array[np.newaxis], step, values)
 
+    @np.errstate(all="ignore")
     def fill_adapted(
         self,
         rows: np.ndarray,

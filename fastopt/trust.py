@@ -8,7 +8,6 @@ def trust_ratio(weights: np.ndarray, updates: np.ndarray, clip: bool) -> np.ndar
 
     There is none where a norm is zero or not finite: an infinite one would stop the parameter for ever.
     """
-    with np.errstate(all="ignore"):
-        ratio = weights / updates
+    ratio = weights / updates
     ratio = np.where((ratio > 0) & np.isfinite(ratio), ratio, 1.0)
     return np.minimum(ratio, 1.0) if clip else ratio

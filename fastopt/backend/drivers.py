@@ -211,10 +211,22 @@ def sums_of_share(table, starts, partials, scratch, share, first, last):
 
 @_njit
 def add(contributed, lanes):
-    """Adds what elements contribute to a number, each to its lane."""
+    """Adds what elements contribute to a number, each to its lane: eight lanes at a time, which stay in registers."""
     rows = contributed.size // LANES
-    for row in range(rows):
-        for lane in range(LANES):
-            lanes[lane] += contributed[row * LANES + lane]
+    for first in range(0, LANES, 8):
+        a, b, c, d = lanes[first], lanes[first + 1], lanes[first + 2], lanes[first + 3]
+        e, f, g, h = lanes[first + 4], lanes[first + 5], lanes[first + 6], lanes[first + 7]
+        for row in range(rows):
+            at = row * LANES + first
+            a += contributed[at]
+            b += contributed[at + 1]
+            c += contributed[at + 2]
+            d += contributed[at + 3]
+            e += contributed[at + 4]
+            f += contributed[at + 5]
+            g += contributed[at + 6]
+            h += contributed[at + 7]
+        lanes[first], lanes[first + 1], lanes[first + 2], lanes[first + 3] = a, b, c, d
+        lanes[first + 4], lanes[first + 5], lanes[first + 6], lanes[first + 7] = e, f, g, h
     for lane in range(contributed.size - rows * LANES):
         lanes[lane] += contributed[rows * LANES + lane]

@@ -57,8 +57,7 @@ class StableAdamW(Rule):
         return {name: values[name] for name in names} | {"correction": correction, "least": self.eps**2}
 
     def adapted(self, step, values, sizes, squares):
-        with np.errstate(all="ignore"):
-            smaller = 1 / np.maximum(1.0, np.sqrt(squares / np.maximum(sizes, 1)))
+        smaller = 1 / np.maximum(1.0, np.sqrt(squares / np.maximum(sizes, 1)))
         smaller = np.where(smaller > 0, smaller, 1.0)  # no such mean is finite: a step of zero would hide it
         lr = self.rate(step)
         return {"shrink": 1 - lr * self.weight_decay * smaller, "step_size": values["step_size"] * smaller}
@@ -71,6 +70,7 @@ class StableAdamW(Rule):
         second = exp_avg_sq / (1 - beta2**step)
         rms = np.sqrt(np.mean(g**2 / np.maximum(second, self.eps**2)))
         lr = self.rate(step) / max(1.0, rms)
-        p = p - lr * self.weight_decay * p
+        if self.weight_decay:
+            p = p - lr * self.weight_decay * p
         p = p - lr * exp_avg / (1 - beta1**step) / (np.sqrt(second) + self.eps)
         return p, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}

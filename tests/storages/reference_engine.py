@@ -1,7 +1,7 @@
 """A backend to judge the others by: streams are decoded and encoded by definition, and kernels run over all of them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -30,6 +30,23 @@ class ReferenceEngine:
             return NumbaBackend().bind_sum_squares(arrays, 1)(scale)
 
         return sum_squares
+
+    def sums(self, works: Sequence[Work], name: str, grain: int = 0) -> "ReferenceSums":
+        return ReferenceSums(works, name)
+
+
+class ReferenceSums(NamedTuple):
+    """Sums over works whose streams are decoded anew each time."""
+
+    works: Sequence[Work]
+    name: str
+
+    def take(self, threads: int) -> np.ndarray:
+        works = [
+            work._replace(streams=tuple(_decoded(stream, work.k.dtype) for stream in work.streams))
+            for work in self.works
+        ]
+        return NumbaBackend().sums(works, self.name).take(1)
 
 
 def _decoded(stream: np.ndarray | Stream, dtype: np.dtype) -> np.ndarray:
