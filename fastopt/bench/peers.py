@@ -37,7 +37,11 @@ class Peer(NamedTuple):
 
     modules: tuple[str, ...]
     install: str
-    make: Maker
+    maker: Maker
+
+    def make(self, rule: Rule, mix: Mix, p: np.ndarray, g: np.ndarray, threads: int) -> Bound | None:
+        """The peer's step by the rule, or None if it makes no such step. None of them knows cautious ones."""
+        return None if getattr(rule, "cautious", False) else self.maker(rule, mix, p, g, threads)
 
     def missing(self) -> bool:
         """Whether one of its modules is not installed; imports none of them."""
@@ -141,6 +145,8 @@ def _torch_optimizer(rule: Rule, mix: Mix, tensors: _Tensors, **options: Any) ->
 
     kinds = [getattr(torch.optim, each.__name__, None) for each in type(rule).__mro__]
     kind = next(filter(None, kinds), None)
+    if kind is torch.optim.SparseAdam:  # which takes no dense gradient
+        return None
     if kind is None or mix.state_dtype != (mix.exact if mix.rounds else None):  # states are as parameters
         return None
     try:

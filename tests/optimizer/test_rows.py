@@ -59,7 +59,7 @@ def check(by_rows, dense, before, where=WHERE):
     assert by_rows.counts == dense.counts
 
 
-@pytest.mark.parametrize("kernel", by_kernel())
+@pytest.mark.parametrize("kernel", [name for name, rule in by_kernel().items() if rule.sums is None])
 @pytest.mark.parametrize(("dtype", "options"), STORED[:3], ids=str)
 def test_every_rule_has_the_bits_of_a_dense_step(kernel, dtype, options, backend):
     if backend == "numba" and kernel not in FEW:

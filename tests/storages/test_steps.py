@@ -231,10 +231,10 @@ def test_streams_of_the_dtype_of_the_kernel_are_arrays(kernel):
             streams = tuple(Stream(STORAGES["float32"], (array,), array.size) for array in arrays)
             k = coefficients(rule, 1, "float32")
             with using(engine):
-                bound = select(engine.backend)[0].bind([Work(rule.kernel, streams, k)], engine.threads)
-            for step in range(1, STEPS + 1):
-                k[:] = coefficients(rule, step, "float32")
-                program.run(bound.calls, bound.lock)
+                for step in range(1, STEPS + 1):
+                    k[:] = coefficients(rule, step, "float32")
+                    bound = select(engine.backend)[0].bind([Work(rule.kernel, streams, k)], engine.threads)
+                    program.run(bound.calls, bound.lock)
             assert_same(arrays, right, engine)
 
 

@@ -62,7 +62,7 @@ def test_groups_hold_what_torchs_hold(name):
     ours, theirs = getattr(fastopt.torch, name)([parameter(3)]), getattr(torch.optim, name)([parameter(3)])
     group = ours.state_dict()["param_groups"][0]
     extra = group.keys() - theirs.state_dict()["param_groups"][0].keys()
-    assert extra - {"decoupled_weight_decay"} == {"master", "state_dtype", "rounding", "seed"}
+    assert extra - {"decoupled_weight_decay", "cautious"} == {"master", "state_dtype", "rounding", "seed"}
     assert {key: value for key, value in group.items() if key not in extra} == theirs.state_dict()["param_groups"][0]
     assert set(ours.defaults) == set(group) - {"params"}
 
@@ -315,7 +315,7 @@ def test_foreach_and_fused_change_no_bit(name, options):
 
 def test_repr_and_positional_arguments():
     optimizer = fastopt.torch.SGD([parameter(2)], 0.5, 0.9, 0.1, 0.2)
-    assert repr(optimizer).startswith("SGD (\nParameter Group 0\n    dampening: 0.1\n")
+    assert repr(optimizer).startswith("SGD (\nParameter Group 0\n    cautious: False\n    dampening: 0.1\n")
     with pytest.raises(TypeError):
         fastopt.torch.SGD([parameter(2)], 0.5, 0.9, 0.0, 0.2, True, True)
 
