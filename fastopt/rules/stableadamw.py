@@ -68,7 +68,7 @@ class StableAdamW(Rule):
         exp_avg = beta1 * exp_avg + (1 - beta1) * g
         exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g**2
         second = exp_avg_sq / (1 - beta2**step)
-        rms = np.sqrt(np.mean(g**2 / np.maximum(second, self.eps**2)))
+        rms = np.sqrt((g**2 / np.maximum(second, self.eps**2)).sum() / max(g.size, 1))
         lr = self.rate(step) / max(1.0, rms)
         if self.weight_decay:
             p = p - lr * self.weight_decay * p
