@@ -21,6 +21,8 @@ from fastopt.backend.program import Work, run
 from fastopt.rule import Rule
 from fastopt.sizes import BLOCK, GRAIN
 
+pytestmark = pytest.mark.compiled
+
 KERNELS = every_kernel()
 DTYPES = ("float32", "float64")
 LARGE = 300_001  # larger than a second-level cache, worth four threads, and no multiple of anything

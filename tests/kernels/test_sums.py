@@ -20,6 +20,8 @@ from fastopt.sizes import BLOCK, LANES, TILE
 pytest.importorskip("numba", exc_type=ImportError)
 from fastopt.sums import SUMS
 
+pytestmark = pytest.mark.compiled
+
 FORMS = [form for rule in fastopt.RULES.values() for form in rule.forms() if form.sums]
 RULES = list({(form.kernel, form.sums): form for form in FORMS}.values())
 BY_SUM = {rule.sums: rule for rule in RULES}

@@ -18,6 +18,8 @@ from fastopt.backend.choice import select
 from fastopt.backend.program import Work, run
 from fastopt.rule import Rule
 
+pytestmark = pytest.mark.compiled
+
 PACKAGE = Path(fastopt.__file__).parent
 CSRC = Path(__file__).parents[2] / "csrc"
 KERNELS = every_kernel()

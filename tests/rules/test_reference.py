@@ -15,6 +15,8 @@ from cases import ELEMENTWISE, cases, short
 import fastopt
 from fastopt.rule import Rule
 
+pytestmark = pytest.mark.compiled
+
 STEPS = 100
 SIZE = 301
 WIDER = {"float32": np.float64, "float64": np.longdouble}

@@ -8,6 +8,8 @@ from engines import DEFINITION, ENGINES, FORMATS, ROUNDED, SHIFTS, assert_same
 from fastopt.codecs import CODECS
 from fastopt.storages import NUMBERS, STORAGES, find, minifloat, noise
 
+pytestmark = pytest.mark.compiled
+
 SIZES = (0, 1, 2, 7, 8, 9, 31, 33, 255, 256, 257, 511, 1023, 1024)
 
 
@@ -159,7 +161,6 @@ def test_bytes():
     assert STORAGES["float8_signed"].lengths(257) == (257, 2)
 
 
-@pytest.mark.compiled
 def test_float16_by_integers():
     """Where a processor has instructions for it, nothing else runs numba's loops by integers."""
     float16 = pytest.importorskip("fastopt.codecs.float16", exc_type=ImportError)

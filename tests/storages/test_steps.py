@@ -17,6 +17,8 @@ from fastopt.rule import Rule
 from fastopt.storage import Stream
 from fastopt.storages import STORAGES, find, noise
 
+pytestmark = pytest.mark.compiled
+
 RULES = by_kernel()
 SIZES = (0, 1, 255, 256, 257, 1023, 1024, 1025, 16383, 16384, 16385)
 LARGE = 100_001
