@@ -102,7 +102,7 @@ def comparable(rule: Rule) -> bool:
     name = type(rule).__name__
     if name not in NAMES or (NAMES[name] == "SGD" and rule.decoupled_weight_decay):
         return False
-    return not (name == LATE and callable(rule.lr))
+    return not (name == LATE and callable(rule.lr)) and not getattr(rule, "cautious", False)  # which torch has not
 
 
 COMPARABLE = [rule for rule in cases() if comparable(rule)]
