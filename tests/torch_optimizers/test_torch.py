@@ -49,6 +49,7 @@ DEVIATIONS = {
     "ASGD.alpha": "a negative power lets the step size grow: torch does not look",
     "ASGD.t0": "the average cannot start before the first step: torch does not look",
     "Rprop.step_sizes": "step sizes below zero turn the step round: torch does not look",
+    **{f"{name}.cautious": "torch has no cautious steps" for name in ("Adam", "AdamW", "NAdam", "SGD")},
 }
 #: Fields for which torch refuses zero, which is a step that moves nothing, or what Adam divides by in all others.
 STRICTER = {"SparseAdam.lr", "SparseAdam.eps"}
