@@ -13,10 +13,11 @@ class LARS(Rule):
     arXiv:1708.03888, Algorithm 1, in the form of timm's ``Lars``::
 
         r = trust_coeff ||p|| / (||g|| + weight_decay ||p|| + eps)
-        g = r (g + weight_decay p)
-        then p as in SGD, with its momentum, dampening and nesterov
+        d = r (g + weight_decay p)
+        b = momentum b + (1 - dampening) d         (the first one is d)
+        p = p - lr b                               (with nesterov: lr (d + momentum b); without momentum: lr d)
 
-    with the state ``momentum_buffer`` of :class:`SGD`. The norms are those of one parameter, not of all; r is 1 where
+    with b the state ``momentum_buffer``, as in SGD. The norms are those of one parameter, not of all; r is 1 where
     one of them is zero or not finite, and without weight decay unless ``always_adapt``. With ``trust_clip`` r is no
     more than 1 after it has been divided by lr: LARC.
 

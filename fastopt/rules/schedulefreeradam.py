@@ -21,9 +21,12 @@ class ScheduleFreeRAdam(ScheduleFree):
         rho > 4:   lr_t = lr sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))
                    u = g / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay p
         otherwise: lr_t = lr, or 0 if silent_sgd_phase;  u = g + weight_decay p
+        lr_max = max(lr_max, lr_t);  w = step^r lr_max^weight_lr_power;  W = W + w;  c = w / W
+        p = (1 - c) p + c z - lr_t (1 - beta1 (1 - c)) u
+        z = z - lr_t u                             (of p and z before the step; z = p before the first)
 
-    and with these u and lr_t as ScheduleFreeAdamW: v is the state ``exp_avg_sq``, gradients are taken at p, and
-    ``averaged()`` of the optimizer has ``p + (1 - 1 / beta1) (z - p)`` in its place.
+    with v the state ``exp_avg_sq``. Gradients are taken at p, and ``averaged()`` of the optimizer has
+    ``p + (1 - 1 / beta1) (z - p)`` in its place.
     """
 
     lr: LearningRate = 2.5e-3
