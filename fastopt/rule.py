@@ -283,7 +283,7 @@ class Rule(Declared):
         """The coefficients of the steps 1 to ``steps``, a row each: shape ``(steps, coefficients)``.
 
         ``dtype`` is that of the buffers, float32 or float64. A row is what a kernel takes as its last argument.
-        ValueError if one of them is too large for it.
+        ValueError if one of them is too large for it. Of rules that take sums it has what :meth:`adapted` starts from.
         """
         table = np.empty((steps, len(self.coefficients(1))), dtype)
         scalars = dict(self.scalars)
