@@ -38,10 +38,13 @@ class Peer(NamedTuple):
     modules: tuple[str, ...]
     install: str
     maker: Maker
+    #: Whether it knows cautious rules.
+    cautious: bool = False
 
     def make(self, rule: Rule, mix: Mix, p: np.ndarray, g: np.ndarray, threads: int) -> Bound | None:
-        """The peer's step by the rule, or None if it makes no such step. None of them knows cautious ones."""
-        return None if getattr(rule, "cautious", False) else self.maker(rule, mix, p, g, threads)
+        """The peer's step by the rule, or None if it makes no such step."""
+        known = self.cautious or not getattr(rule, "cautious", False)
+        return self.maker(rule, mix, p, g, threads) if known else None
 
     def missing(self) -> bool:
         """Whether one of its modules is not installed; imports none of them."""
@@ -309,5 +312,5 @@ PEERS = {
     "bitsandbytes": Peer(("bitsandbytes", "torch"), "pip install bitsandbytes", _BITSANDBYTES),
     "torchao": Peer(("torchao", "torch"), "pip install torchao", _TORCHAO),
     "optax": Peer(("jax", "optax"), "pip install jax optax", _optax),
-    "numpy": Peer(("numpy",), "pip install numpy", _numpy),
+    "numpy": Peer(("numpy",), "pip install numpy", _numpy, cautious=True),
 }
