@@ -24,6 +24,16 @@ def rule(text: str, argument: str = "optimizer") -> fastopt.Rule:
     return _build(kind, text, values, argument)
 
 
+def rule_of_any_shape(text: str, argument: str = "optimizer") -> fastopt.Rule:
+    """As :func:`rule`, for parameters that are not all matrices. InputError if the rule is for these alone."""
+    made = rule(text, argument)
+    try:
+        made.check_shape(argument, (2,))
+    except ValueError:
+        raise InputError(argument, f"must be a rule for parameters of any shape, not {text!r}") from None
+    return made
+
+
 def names_built_in(text: str) -> bool:
     """Whether a text names a rule of fastopt's, known or not, and not the module of one of the user's own."""
     return "." not in _path(text)

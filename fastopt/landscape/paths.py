@@ -77,7 +77,7 @@ def paths(optimizers: Sequence[str], backend: Backend = "auto") -> dict[str, lis
     rules: dict[str, fastopt.Rule] = {}
     searched: set[tuple[fastopt.Rule, bool]] = set()
     for text in optimizers:
-        rule = specs.rule(text)
+        rule = specs.rule_of_any_shape(text)
         if (rule, _gives_lr(text)) in searched:
             raise InputError(
                 "optimizer", f"must be a different one each time, not {text!r} twice, be it in other words"

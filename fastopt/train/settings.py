@@ -78,7 +78,7 @@ def phases(settings: Settings, steps_per_epoch: int) -> tuple[Phase, ...]:
 
 
 def _rule(field: str, settings: Settings, steps: int) -> fastopt.Rule:
-    rule = specs.rule(getattr(settings, field), field)
+    rule = specs.rule_of_any_shape(getattr(settings, field), field)
     if settings.schedule is None:
         return rule
     return rule.replace(lr=specs.schedule(settings.schedule, rule.rate(1), steps))

@@ -96,6 +96,11 @@ def test_a_rate_that_is_given_and_one_that_is_searched_are_two_paths(short):
     ]
 
 
+def test_a_rule_for_matrices_alone():
+    with pytest.raises(InputError, match="optimizer must be a rule for parameters of any shape, not 'muon:lr=0.1'"):
+        paths.paths(["sgd", "muon:lr=0.1"])
+
+
 @pytest.mark.parametrize("name", ["picture.jpg", "nowhere/picture.png"])
 def test_file_that_cannot_be(tmp_path, name):
     with pytest.raises(InputError) as caught:
