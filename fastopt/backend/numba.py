@@ -115,6 +115,7 @@ class _SumBatch:
         self._keeps = [works[number] for number in which]
         self.table = sum_table(self._keeps, wanted.first, len(wanted.streams))
         self._sizes = self.table[:, drivers.SIZE].copy()
+        self._size = int(self._sizes.sum())
         self.starts = np.cumsum([0, *-(-self._sizes // BLOCK)], dtype=np.int64)
         self.partials = np.empty((self.starts[-1], len(wanted.numbers)))
         self.numbers = np.empty((which.size, len(wanted.numbers)))
@@ -129,7 +130,7 @@ class _SumBatch:
 
     def run(self, threads: int) -> None:
         """Fills in the numbers, and those of every block."""
-        shares = max(1, min(useful_threads(int(self._sizes.sum()), threads), len(self.partials)))
+        shares = max(1, min(useful_threads(self._size, threads), len(self.partials)))
         if shares != len(self._scratch):
             words = drivers.scratch_words_of_sums(len(self._wanted.streams), len(self._wanted.numbers))
             self._scratch = aligned_empty(shares * words, np.dtype(np.int64)).reshape(shares, words)
