@@ -3,7 +3,7 @@ x86-64's F16C, which give the same bits."""
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
@@ -21,7 +21,10 @@ _OVERFLOW = biased(16)
 
 
 #: Whether numba compiles for a processor that has F16C. It is asked for by name: on others LLVM would call a function.
-_F16C = "+f16c" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+#: Older versions of LLVM do not vectorize its instructions: 15 does not, 22 does.
+_F16C = (
+    binding.llvm_version_info[0] >= 22 and "+f16c" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+)
 
 
 @intrinsic

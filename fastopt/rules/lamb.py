@@ -75,7 +75,8 @@ class LAMB(Rule):
         exp_avg = beta1 * exp_avg + (1 - beta1) * g
         exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g**2
         update = exp_avg / (1 - beta1**step) / (np.sqrt(exp_avg_sq / (1 - beta2**step)) + self.eps)
-        update = update + self.weight_decay * p
+        if self.weight_decay:
+            update = update + self.weight_decay * p
         ratio = 1.0
         weight, size = np.sqrt((p**2).sum()), np.sqrt((update**2).sum())
         if (self.weight_decay or self.always_adapt) and weight > 0 and size > 0:
