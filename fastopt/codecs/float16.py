@@ -22,8 +22,8 @@ _OVERFLOW = biased(16)
 
 #: Whether numba compiles for a processor that has F16C. It is asked for by name: on others LLVM would call a function.
 #: Older versions of LLVM do not vectorize its instructions: 15 does not, 22 does.
-_F16C = (
-    binding.llvm_version_info[0] >= 22 and "+f16c" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+_F16C = binding.llvm_version_info[0] >= 22 and "+f16c" in cpu_target.target_context.codegen().magic_tuple()[2].split(
+    ","
 )
 
 
