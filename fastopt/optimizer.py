@@ -23,6 +23,7 @@ from fastopt.encoded import EncodedBuffer
 from fastopt.errors import NonFiniteGradientError, nearest, one_of, quoted
 from fastopt.groups import Group, assign
 from fastopt.lookahead import check_lookahead
+from fastopt.norm import check_limit
 from fastopt.plan import Explanation, Reading, StepPlan
 from fastopt.plans import make_plan
 from fastopt.precision import check_precision, check_seed
@@ -411,7 +412,7 @@ class Optimizer:
         whose handler raises an exception, as Ctrl-C does, takes effect before the step or after it.
         """
         if max_norm is not None and not (type(max_norm) is float and max_norm > 0.0):
-            max_norm = _checked_limit(max_norm)
+            max_norm = check_limit("max_norm", max_norm)
         if type(grad_scale) is not float or grad_scale != 1.0:
             grad_scale = _checked_scale(grad_scale, self._state.dtype)
         if nonfinite not in NONFINITE:
@@ -523,13 +524,6 @@ class Optimizer:
 
 def _copies(members: Mapping[str, Stored]) -> dict[str, Any]:
     return {name: in_state_dict(stored) for name, stored in members.items()}
-
-
-def _checked_limit(value: Any) -> float:
-    number = real("max_norm", value, "a number > 0 or None")
-    if not number > 0:
-        raise ValueError(f"max_norm must be a number > 0 or None, not {quoted(value)}")
-    return number
 
 
 def _checked_scale(value: Any, dtype: np.dtype) -> float:

@@ -14,6 +14,7 @@ from fastopt.buffers import FlatBuffer
 from fastopt.encoded import between, block_of
 from fastopt.gradients import Apart, Flat, check_flat, check_mapping, is_readable, worth_reading_in_place
 from fastopt.groups import Group
+from fastopt.norm import Norm
 from fastopt.rows import Merged, Rows, merged, others
 from fastopt.state import MICRO_STEP, STEP, OptimizerState
 from fastopt.storage import Stream
@@ -21,7 +22,6 @@ from fastopt.storages import noise
 
 _SMALLER, _LARGER = 2.0**-600, 2.0**600  # the square of no float64 number overflows, or underflows, when scaled so
 _ROUGH = 2.0**-960  # a sum of squares below this may consist of numbers that have lost bits to underflow
-_CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 _LARGEST = float(np.finfo(np.float32).max)
 _ALL = slice(None)
 
@@ -97,32 +97,6 @@ class Explanation(NamedTuple):
         threads = "1 thread" if self.threads == 1 else f"up to {self.threads} threads"
         frozen = [f"{pattern!r}: frozen" for pattern in self.frozen]
         return "\n".join([f"{self.backend}, {threads}: {self.reason}", *map(str, self.kernels), *frozen])
-
-
-class Norm(NamedTuple):
-    """A gradient's norm times ``unit``, a power of two: a norm may be beyond the numbers that a float can hold."""
-
-    scaled: float
-    unit: float
-
-    @property
-    def value(self) -> float:
-        """The norm: infinite where it is too large for a float, or the gradient is not finite."""
-        return self.scaled / self.unit
-
-    @property
-    def finite(self) -> bool:
-        """Whether every number of the gradient is finite."""
-        return math.isfinite(self.scaled)
-
-    def clip(self, max_norm: float) -> float:
-        """By what a gradient is multiplied, so that its norm is at most ``max_norm``."""
-        norm = self.value
-        if norm + _CLIP_EPS <= max_norm:
-            return 1.0
-        if math.isinf(norm):
-            return max_norm * self.unit / self.scaled
-        return max_norm / (norm + _CLIP_EPS)
 
 
 class StepPlan:
@@ -231,7 +205,7 @@ class StepPlan:
 
     # Measure
 
-    def norm(self, reading: Reading, scale: float) -> "Norm":
+    def norm(self, reading: Reading, scale: float) -> Norm:
         """The 2-norm of the gradient times ``scale``."""
         if reading.sum_squares is None:
             runs = self.state.layout.runs(self.names)

@@ -1,4 +1,4 @@
-"""The norm of a model's gradient, and what the gradient is multiplied by so that it keeps to a limit."""
+"""The sum of the squares of a model's gradients, wherever they are."""
 
 import sys
 from collections.abc import Sequence
@@ -8,26 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastopt.declared import real
-from fastopt.errors import quoted
 from fastopt.torch import memory
-
-_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
-
-
-def check_limit(value: Any) -> float | None:
-    """The largest norm that gradients may have, or None. TypeError or ValueError if it is neither."""
-    if value is None:
-        return None
-    number = real("clip_grad_norm", value, "a number > 0 or None")
-    if not number > 0:
-        raise ValueError(f"clip_grad_norm must be a number > 0 or None, not {quoted(value)}")
-    return number
-
-
-def factor(norm: float, limit: float) -> float:
-    """What a gradient of that norm is multiplied by, as by ``torch.nn.utils.clip_grad_norm_``: NaN if the norm is."""
-    return limit / (norm + _EPS) if not norm + _EPS <= limit else 1.0
 
 
 def total(squares: np.ndarray, params: Sequence[Tensor]) -> float:

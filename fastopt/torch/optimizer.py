@@ -15,6 +15,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks as _post_hooks
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _pre_hooks
 
 from fastopt.declared import Flag, NumberOrCallable, Tuple, real
+from fastopt.norm import Norm, check_limit
 from fastopt.rule import Rule
 from fastopt.torch import clipping, memory, recording
 from fastopt.torch.fallback import Fallback
@@ -146,7 +147,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         given = self.signature.bind(*args, **kwargs)
         given.apply_defaults()
         params = given.arguments.pop("params")
-        clip_grad_norm = clipping.check_limit(given.arguments.pop("clip_grad_norm"))
+        clip_grad_norm = _checked_limit(given.arguments.pop("clip_grad_norm"))
         defaults = {**given.arguments, **self.constants}
         if defaults.get("fused") and defaults.get("foreach"):
             raise RuntimeError(f"{type(self).__name__}: `fused` and `foreach` cannot be `True` together.")
@@ -181,7 +182,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     @clip_grad_norm.setter
     def clip_grad_norm(self, limit: float | None) -> None:
-        self._clip_grad_norm = clipping.check_limit(limit)
+        self._clip_grad_norm = _checked_limit(limit)
 
     @property
     def state_was_seen(self) -> bool:
@@ -311,7 +312,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """What gradients, which are ``scale`` times too large, are to be multiplied by."""
         squares = plan.squares(gradients, torch.get_num_threads()) + clipping.total_of_tensors(others)
         self.grad_norm = math.sqrt(squares) / scale
-        return clipping.factor(self.grad_norm, limit) / scale
+        return Norm(self.grad_norm, 1.0).clip(limit) / scale
 
     @torch._disable_dynamo
     def update_hessian(self) -> None:
@@ -488,6 +489,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         assert self.torch_class is not None
         members = {number: [p for p, _ in members] for number, members in others.items()}
         return Fallback(self.torch_class, self.defaults, members)
+
+
+def _checked_limit(value: Any) -> float | None:
+    return None if value is None else check_limit("clip_grad_norm", value)
 
 
 @torch.no_grad()
