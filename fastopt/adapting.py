@@ -1,14 +1,12 @@
 """How a step runs where coefficients follow from sums over each parameter, which are taken before it."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fastopt.backend.program import Sums, Work
 from fastopt.groups import Group
 from fastopt.plan import Reading, StepPlan
-from fastopt.rows import Rows
 
 
 class Measure(NamedTuple):
@@ -25,15 +23,6 @@ class AdaptingPlan(StepPlan):
     """The plan where coefficients of a group differ from one parameter to another: see :attr:`Rule.sums`."""
 
     _scale = 1.0
-
-    def read(self, grads: Any, *, measured: bool) -> Reading:
-        if isinstance(grads, Mapping):
-            for group in self._adapting:
-                for name in group.names:
-                    if isinstance(grads.get(name), Rows):
-                        rule = type(group.rule).__name__
-                        raise TypeError(f"grads[{name!r}] must be an array for {rule}, which needs all rows, not Rows")
-        return super().read(grads, measured=measured)
 
     def fill(self, scale: float) -> int:
         self._scale = scale

@@ -175,8 +175,12 @@ class StepPlan:
         return Apart(state, dense | {name: few.array for name, few in found.items()}, found)
 
     def _check_rows(self, names: Collection[str]) -> None:
-        """ValueError if steps cannot touch some rows of these parameters and leave the others as they are."""
+        """TypeError or ValueError if steps cannot touch some rows of these parameters and leave others alone."""
         state = self.state
+        for group in self.groups:
+            for name in filter(names.__contains__, group.names) if group.adapted else ():
+                rule = type(group.rule).__name__
+                raise TypeError(f"grads[{name!r}] must be an array for {rule}, which needs all rows, not Rows")
         if state.accumulated is not None:
             name = next(iter(names))
             raise ValueError(

@@ -287,11 +287,9 @@ class Plan:
             works = [work._replace(k=ones[work.k.dtype], followers=(), keys=None) for work in self._works]
             self._squares = self.backend.sums(works, "sum_squares", GRAIN_AWAKE)
         squares = self._squares.take(threads, gradients.addresses)[:, 0]
-        if gradients.sparse:
-            squares = squares.copy()
-            for row, found in gradients.sparse.items():
-                values = of_array(found.array, found.array.dtype)
-                squares[row] = self.backend.bind_sum_squares([values], threads)(1.0)
+        for row, found in gradients.sparse.items():
+            values = of_array(found.array, found.array.dtype)
+            squares[row] = self.backend.bind_sum_squares([values], threads)(1.0)
         return clipping.total(squares, self._params)
 
     def prepare_estimates(self, rules: Sequence[Rule], gradients: Gradients) -> None:
