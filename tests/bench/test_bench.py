@@ -39,6 +39,14 @@ def run(*arguments, **options):
     return click.testing.CliRunner().invoke(cli.cli, ["bench", *arguments], prog_name="fastopt", **options)
 
 
+@pytest.fixture(autouse=True)
+def jax_as_it_was():
+    """optax as a peer turns on float64 for its process, which is one of its own but here."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_enable_x64", False)
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """One small run: two backends and NumPy, two sizes."""

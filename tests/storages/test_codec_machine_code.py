@@ -19,6 +19,9 @@ pytestmark = pytest.mark.compiled
 
 SCALAR = {"x86_64": r"(?!v?p)\w*s[sd]", "aarch64": r"f\w+ [sd]\d+, .*"}[platform.machine()]
 
+#: A conversion of as many numbers as the widest register holds may name only the narrower one that they fit then.
+NARROWING = {"x86_64": r"vcvtp\w+y ", "aarch64": r"(?!)"}[platform.machine()]
+
 #: Functions, and how many loops they must have.
 FUNCTIONS = {f"decode_{name}": 1 for name in FORMATS}
 FUNCTIONS |= {f"encode_{name}": 2 if name.startswith("float8") else 1 for name in FORMATS}
@@ -34,7 +37,8 @@ def vectorized(functions: dict, widths: tuple[str, ...]) -> int:
             lines = [f"{name} {operands}" for name, operands in loop]
             if any(re.match(rf"({DIALECT.calls}|{SCALAR})\b", line) for line in lines):
                 continue
-            found += any(sum(bool(re.search(DIALECT.widths[width], line)) for line in lines) > 1 for width in widths)
+            widest = any(sum(bool(re.search(DIALECT.widths[width], line)) for line in lines) > 1 for width in widths)
+            found += widest or any(re.match(NARROWING, line) for line in lines)
     return found
 
 
