@@ -192,11 +192,10 @@ def numba_code(kernel: str, dtype: str, terms: str, **options) -> dict:
     return parse(assembly)
 
 
-#: Each dtype and each way to run with each version.
+#: Each version, each dtype and each way to run.
 COMPILED = [
     ("float32", "NO_L2", {"nogil": True}),
     ("float32", "SOME", {"parallel": True}),
-    ("float64", "NO_L2", {"parallel": True}),
     ("float64", "ALL", {"nogil": True}),
 ]
 
@@ -288,8 +287,9 @@ def test_c_has_no_fused_instruction_anywhere():
 
 
 def test_c_without_vectorization_is_noticed():
-    functions = compiled("-fno-tree-vectorize")
-    for kernel in every_kernel():
+    kernels = "sgd", "adam", "rprop"
+    functions = compiled("-fno-tree-vectorize", f"-DKERNELS(_)={' '.join(f'_({kernel})' for kernel in kernels)}")
+    for kernel in kernels:
         width = ISAS[platform.machine()]["baseline"]
         name = f"{kernel}_32_baseline"
         assert "needs a loop" in problem(DIALECT, {name: functions[name]}, kernel, "float32", (width,))

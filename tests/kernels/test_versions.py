@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 from cases import by_kernel
-from test_bits import CORNERS, DTYPES, assert_same, coefficients, data, using
+from test_bits import DTYPES, SERIAL, assert_same, coefficients, data, using
 from test_terms import guarded
 
 import fastopt
@@ -97,14 +97,14 @@ def test_without_coupled_decay_the_bits_are_those_of_c(kernel, dtype, zero):
     k = coefficients(rule, 1, dtype)
     k[L2] = zero
     found = []
-    for corner in CORNERS:
+    for corner in SERIAL:
         buffers = [buffer.copy() for buffer in start]
         with using(corner):
             bound = select(corner.backend)[0].bind([Work(kernel, tuple(buffers), k)], corner.threads)
         run(bound.calls)
         found.append(buffers)
     for buffers in found[1:]:
-        assert_same(buffers, found[0], CORNERS)
+        assert_same(buffers, found[0], SERIAL)
 
 
 def restless(step: int) -> float:
