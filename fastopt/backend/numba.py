@@ -132,7 +132,7 @@ class _SumBatch:
         """Fills in the numbers, and those of every block."""
         shares = max(1, min(useful_threads(self._size, threads), len(self.partials)))
         if shares != len(self._scratch):
-            words = drivers.scratch_words_of_sums(len(self._wanted.streams), len(self._wanted.numbers))
+            words = drivers.scratch_words(len(self._wanted.streams))
             self._scratch = aligned_empty(shares * words, np.dtype(np.int64)).reshape(shares, words)
         loop = sum_driver(self._wanted.name, self._dtype, shares > 1)
         calls: list[Call] = [(loop, self.table, self.starts, self.partials, self.numbers, self._scratch)]
