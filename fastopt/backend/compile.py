@@ -13,7 +13,7 @@ from numba import get_num_threads, set_num_threads
 from fastopt.backend import drivers
 from fastopt.backend.memory import Array, Constant, Number, arguments, call, function_address, parts
 from fastopt.backend.program import Call
-from fastopt.backend.versions import Terms, masked, replacements
+from fastopt.backend.versions import Terms, replacements
 from fastopt.codecs import CODECS
 from fastopt.kernels import twin
 from fastopt.kernels.blend import blend
@@ -151,7 +151,7 @@ def _sum_driver(name: str, dtype: np.dtype, parallel: bool) -> Any:
     taken += [Array(dtype, drivers.K, drivers.K_SIZE)]
     options = {"nogil": True, "_nrt": False}
     # It is called for a row of lanes: in the loop that calls it, or it would take longer to call than to run.
-    called = twin(wanted.loop, _variant(dtype, False, None), {"term": masked}, forceinline=True, **options)
+    called = twin(wanted.loop, _variant(dtype, False, None), forceinline=True, **options)
     variant = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
     names = {"kernel": called, "arguments": parts(taken), "numbers": len(wanted.numbers)}
     names["all_lanes"] = LANES * len(wanted.numbers)

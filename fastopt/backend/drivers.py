@@ -9,7 +9,8 @@ format or mix of them. A kernel of the user's own may raise: that one is compile
 
 ``apply``, ``kernel``, ``codec``, ``arguments`` and ``work`` get their meaning in :mod:`fastopt.backend.compile`: what
 has a kernel work on what a row says, a kernel, a loop of a codec, the function from a row's address to the arguments of
-either, and the loop over the pieces of one thread.
+either, and the loop over the pieces of one thread. So do ``numbers``, how many numbers a sum has, and ``all_lanes``,
+how many lanes they have together.
 """
 
 from typing import Any

@@ -80,7 +80,7 @@ def arguments(wanted: Sequence[Array | Number | Constant]) -> Any:
 
 
 def parts(wanted: Sequence[Array]) -> Any:
-    """As :func:`arguments`, but of arrays whose size is in the first column it takes so many elements, from one on."""
+    """As :func:`arguments`, but arrays whose size is in the first column are ``count`` items, from the one ``first``."""
     kinds = [types.Array(from_dtype(each.dtype), 1, "C") for each in wanted]
 
     @intrinsic
@@ -209,7 +209,7 @@ def _halved(builder, left):
 
 
 def _vectors(context, builder, signature, array):
-    """Pointers to an array's items, as many as the last of an intrinsic's arguments says, as vectors; their alignment."""
+    """Vectors of an array's items, as many of these as an intrinsic's last argument says: pointers and alignment."""
     data = context.make_array(signature.args[0])(context, builder, array).data
     vector = ir.VectorType(data.type.pointee, _VECTOR).as_pointer()
     places = range(0, signature.args[-1].literal_value, _VECTOR)

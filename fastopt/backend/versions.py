@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -81,25 +80,6 @@ def _there(typing_context, c, x):
         if isinstance(c, types.Integer):
             return builder.bitcast(coefficient, number.type)
         return builder.fmul(coefficient, number)
-
-    return x(c, x), generate
-
-
-@intrinsic
-def masked(typing_context, c, x):
-    """``term(c, x)`` without a choice, which LLVM could turn into a jump for each vector: c * 0.0 is c where c is zero.
-
-    For loops that have no versions.
-    """
-
-    def generate(context, builder, signature, values):
-        coefficient, number = values
-        bits = ir.IntType(c.bitwidth)
-        largest = bits(2 ** (c.bitwidth - 1) - 1)  # all but the sign
-        size = builder.and_(builder.bitcast(coefficient, bits), largest)
-        mask = builder.neg(builder.lshr(builder.add(size, largest), bits(c.bitwidth - 1)))
-        kept = builder.and_(builder.bitcast(number, bits), mask)
-        return builder.fmul(coefficient, builder.bitcast(kept, number.type))
 
     return x(c, x), generate
 
