@@ -80,7 +80,7 @@ def arguments(wanted: Sequence[Array | Number | Constant]) -> Any:
 
 
 def parts(wanted: Sequence[Array]) -> Any:
-    """As :func:`arguments`, but arrays whose size is in the first column are ``count`` items, from the one ``first``."""
+    """As :func:`arguments`, but arrays whose size is in the first column are ``count`` items from the one ``first``."""
     kinds = [types.Array(from_dtype(each.dtype), 1, "C") for each in wanted]
 
     @intrinsic
