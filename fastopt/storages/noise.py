@@ -18,7 +18,8 @@ _AHEAD = 64  # steps: to make their keys together takes hardly longer than to ma
 def key(seed: int, step: Any, pair: Any) -> Any:
     """The key of the words of streams ``2 * pair`` and ``2 * pair + 1`` in a step: 64 bits.
 
-    Step and pair are whole numbers, or arrays of uint64 for an array of keys. Seed, step and pair are folded in turn by the output function of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014).
+    Step and pair are whole numbers, or arrays of uint64 for an array of keys. Seed, step and pair are folded in turn by
+    the output function of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014).
     """
     state = 0
     for number in (seed, step, pair):
