@@ -149,7 +149,7 @@ def _sum_driver(name: str, dtype: np.dtype, parallel: bool) -> Any:
     wanted = SUMS[name]
     taken = [Array(dtype, drivers.BUFFERS + place) for place in range(len(wanted.streams))]
     taken += [Array(dtype, drivers.K, drivers.K_SIZE)]
-    options = {"nogil": True, "_nrt": False}
+    options: dict[str, Any] = {"nogil": True, "_nrt": False}
     # It is called for a row of lanes: in the loop that calls it, or it would take longer to call than to run.
     called = twin(wanted.loop, _variant(dtype, False, None), forceinline=True, **options)
     variant = f"{called.py_func.__module__}.{called.py_func.__qualname__}"

@@ -95,8 +95,9 @@ class NumbaSums:
             batch.table[chosen[batch.which], drivers.K] = address(k)
 
     def take(self, threads: int, gradients: np.ndarray | None = None) -> np.ndarray:
-        for batch in self._batches if gradients is not None else ():
-            batch.read(gradients)
+        if gradients is not None:
+            for batch in self._batches:
+                batch.read(gradients)
         self.run(threads)
         numbers = np.empty((len(self._works), self._width))
         for batch in self._batches:
