@@ -83,6 +83,7 @@ const char *fastopt_error(int32_t code)
     case FASTOPT_NO_STORAGE: return "a stream names a storage that does not exist";
     case FASTOPT_NO_KEYS: return "a stream is rounded stochastically, and the span has no keys for it";
     case FASTOPT_NO_SUM: return "the sum does not exist, or reads more streams than a span's kernel has";
+    case FASTOPT_NO_RUN: return "a count of runs is negative, or a run has elements that its span has not";
     default: return "unknown error code";
     }
 }
@@ -134,6 +135,16 @@ static int32_t check_call(const fastopt_call *call)
     return FASTOPT_OK;
 }
 
+static int32_t check_runs(const fastopt_span *span, const fastopt_runs *runs)
+{
+    if (runs->count < 0)
+        return FASTOPT_NO_RUN;
+    for (const fastopt_run *run = runs->runs; run && run < runs->runs + runs->count; run++)
+        if (run->start < 0 || run->source < 0 || run->length < 0 || run->length > span->length - run->start)
+            return FASTOPT_NO_RUN;
+    return FASTOPT_OK;
+}
+
 static int useful_threads(int64_t elements, const fastopt_call *call)
 {
     const int64_t grains = elements / (call->grain > 0 ? call->grain : GRAIN);
@@ -157,20 +168,44 @@ static int64_t share(int64_t total, int worker, int workers)
     return (lines / workers * worker + lines % workers * worker / workers) * LINE;
 }
 
-/* Where a share that begins or ends `offset` elements after the span's start cuts it: tiles stay whole. */
-static int64_t cut(const fastopt_span *span, int64_t offset)
+/* Where a share that begins or ends `offset` elements after the start of a run of so many cuts it: tiles stay whole. */
+static int64_t cut(int64_t length, int64_t offset, int tiled)
 {
     if (offset <= 0)
         return 0;
-    if (offset >= span->length)
-        return span->length;
-    return is_tiled(span) ? offset / TILE * TILE : offset;
+    if (offset >= length)
+        return length;
+    return tiled ? offset / TILE * TILE : offset;
 }
+
+enum { AHEAD = 6 }; /* runs: a short one takes less time than memory to answer */
 
 struct step {
     const fastopt_call *call;
+    const fastopt_runs *runs;
     int64_t total;
 };
+
+/* The runs of the span of that index: `whole`, which is made all of it, where there are none. */
+static fastopt_runs runs_of(const struct step *step, int64_t index, fastopt_run *whole)
+{
+    if (step->runs && step->runs[index].runs)
+        return step->runs[index];
+    *whole = (fastopt_run){0, 0, step->call->spans[index].length};
+    return (fastopt_runs){whole, 1};
+}
+
+static int64_t total_of_runs(const struct step *step)
+{
+    int64_t total = 0;
+    for (int64_t index = 0; index < step->call->count; index++) {
+        fastopt_run whole;
+        const fastopt_runs runs = runs_of(step, index, &whole);
+        for (int64_t number = 0; number < runs.count; number++)
+            total += runs.runs[number].length;
+    }
+    return total;
+}
 
 /* Updates one worker's share of the elements: the spans laid end to end, cut into as many runs as there are workers. */
 static void step_share(void *context, int worker, int workers)
@@ -182,18 +217,30 @@ static void step_share(void *context, int worker, int workers)
     int64_t offset = 0;
     for (int64_t index = 0; index < call->count && offset < last; index++) {
         const fastopt_span *span = &call->spans[index];
-        const int64_t start = cut(span, first - offset), stop = cut(span, last - offset);
-        if (start < stop)
-            step_run(&isas[call->isa], span, start, stop);
-        offset += span->length;
+        const int tiled = is_tiled(span);
+        fastopt_run whole;
+        const fastopt_runs runs = runs_of(step, index, &whole);
+        for (int64_t number = 0; number < runs.count && offset < last; number++) {
+            const fastopt_run *run = &runs.runs[number];
+            const int64_t start = cut(run->length, first - offset, tiled), stop = cut(run->length, last - offset, tiled);
+            if (start < stop) {
+                if (number + AHEAD < runs.count)
+                    fetch_ahead(span, run + AHEAD);
+                step_run(&isas[call->isa], span, run->start + start, run->start + stop, run->source - run->start);
+            }
+            offset += run->length;
+        }
     }
 }
 
-int32_t step_on(const fastopt_call *call, parallel_runner *run, void *pool)
+int32_t step_on(const fastopt_call *call, const fastopt_runs *runs, parallel_runner *run, void *pool)
 {
-    const int32_t code = check_call(call);
+    int32_t code = check_call(call);
+    for (int64_t index = 0; runs && code == FASTOPT_OK && index < call->count; index++)
+        code = check_runs(&call->spans[index], &runs[index]);
     if (code == FASTOPT_OK) {
-        struct step step = {call, total_length(call)};
+        struct step step = {.call = call, .runs = runs};
+        step.total = total_of_runs(&step);
         run(pool, step_share, &step, useful_threads(step.total, call));
     }
     return code;
@@ -205,7 +252,12 @@ static void run_on_own_pool(void *pool, parallel_task *task, void *context, int 
     parallel_run(task, context, threads);
 }
 
-int32_t fastopt_step(const fastopt_call *call) { return step_on(call, run_on_own_pool, NULL); }
+int32_t fastopt_step(const fastopt_call *call) { return step_on(call, NULL, run_on_own_pool, NULL); }
+
+int32_t fastopt_step_runs(const fastopt_call *call, const fastopt_runs *runs)
+{
+    return step_on(call, runs, run_on_own_pool, NULL);
+}
 
 int64_t fastopt_blocks(const fastopt_call *call)
 {

@@ -21,7 +21,7 @@ extern "C" {
 
 /* The version of this interface: the first number changes when a program must be recompiled. */
 #define FASTOPT_ABI_MAJOR 2
-#define FASTOPT_ABI_MINOR 1
+#define FASTOPT_ABI_MINOR 2
 
 /* The most streams that a span can have: parameters, gradient and states. */
 #define FASTOPT_MAX_STREAMS 8
@@ -44,7 +44,8 @@ enum {
     FASTOPT_NOT_EXACT = 7,  /* the library was compiled with options that change results; every step is refused */
     FASTOPT_NO_STORAGE = 8, /* a stream names a storage that does not exist */
     FASTOPT_NO_KEYS = 9,    /* a stream is rounded stochastically, and the span has no keys for it */
-    FASTOPT_NO_SUM = 10     /* the sum does not exist, or reads more streams than a span's kernel has */
+    FASTOPT_NO_SUM = 10,    /* the sum does not exist, or reads more streams than a span's kernel has */
+    FASTOPT_NO_RUN = 11     /* a count of runs is negative, or a run has elements that its span has not */
 };
 
 /* Storages: how numbers lie in memory. The first two are also the dtypes that kernels compute in. Parts are arrays of
@@ -120,6 +121,20 @@ typedef struct fastopt_call {
     int64_t grain;    /* elements that are worth a thread; 0: the library's choice */
 } fastopt_call;
 
+/* Some of a span's elements, such as a row of a table: from `start` on, by the elements of the gradient from `source` on,
+ * which then is not as long as the span. `start` is a multiple of the block of every storage: 256 where there is float8. */
+typedef struct fastopt_run {
+    int64_t start;
+    int64_t source;
+    int64_t length;
+} fastopt_run;
+
+/* Those elements of a span that a step updates, none of them twice. Where `runs` is NULL these are all. */
+typedef struct fastopt_runs {
+    const fastopt_run *runs;
+    int64_t count;
+} fastopt_runs;
+
 /* FASTOPT_ABI_MAJOR * 1000 + FASTOPT_ABI_MINOR of the library that is running. */
 int32_t fastopt_abi(void);
 
@@ -140,6 +155,9 @@ const char *fastopt_error(int32_t code);
 
 /* One step. Returns FASTOPT_OK or what was wrong. */
 int32_t fastopt_step(const fastopt_call *call);
+
+/* One step of some elements: `runs` has those of each span; NULL: all, as fastopt_step(). */
+int32_t fastopt_step_runs(const fastopt_call *call, const fastopt_runs *runs);
 
 /* How many blocks of elements there are, of which sums are taken apart. */
 int64_t fastopt_blocks(const fastopt_call *call);

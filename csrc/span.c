@@ -6,6 +6,8 @@
 
 #include "sizes.h"
 
+enum { GRADIENT = 1 }; /* its place among a span's streams */
+
 enum { ROW = TILE * sizeof(double) + 3 * LINE }; /* no multiple of a page: rows would share lines of the cache */
 
 /* Memory for a tile: decoded numbers of each stream, and random words. */
@@ -54,7 +56,7 @@ static void store(const struct loops *loops, const fastopt_span *span, int64_t s
         const fastopt_stream *stream = &span->streams[index];
         const struct codec *codec = &loops->codecs[stream->storage];
         const int random = is_random(codec, stream);
-        if (index == 1 || stream->storage == span->dtype)
+        if (index == GRADIENT || stream->storage == span->dtype)
             continue;
         if (random && pair != index / 2) {
             pair = index / 2;
@@ -81,31 +83,47 @@ static void follow(const struct loops *loops, int32_t dtype, const fastopt_follo
         codec->encode[0](mean, count, stream->parts, start, NULL, 0);
 }
 
-static void step_tile(const struct loops *loops, const fastopt_span *span, int64_t start, int32_t count,
+static void step_tile(const struct loops *loops, const fastopt_span *span, int64_t start, int64_t shift, int32_t count,
                       struct scratch *scratch)
 {
     void *numbers[FASTOPT_MAX_STREAMS];
-    for (int stream = 0; stream < stream_count(span); stream++)
-        numbers[stream] = fetch(loops, span->dtype, &span->streams[stream], start, count, scratch->rows[stream]);
+    for (int stream = 0; stream < stream_count(span); stream++) {
+        const int64_t first = stream == GRADIENT ? start + shift : start;
+        numbers[stream] = fetch(loops, span->dtype, &span->streams[stream], first, count, scratch->rows[stream]);
+    }
     loops->kernels[span->kernel](numbers, span->coefficients, 0, count);
     store(loops, span, start, count, numbers, scratch->noise);
     for (int64_t index = 0; index < span->follower_count; index++) /* in the row of the gradient, which is done with */
         follow(loops, span->dtype, &span->followers[index], start, count, numbers[0], scratch->rows[1]);
 }
 
-void step_run(const struct isa *isa, const fastopt_span *span, int64_t start, int64_t stop)
+void step_run(const struct isa *isa, const fastopt_span *span, int64_t start, int64_t stop, int64_t shift)
 {
     const struct loops *loops = isa->loops[span->dtype];
     if (is_tiled(span)) {
         struct scratch scratch;
         for (; start < stop; start += TILE)
-            step_tile(loops, span, start, (int32_t)(stop - start < TILE ? stop - start : TILE), &scratch);
+            step_tile(loops, span, start, shift, (int32_t)(stop - start < TILE ? stop - start : TILE), &scratch);
         return;
     }
     void *buffers[FASTOPT_MAX_STREAMS];
     for (int stream = 0; stream < stream_count(span); stream++)
-        buffers[stream] = span->streams[stream].parts[0];
-    loops->kernels[span->kernel](buffers, span->coefficients, start, stop);
+        buffers[stream] = element(&span->streams[stream], stream == GRADIENT ? start + shift : start);
+    loops->kernels[span->kernel](buffers, span->coefficients, 0, stop - start);
+}
+
+void fetch_ahead(const fastopt_span *span, const fastopt_run *run)
+{
+    if (run->length > TILE)
+        return;
+    for (int stream = 0; stream < stream_count(span); stream++) {
+        const fastopt_stream *numbers = &span->streams[stream];
+        if (stream == GRADIENT || (numbers->storage != FASTOPT_FLOAT32 && numbers->storage != FASTOPT_FLOAT64))
+            continue;
+        const char *stop = element(numbers, run->start + run->length);
+        for (const char *line = element(numbers, run->start); line < stop; line += LINE)
+            __builtin_prefetch(line, 1);
+    }
 }
 
 int first_stream(const fastopt_sum *sum) { return strcmp(sum->streams, "g") == 0; }

@@ -9,8 +9,12 @@
 /* Whether a span is worked on in tiles: something is encoded, or follows. */
 int is_tiled(const fastopt_span *span);
 
-/* Steps the elements [start, stop). Of a tiled span, start is a multiple of TILE. */
-void step_run(const struct isa *isa, const fastopt_span *span, int64_t start, int64_t stop);
+/* Steps the elements [start, stop) by those of the gradient from start + shift on. Of a tiled span, start is a multiple of
+ * every storage's block. */
+void step_run(const struct isa *isa, const fastopt_span *span, int64_t start, int64_t stop, int64_t shift);
+
+/* Has memory send a run that is short: rows of a table lie anywhere, and no processor guesses where. */
+void fetch_ahead(const fastopt_span *span, const fastopt_run *run);
 
 /* The index of the first stream that a sum reads: the parameters, or the gradient. */
 int first_stream(const fastopt_sum *sum);

@@ -7,7 +7,8 @@
 /* Runs a task as parallel_run() does, on threads that `pool` stands for. */
 typedef void parallel_runner(void *pool, parallel_task *task, void *context, int threads);
 
-/* fastopt_step() by that runner. */
-__attribute__((visibility("hidden"))) int32_t step_on(const fastopt_call *call, parallel_runner *run, void *pool);
+/* fastopt_step_runs() by that runner. */
+__attribute__((visibility("hidden"))) int32_t step_on(const fastopt_call *call, const fastopt_runs *runs,
+                                                      parallel_runner *run, void *pool);
 
 #endif

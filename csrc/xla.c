@@ -369,7 +369,7 @@ EXPORT void *fastopt_xla_step(struct frame *frame)
         const int64_t isa = number(frame, "isa");
         const fastopt_call call = {spans, count, (int32_t)number(frame, "threads"),
                                    isa < 0 ? fastopt_best_isa() : (int32_t)isa, 0};
-        const int32_t code = step_on(&call, run_on_xla, frame);
+        const int32_t code = step_on(&call, NULL, run_on_xla, frame);
         if (code != FASTOPT_OK)
             wrong = fastopt_error(code);
     }

@@ -10,6 +10,7 @@ from fastopt.errors import BackendError, nearest
 #: The entry points of ``fastopt.h`` that work on memory, each with its C type, which is the name of its capsule.
 ENTRY_POINTS = {
     "fastopt_step": "int32_t (const fastopt_call *)",
+    "fastopt_step_runs": "int32_t (const fastopt_call *, const fastopt_runs *)",
     "fastopt_blocks": "int64_t (const fastopt_call *)",
     "fastopt_sum_squares": "int32_t (const fastopt_call *, double, double *, double *)",
     "fastopt_measure": "int32_t (const fastopt_call *, int32_t, double *, double *)",

@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -192,16 +193,20 @@ def assign(names: list[str], rules: Rule | Mapping[str, Rule]) -> dict[str, tupl
             raise TypeError(f"rule: patterns must be strings, not {quoted(pattern)}")
         if not isinstance(rule, Rule):
             raise TypeError(f"rule[{pattern!r}] must be a rule, not {_kind(rule)}")
-        if names and not fnmatch.filter(names, pattern) and pattern not in names:
+        if names and not any(map(_takes, repeat(pattern), names)):
             raise ValueError(f"rule: the pattern {pattern!r} matches no parameter; {nearest(pattern, names)}")
         _check_kernel(rule)
         members[pattern] = []
     for name in names:
-        taker = next((p for p in members if p == name or fnmatch.fnmatchcase(name, p)), None)
+        taker = next((pattern for pattern in members if _takes(pattern, name)), None)
         if taker is None:
             raise ValueError(f"rule: no pattern matches the parameter {name!r}; {nearest(name, members)}")
         members[taker].append(name)
     return {pattern: (rules[pattern], tuple(names)) for pattern, names in members.items()}
+
+
+def _takes(pattern: str, name: str) -> bool:
+    return pattern in ("*", name) or fnmatch.fnmatchcase(name, pattern)
 
 
 def _check_kernel(rule: Rule) -> None:

@@ -16,7 +16,6 @@ from fastopt.backend.choice import select
 from fastopt.backend.process import process, resolve_threads
 from fastopt.backend.program import Call, run
 from fastopt.buffers import FlatBuffer, Layout
-from fastopt.checkpoint.convert import converted
 from fastopt.checkpoint.saved import PARTS, Saved, Stored, in_state_dict, parse
 from fastopt.declared import Flag, Interval, Whole, real
 from fastopt.encoded import EncodedBuffer
@@ -376,6 +375,8 @@ class Optimizer:
     def _adopting(self, saved: Saved, convert: bool) -> list[Call]:
         state = self._state
         if Flag().parse("convert", convert):
+            from fastopt.checkpoint.convert import converted
+
             saved = converted(saved, state.describe(), state.parameters(), state.layout.shapes)
         return state.adopting(saved)
 

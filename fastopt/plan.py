@@ -259,12 +259,8 @@ class StepPlan:
         counts[STEP] += 1
         step = counts[STEP]
         if self._keys is not None:
-            self._fill_keys(self._keys, step)
+            noise.fill_keys(self._keys, self.state.seed, step)
         return step
-
-    def _fill_keys(self, keys: np.ndarray, step: int) -> None:
-        for pair in range(keys.size):
-            keys[pair] = noise.key(self.state.seed, step, pair)
 
     # Hessian
 
@@ -276,7 +272,7 @@ class StepPlan:
         for group in self.groups:
             group.prepare_estimate(scale)
         if self._keys is not None:  # those of the next step, which leaves the Hessian as it is
-            self._fill_keys(self._keys, self.state.counts[STEP] + 1)
+            noise.fill_keys(self._keys, self.state.seed, self.state.counts[STEP] + 1)
         self._run(reading.estimate or self._bind_estimate(reading), lambda: self._bind_estimate(reading))
 
     # Commit

@@ -2,11 +2,9 @@
 
 from functools import cache
 
-from fastopt.adapting import AdaptingPlan
 from fastopt.backend.program import Backend
 from fastopt.lookahead import LookaheadPlan
 from fastopt.plan import StepPlan
-from fastopt.staged import StagedPlan
 from fastopt.state import OptimizerState
 
 
@@ -15,8 +13,12 @@ def make_plan(state: OptimizerState, backend: Backend, threads: int) -> StepPlan
     groups = [group for group in state.groups.values() if not group.frozen]
     kinds: list[type[StepPlan]] = []
     if any(group.adapted for group in groups):
+        from fastopt.adapting import AdaptingPlan
+
         kinds.append(AdaptingPlan)
     if any(group.rule.stage is not None for group in groups):
+        from fastopt.staged import StagedPlan
+
         kinds.append(StagedPlan)
     if state.stride is not None:
         kinds.append(LookaheadPlan)

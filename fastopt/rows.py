@@ -115,7 +115,7 @@ def merged(
         return Merged(found.indices, flat, _spans(found.indices, found.firsts, width))
     made = flat.reshape(-1, width)[found.firsts].reshape(-1) if width else flat[:0]
     if found.more.size and width:
-        made = made.astype(flat.dtype if flat.itemsize == 8 else computes)
+        made = made.astype(flat.dtype if flat.itemsize == 8 else computes, copy=False)
         streams = made, of_array(flat, made.dtype)
         work = Work("blend", streams, np.ones(2, made.dtype), spans=_spans(found.into, found.more, width))
         program = backend.bind([work], 1)  # a thread does its spans in order

@@ -272,12 +272,14 @@ class Rule(Declared):
 
     def _pack(self, rows: np.ndarray, step: int, values: Mapping[str, Any]) -> None:
         """Fills rows with numbers, or arrays of a number for each row. ValueError if their dtype cannot hold one."""
-        largest = float(np.finfo(rows.dtype).max)
-        for place, (name, value) in enumerate(values.items()):
-            size = abs(np.asarray(value, np.float64))
-            if (np.isfinite(size) & (size > largest)).any():
-                raise ValueError(f"{quoted(self)}: too large for {rows.dtype.name}: {name} of step {step}")
-            rows[:, place] = value
+        found = np.empty((len(values), len(rows)))
+        for place, value in enumerate(values.values()):
+            found[place] = value
+        large = np.isfinite(found) & (np.abs(found) > np.finfo(rows.dtype).max)
+        if large.any():
+            name = [*values][large.any(axis=1).argmax()]
+            raise ValueError(f"{quoted(self)}: too large for {rows.dtype.name}: {name} of step {step}")
+        rows[...] = found.T
 
     def table(self, steps: int, dtype: DTypeLike = np.float64) -> np.ndarray:
         """The coefficients of the steps 1 to ``steps``, a row each: shape ``(steps, coefficients)``.

@@ -74,6 +74,8 @@ class OptimizerState:
     ) -> None:
         self.params = params
         self.flat, self.layout = flat_and_layout(params)
+        #: In which kernels compute.
+        self.dtype = STORAGES[self.flat.dtype.name].computes
         #: Why the parameters are not those that steps update, in words; None if they are.
         self.out_of_place: str | None = None
         #: How numbers are stored, and what stochastic rounding is seeded with.
@@ -121,11 +123,6 @@ class OptimizerState:
     def shown(self) -> list[np.ndarray]:
         """The memory in which the user reads the parameters: theirs, and that of the copy."""
         return [self.flat, *(() if self.copy is None else (self.copy.flat,))]
-
-    @property
-    def dtype(self) -> np.dtype:
-        """In which kernels compute."""
-        return STORAGES[self.flat.dtype.name].computes
 
     def _split(self) -> EncodedBuffer:
         assert self.lower is not None

@@ -3,14 +3,13 @@
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from fastopt._c import ffi, lib
 from fastopt.backend.process import process
-from fastopt.backend.program import GRADIENT, Program, Work
+from fastopt.backend.program import Program, Work
 from fastopt.errors import BackendError, nearest
 from fastopt.storage import Stream
 from fastopt.storages import NUMBERS
@@ -26,8 +25,11 @@ class CBackend:
 
     def bind(self, works: Sequence[Work], threads: int) -> Program:
         spans, kept = _spans(works)
-        call = ffi.new("fastopt_call *", (spans, len(spans) if works else 0, _useful(threads), isa()))
-        return Program([(lib.fastopt_step, call)], (spans, *kept))
+        call = ffi.new("fastopt_call *", (spans, len(works), _useful(threads), isa()))
+        if all(work.spans is None for work in works):
+            return Program([(lib.fastopt_step, call)], (spans, *kept))
+        runs, more = _runs(works)
+        return Program([(lib.fastopt_step_runs, call, runs)], (spans, *kept, *more))
 
     def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "CTable":
         return CTable(works, then, grain)
@@ -114,11 +116,9 @@ class CSums:
 
 def _spans(works: Sequence[Work]) -> tuple[Any, list]:
     """The table of spans of the works, and what must be kept alive with it."""
-    counts = [1 if work.spans is None else work.spans.starts.size for work in works]
-    spans = ffi.new("fastopt_span[]", max(sum(counts), 1))
+    spans = ffi.new("fastopt_span[]", max(len(works), 1))
     kept: list = [list(works)]
-    for work, count, stop in zip(works, counts, accumulate(counts), strict=True):
-        span = spans[stop - count]
+    for span, work in zip(spans, works, strict=False):
         span.kernel = kernel_index(work.kernel)
         span.dtype = DTYPES[work.k.dtype]
         span.length = work.streams[0].size
@@ -134,48 +134,24 @@ def _spans(works: Sequence[Work]) -> tuple[Any, list]:
             kept.append(followers)
         if work.keys is not None:
             span.keys = ffi.cast("uint64_t *", work.keys.ctypes.data)
-        if work.spans is not None:
-            kept.append(_spread(spans, slice(stop - count, stop), work))
     return spans, kept
 
 
-def _spread(spans: Any, here: slice, work: Work) -> Any:
-    """Makes as many of the spans ``here`` as the work has, of the first of them; returns their followers."""
-    assert work.spans is not None
-    starts, sources, lengths = work.spans
-    memory = np.frombuffer(ffi.buffer(spans), np.uint8).reshape(len(spans), -1)
-    memory[here] = memory[here.start]
-    _column(spans, "length")[here] = lengths
-    _column(spans, "first")[here] = starts
-    for index, stream in enumerate(work.streams):
-        for part, (itemsize, every) in enumerate(_parts(stream)):
-            first = sources if index == GRADIENT else starts
-            _column(spans, "streams", index, "parts", part)[here] += first // every * itemsize
-    if not work.followers:
-        return None
-    count, each = lengths.size, len(work.followers)
-    followers = ffi.new("fastopt_follower[]", count * each)
-    memory = np.frombuffer(ffi.buffer(followers), np.uint8).reshape(count, -1)
-    memory[:] = np.frombuffer(ffi.buffer(spans[here.start].followers, memory.shape[1]), np.uint8)
-    for index, follower in enumerate(work.followers):
-        for part, (itemsize, every) in enumerate(_parts(follower.stream)):
-            addresses = _column(followers, "stream", "parts", part, of="fastopt_follower")
-            addresses[index::each] += starts // every * itemsize
-    start = int(ffi.cast("intptr_t", followers))
-    _column(spans, "followers")[here] = start + memory.shape[1] * np.arange(count)
-    return followers
+def _runs(works: Sequence[Work]) -> tuple[Any, list]:
+    """Those elements of each work that it is about, and what must be kept alive with them."""
+    runs = ffi.new("fastopt_runs[]", len(works))
+    kept: list = []
+    for each, work in zip(runs, works, strict=True):
+        if work.spans is not None:
+            found = np.stack(work.spans, axis=1)
+            each.runs, each.count = ffi.cast("fastopt_run *", found.ctypes.data), len(found)
+            kept.append(found)
+    return runs, kept
 
 
-def _parts(stream: np.ndarray | Stream) -> list[tuple[int, int]]:
-    """Of each array of a stream, the size of its items, and for how many elements there is one."""
-    if not isinstance(stream, Stream):
-        return [(stream.itemsize, 1)]
-    return [(part.dtype.itemsize, part.every) for part in stream.storage.parts]
-
-
-def _column(spans: Any, *field: str | int, of: str = "fastopt_span") -> np.ndarray:
+def _column(spans: Any, *field: str | int) -> np.ndarray:
     """A field of 8 bytes of every span, as an array."""
-    offset, stride = ffi.offsetof(of, *field), ffi.sizeof(of)
+    offset, stride = ffi.offsetof("fastopt_span", *field), ffi.sizeof("fastopt_span")
     return np.ndarray(len(spans), np.int64, ffi.buffer(spans), offset, (stride,))
 
 

@@ -11,12 +11,13 @@ import numpy as np
 from numba import get_num_threads, set_num_threads
 
 from fastopt.backend import drivers
-from fastopt.backend.memory import Array, Constant, Number, arguments, call, function_address
+from fastopt.backend.memory import Array, Constant, Number, arguments, call, function_address, parts
 from fastopt.backend.program import Call
 from fastopt.backend.versions import Terms, replacements
 from fastopt.codecs import CODECS
 from fastopt.kernels import twin
 from fastopt.kernels.blend import blend
+from fastopt.sizes import LANES
 from fastopt.storages import STORAGES
 from fastopt.sums import SUMS
 
@@ -145,16 +146,16 @@ def _loop(parallel: bool, tiled: bool, apply: Any, terms: Terms | None, variant:
 
 
 def _sum_driver(name: str, dtype: np.dtype, parallel: bool) -> Any:
-    loop, streams = SUMS[name].loop, len(SUMS[name].streams)
-    numbers = range(streams, streams + len(SUMS[name].numbers))
-    taken = [Array(dtype, drivers.BUFFERS + place) for place in range(streams)]
+    wanted = SUMS[name]
+    taken = [Array(dtype, drivers.BUFFERS + place) for place in range(len(wanted.streams))]
     taken += [Array(dtype, drivers.K, drivers.K_SIZE)]
-    taken += [Array(np.dtype(np.float64), drivers.BUFFERS + place) for place in numbers]
-    called = twin(loop, _variant(dtype, False, None), nogil=True, _nrt=False)
+    options: dict[str, Any] = {"nogil": True, "_nrt": False}
+    # It is called for a row of lanes: in the loop that calls it, or it would take longer to call than to run.
+    called = twin(wanted.loop, _variant(dtype, False, None), forceinline=True, **options)
     variant = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
-    work = twin(
-        drivers.sums_of_share, variant, {"kernel": called, "arguments": arguments(taken)}, nogil=True, _nrt=False
-    )
+    names = {"kernel": called, "arguments": parts(taken), "numbers": len(wanted.numbers)}
+    names["all_lanes"] = LANES * len(wanted.numbers)
+    work = twin(drivers.sums_of_share, variant, names, **options)
     signature = _TABLE, _NUMBERS, numba.float64[:, ::1], numba.float64[:, ::1], _TABLE
     return _compile(drivers.sums, dtype, signature, parallel, {"work": work}, variant=variant)
 

@@ -9,7 +9,8 @@ format or mix of them. A kernel of the user's own may raise: that one is compile
 
 ``apply``, ``kernel``, ``codec``, ``arguments`` and ``work`` get their meaning in :mod:`fastopt.backend.compile`: what
 has a kernel work on what a row says, a kernel, a loop of a codec, the function from a row's address to the arguments of
-either, and the loop over the pieces of one thread.
+either, and the loop over the pieces of one thread. So do ``numbers``, how many numbers a sum has, and ``all_lanes``,
+how many lanes they have together.
 """
 
 from typing import Any
@@ -18,7 +19,7 @@ import numba
 import numpy as np
 from numba import prange
 
-from fastopt.backend.memory import address_of, array_at, call, number_at
+from fastopt.backend.memory import add_to, address_of, array_at, call, clear, folded, number_at, on_stack, rows_of
 from fastopt.backend.versions import look
 from fastopt.codecs.noise import fill_noise
 from fastopt.sizes import BLOCK, LANES, TILE
@@ -30,6 +31,8 @@ kernel: Any = None
 codec: Any = None
 arguments: Any = None
 work: Any = None
+numbers: Any = None
+all_lanes: Any = None
 
 # The row that a kernel's arguments come from; columns for its streams follow.
 SIZE, K, K_SIZE, BUFFERS = range(4)
@@ -51,19 +54,9 @@ NOISE_WORDS = 64
 TILES_WORDS = NOISE_WORDS + TILE // 2
 
 
-# For sums: the lanes of numbers are where noise was.
-MOST_NUMBERS = 4
-ADDED_WORDS = NOISE_WORDS + MOST_NUMBERS * LANES
-
-
 def scratch_words(entries: int) -> int:
     """How much scratch memory a thread needs for so many streams and followers, in words."""
     return TILES_WORDS + entries * TILE
-
-
-def scratch_words_of_sums(streams: int, numbers: int) -> int:
-    """How much scratch memory a thread needs for so many streams and numbers of a sum, in words."""
-    return ADDED_WORDS + (streams + numbers) * TILE
 
 
 def spans(table, bounds, watched, function):
@@ -180,53 +173,28 @@ def sums(table, starts, partials, numbers, scratch):
 
 def sums_of_share(table, starts, partials, scratch, share, first, last):
     row = address_of(scratch) + 8 * share * scratch.shape[1]
-    coding_row, adding, values = row + 8 * CODEC_ROW, row + 8 * NOISE_WORDS, row + 8 * ADDED_WORDS
+    coding_row, values = row + 8 * CODEC_ROW, row + 8 * TILES_WORDS
     buffers, coding = array_at(row, CODEC_ROW, share), array_at(coding_row, NOISE_WORDS - CODEC_ROW, share)
-    numbers = partials.shape[1]
+    # A row of lanes for each number. On the stack nothing else can be meant, and registers take their place.
+    lanes, contributed = on_stack(all_lanes, np.float64(0)), on_stack(all_lanes, np.float64(0))
     for each in range(table.shape[0]):
         size, streams = table[each, SIZE], table[each, STREAMS]
         buffers[K], buffers[K_SIZE] = table[each, K], table[each, K_SIZE]
-        for number in range(numbers):
-            buffers[BUFFERS + streams + number] = values + 8 * TILE * (streams + number)
         for block in range(max(first, starts[each]), min(last, starts[each] + (size + BLOCK - 1) // BLOCK)):
             start = (block - starts[each]) * (BLOCK // TILE)
-            array_at(adding, MOST_NUMBERS * LANES, np.float64(0))[:] = 0
+            clear(lanes, all_lanes)
             for tile in range(start, min(start + BLOCK // TILE, (size + TILE - 1) // TILE)):
-                buffers[SIZE] = coding[CODEC_SIZE] = count = min(TILE, size - tile * TILE)
+                coding[CODEC_SIZE] = count = min(TILE, size - tile * TILE)
                 for entry in range(streams):
                     buffers[BUFFERS + entry] = opened(table[each], entry, tile, coding, values + 8 * TILE * entry)
-                kernel(*arguments(row))
-                for number in range(numbers):
-                    contributed = array_at(values + 8 * TILE * (streams + number), count, np.float64(0))
-                    add(contributed, array_at(adding + 8 * LANES * number, LANES, np.float64(0)))
+                rest = count % LANES
+                for at in range(0, count - rest, LANES):
+                    kernel(*(arguments(row, at, LANES) + rows_of(contributed, numbers)))
+                    add_to(lanes, contributed, all_lanes)
+                if rest:
+                    clear(contributed, all_lanes)
+                    kernel(*(arguments(row, count - rest, rest) + rows_of(contributed, numbers)))
+                    add_to(lanes, contributed, all_lanes)
+            sums = folded(lanes, numbers, all_lanes)
             for number in range(numbers):
-                lanes = array_at(adding + 8 * LANES * number, LANES, np.float64(0))
-                half = LANES // 2
-                while half > 0:
-                    for lane in range(half):
-                        lanes[lane] += lanes[lane + half]
-                    half //= 2
-                partials[block, number] = lanes[0]
-
-
-@_njit
-def add(contributed, lanes):
-    """Adds what elements contribute to a number, each to its lane: eight lanes at a time, which stay in registers."""
-    rows = contributed.size // LANES
-    for first in range(0, LANES, 8):
-        a, b, c, d = lanes[first], lanes[first + 1], lanes[first + 2], lanes[first + 3]
-        e, f, g, h = lanes[first + 4], lanes[first + 5], lanes[first + 6], lanes[first + 7]
-        for row in range(rows):
-            at = row * LANES + first
-            a += contributed[at]
-            b += contributed[at + 1]
-            c += contributed[at + 2]
-            d += contributed[at + 3]
-            e += contributed[at + 4]
-            f += contributed[at + 5]
-            g += contributed[at + 6]
-            h += contributed[at + 7]
-        lanes[first], lanes[first + 1], lanes[first + 2], lanes[first + 3] = a, b, c, d
-        lanes[first + 4], lanes[first + 5], lanes[first + 6], lanes[first + 7] = e, f, g, h
-    for lane in range(contributed.size - rows * LANES):
-        lanes[lane] += contributed[rows * LANES + lane]
+                partials[block, number] = sums[number]

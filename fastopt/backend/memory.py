@@ -13,6 +13,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
+from fastopt.sizes import LINE
+
+#: Items of a vector: what loops store piece by piece is read again in pieces that are no larger, or it would take long.
+_VECTOR = 4
+
+_int32 = ir.IntType(32)
+
 
 class Array(NamedTuple):
     """An argument: an array whose address is in a column of a row, and its size in another, of so many elements.
@@ -72,12 +79,38 @@ def arguments(wanted: Sequence[Array | Number | Constant]) -> Any:
     return load
 
 
+def parts(wanted: Sequence[Array]) -> Any:
+    """As :func:`arguments`, but arrays whose size is in the first column are ``count`` items from the one ``first``."""
+    kinds = [types.Array(from_dtype(each.dtype), 1, "C") for each in wanted]
+
+    @intrinsic
+    def load(typing_context, row, first, count):
+        def generate(context, builder, signature, values):
+            row, first, count = values
+            columns = builder.inttoptr(row, count.type.as_pointer())
+            found = []
+            for each, kind in zip(wanted, kinds, strict=True):
+                start = builder.load(cgutils.gep_inbounds(builder, columns, each.column))
+                size = count
+                if each.size:
+                    size = builder.load(cgutils.gep_inbounds(builder, columns, each.size))
+                else:
+                    start = builder.add(start, builder.mul(first, count.type(each.dtype.itemsize)))
+                found.append(_array(context, builder, kind, start, size))
+            return context.make_tuple(builder, signature.return_type, found)
+
+        return types.Tuple(kinds)(types.int64, types.int64, types.int64), generate
+
+    return load
+
+
 def _array(context, builder, kind, address, size):
     array = context.make_array(kind)(context, builder)
     itemsize = size.type(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+    data = address if isinstance(address.type, ir.PointerType) else builder.inttoptr(address, array.data.type)
     populate_array(
         array,
-        data=builder.inttoptr(address, array.data.type),
+        data=data,
         shape=cgutils.pack_array(builder, [size]),
         strides=cgutils.pack_array(builder, [itemsize]),
         itemsize=itemsize,
@@ -95,6 +128,93 @@ def array_at(typing_context, address, size, like):
         return _array(context, builder, kind, values[0], values[1])
 
     return kind(types.int64, types.int64, like), generate
+
+
+@intrinsic(prefer_literal=True)
+def on_stack(typing_context, size, like):
+    """An array of so many items, of the type of ``like``, that lasts until the function returns."""
+    kind, count = types.Array(like, 1, "C"), size.literal_value
+
+    def generate(context, builder, signature, values):
+        int64 = context.get_value_type(types.int64)
+        memory = cgutils.alloca_once(builder, context.get_data_type(like), size=int64(count))
+        memory.align = LINE
+        return _array(context, builder, kind, memory, int64(count))
+
+    return kind(size, like), generate
+
+
+@intrinsic(prefer_literal=True)
+def rows_of(typing_context, array, count):
+    """The rows of an array that has so many of them."""
+    kind, rows = types.UniTuple(array, count.literal_value), count.literal_value
+
+    def generate(context, builder, signature, values):
+        whole = context.make_array(array)(context, builder, values[0])
+        (size,) = cgutils.unpack_tuple(builder, whole.shape, 1)
+        size = builder.sdiv(size, size.type(rows))
+        starts = [builder.gep(whole.data, [builder.mul(size, size.type(row))]) for row in range(rows)]
+        return context.make_tuple(builder, kind, [_array(context, builder, array, start, size) for start in starts])
+
+    return kind(array, count), generate
+
+
+@intrinsic(prefer_literal=True)
+def clear(typing_context, array, count):
+    """Sets the first ``count`` items, a literal, to zero."""
+
+    def generate(context, builder, signature, values):
+        for vector, aligned in _vectors(context, builder, signature, values[0]):
+            builder.store(ir.Constant(vector.type.pointee, None), vector, aligned)
+        return context.get_dummy_value()
+
+    return types.none(array, count), generate
+
+
+@intrinsic(prefer_literal=True)
+def add_to(typing_context, array, other, count):
+    """Adds the first ``count`` items, a literal, of another array to those of one."""
+
+    def generate(context, builder, signature, values):
+        one, more = (_vectors(context, builder, signature, each) for each in values[:2])
+        for (vector, aligned), (added, _) in zip(one, more, strict=True):
+            loaded = (builder.load(each, align=aligned) for each in (vector, added))
+            builder.store(builder.fadd(*loaded), vector, aligned)
+        return context.get_dummy_value()
+
+    return types.none(array, array, count), generate
+
+
+@intrinsic(prefer_literal=True)
+def folded(typing_context, array, rows, count):
+    """The sum of each of the ``rows`` of the first ``count`` items, both literals: halves are added to each other."""
+
+    def generate(context, builder, signature, values):
+        vectors, sums = _vectors(context, builder, signature, values[0]), []
+        width = len(vectors) // rows.literal_value
+        for row in range(rows.literal_value):
+            left = [builder.load(vector, align=aligned) for vector, aligned in vectors[row * width : (row + 1) * width]]
+            (vector,) = _halved(builder, left)
+            sums += _halved(builder, [builder.extract_element(vector, _int32(place)) for place in range(_VECTOR)])
+        return context.make_tuple(builder, signature.return_type, sums)
+
+    return types.UniTuple(array.dtype, rows.literal_value)(array, rows, count), generate
+
+
+def _halved(builder, left):
+    while len(left) > 1:
+        half = len(left) // 2
+        left = list(map(builder.fadd, left[:half], left[half:]))
+    return left
+
+
+def _vectors(context, builder, signature, array):
+    """Vectors of an array's items, as many of these as an intrinsic's last argument says: pointers and alignment."""
+    data = context.make_array(signature.args[0])(context, builder, array).data
+    vector = ir.VectorType(data.type.pointee, _VECTOR).as_pointer()
+    places = range(0, signature.args[-1].literal_value, _VECTOR)
+    aligned = context.get_abi_sizeof(data.type.pointee)
+    return [(builder.bitcast(cgutils.gep_inbounds(builder, data, place), vector), aligned) for place in places]
 
 
 @intrinsic

@@ -55,16 +55,18 @@ class NumbaBackend:
             k = np.ones(1, np.float64 if kind == "float64" else np.float32)
             works.append(Work("sgd", (gradient, gradient), k))
         sums = NumbaSums(works, "sum_squares")
+        blocks = [(work.k, partials[:, 0]) for work, partials in zip(works, sums.partials, strict=True)]
 
         def total(scale: float) -> float:
-            for work in works:
-                if work.k.itemsize == 8:
-                    work.k[:] = scale
+            for k, _ in blocks:
+                if k.itemsize == 8:
+                    k[:] = scale
+            sums.run(threads)
             total = 0.0
-            for work, partials in zip(works, sums.partials(threads), strict=True):
-                for partial in partials[:, 0].tolist():
+            for k, partials in blocks:
+                for partial in partials.tolist():
                     # squares of float32 numbers neither overflow nor vanish, and the scale may be no such number
-                    total += partial if work.k.itemsize == 8 else partial * scale * scale
+                    total += partial if k.itemsize == 8 else partial * scale * scale
             return total
 
         return total
@@ -80,10 +82,11 @@ class NumbaSums:
             _SumBatch(SUMS[name], dtype, works, np.array([number for number, of in enumerate(dtypes) if of == dtype]))
             for dtype in dict.fromkeys(dtypes)
         ]
-        self._partials = [np.empty((0, self._width))] * len(works)
+        #: The numbers of each block of each work.
+        self.partials = [np.empty((0, self._width))] * len(works)
         for batch in self._batches:
             for work, partials in zip(batch.which, np.split(batch.partials, batch.starts[1:-1]), strict=True):
-                self._partials[work] = partials
+                self.partials[work] = partials
 
     def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
         chosen = np.zeros(len(self._works), bool)
@@ -92,19 +95,19 @@ class NumbaSums:
             batch.table[chosen[batch.which], drivers.K] = address(k)
 
     def take(self, threads: int, gradients: np.ndarray | None = None) -> np.ndarray:
+        if gradients is not None:
+            for batch in self._batches:
+                batch.read(gradients)
+        self.run(threads)
         numbers = np.empty((len(self._works), self._width))
         for batch in self._batches:
-            if gradients is not None:
-                batch.read(gradients)
-            batch.run(threads)
             numbers[batch.which] = batch.numbers
         return numbers
 
-    def partials(self, threads: int) -> list[np.ndarray]:
-        """The numbers of each block of each work."""
+    def run(self, threads: int) -> None:
+        """Takes the sums, and those of every block."""
         for batch in self._batches:
             batch.run(threads)
-        return self._partials
 
 
 class _SumBatch:
@@ -119,7 +122,9 @@ class _SumBatch:
         self.starts = np.cumsum([0, *-(-self._sizes // BLOCK)], dtype=np.int64)
         self.partials = np.empty((self.starts[-1], len(wanted.numbers)))
         self.numbers = np.empty((which.size, len(wanted.numbers)))
-        self._scratch = np.empty((0, 0), np.int64)
+        #: For how many threads and in which process the program is bound.
+        self._bound_for: tuple = ()
+        self._program = Program([], ())
         self._gradient = drivers.ENTRIES + drivers.ENTRY * (GRADIENT - wanted.first) + drivers.FIRST
         learn((self.table, self.starts, self.partials))
 
@@ -130,16 +135,18 @@ class _SumBatch:
 
     def run(self, threads: int) -> None:
         """Fills in the numbers, and those of every block."""
+        wanted = threads, process.forks
+        if wanted != self._bound_for:
+            self._program, self._bound_for = self._bind(threads), wanted
+        run(self._program.calls, self._program.lock)
+
+    def _bind(self, threads: int) -> Program:
         shares = max(1, min(useful_threads(self._size, threads), len(self.partials)))
-        if shares != len(self._scratch):
-            words = drivers.scratch_words_of_sums(len(self._wanted.streams), len(self._wanted.numbers))
-            self._scratch = aligned_empty(shares * words, np.dtype(np.int64)).reshape(shares, words)
+        words = drivers.scratch_words(len(self._wanted.streams))
+        scratch = aligned_empty(shares * words, np.dtype(np.int64)).reshape(shares, words)
         loop = sum_driver(self._wanted.name, self._dtype, shares > 1)
-        calls: list[Call] = [(loop, self.table, self.starts, self.partials, self.numbers, self._scratch)]
-        if shares > 1:
-            run(with_threads(threads, calls), region)
-        else:
-            run(calls)
+        calls: list[Call] = [(loop, self.table, self.starts, self.partials, self.numbers, scratch)]
+        return Program(with_threads(threads, calls), (), region) if shares > 1 else Program(calls, ())
 
 
 class Bound(NamedTuple):

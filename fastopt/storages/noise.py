@@ -5,16 +5,21 @@ each two streams, one step and one element there is a word of 32 bits; the even 
 one its upper half. Elements are counted from the start of their parameter, modulo 2^32.
 """
 
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
 _WORD = 2**64 - 1
+_AHEAD = 64  # steps: to make their keys together takes hardly longer than to make those of one
 
 
-def key(seed: int, step: int, pair: int) -> int:
+def key(seed: int, step: Any, pair: Any) -> Any:
     """The key of the words of streams ``2 * pair`` and ``2 * pair + 1`` in a step: 64 bits.
 
-    Seed, step and pair are folded in turn by the output function of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014).
+    Step and pair are whole numbers, or arrays of uint64 for an array of keys. Seed, step and pair are folded in turn by
+    the output function of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014).
     """
     state = 0
     for number in (seed, step, pair):
@@ -23,6 +28,17 @@ def key(seed: int, step: int, pair: int) -> int:
         state = (state ^ state >> 27) * 0x94D049BB133111EB & _WORD
         state ^= state >> 31
     return state
+
+
+def fill_keys(keys: np.ndarray, seed: int, step: int) -> None:
+    """Fills in the keys of a step: uint64, one for each pair from number 0 on."""
+    keys[:] = _keys(seed, step // _AHEAD, keys.size)[step % _AHEAD]
+
+
+@lru_cache(maxsize=16)
+def _keys(seed: int, number: int, pairs: int) -> np.ndarray:
+    steps = np.arange(number * _AHEAD, (number + 1) * _AHEAD, dtype=np.uint64)
+    return key(seed, steps[:, np.newaxis], np.arange(pairs, dtype=np.uint64))
 
 
 def words(key: int, first: int, count: int) -> np.ndarray:

@@ -507,7 +507,7 @@ def _storages(rows: Sequence[Row]) -> dict[str, str]:
 def _refresh(keys: np.ndarray | None, seed: int, step: float) -> None:
     """Fills in the keys of stochastic rounding, if there are some, for a step."""
     if keys is not None:
-        keys[:] = [noise.key(seed, int(step), pair) for pair in range(keys.size)]
+        noise.fill_keys(keys, seed, int(step))
 
 
 def _gradient_like(row: Row) -> np.ndarray | Stream:

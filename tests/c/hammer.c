@@ -81,8 +81,20 @@ static uint64_t finish(const fastopt_stream *stream, int64_t length, uint64_t ha
     return hash;
 }
 
-/* A checksum of all streams after some steps of a kernel, and of the norm of the gradients. */
-static uint64_t run(int32_t kernel, int32_t dtype, int mix, int32_t isa, int32_t threads)
+/* All of a span, the last elements first, in runs of as many as tell rows from tiles. */
+static fastopt_runs apart(int64_t length)
+{
+    enum { ROW = 768 };
+    const int64_t count = (length + ROW - 1) / ROW;
+    fastopt_run *runs = malloc((size_t)(count + 1) * sizeof *runs);
+    for (int64_t i = 0, start = (count - 1) * ROW; i < count; i++, start -= ROW)
+        runs[i] = (fastopt_run){start, start, length - start < ROW ? length - start : ROW};
+    return (fastopt_runs){runs, count};
+}
+
+/* A checksum of all streams after some steps of a kernel, and of the norm of the gradients; steps of runs if there are
+ * `rows`. */
+static uint64_t run(int32_t kernel, int32_t dtype, int mix, int32_t isa, int32_t threads, int rows)
 {
     const fastopt_kernel *about = fastopt_kernel_at(kernel);
     const uint64_t keys[] = {0x0123456789abcdefu, 0xfedcba9876543210u, 77, 0};
@@ -115,12 +127,16 @@ static uint64_t run(int32_t kernel, int32_t dtype, int mix, int32_t isa, int32_t
     const fastopt_call call = {spans, SPANS, threads, isa, 16384};
     double *partials = malloc((size_t)fastopt_blocks(&call) * sizeof *partials);
     double norm = 0;
+    fastopt_runs runs[SPANS];
+    for (int s = 0; s < SPANS; s++)
+        runs[s] = rows && s ? apart(lengths[s]) : (fastopt_runs){NULL, 0};
     for (int step = 0; step < STEPS; step++)
-        if (fastopt_step(&call) || fastopt_sum_squares(&call, 0.5, partials, &norm))
+        if ((rows ? fastopt_step_runs(&call, runs) : fastopt_step(&call)) || fastopt_sum_squares(&call, 0.5, partials, &norm))
             abort();
     uint64_t hash = 0;
     memcpy(&hash, &norm, sizeof norm);
     for (int s = 0; s < SPANS; s++) {
+        free((void *)runs[s].runs);
         for (int b = 0; b < 2 + about->state_count; b++)
             hash = finish(&spans[s].streams[b], lengths[s], hash);
         for (int f = 0; f < FOLLOWERS; f++)
@@ -142,14 +158,14 @@ static void flush_subnormals(int on)
 
 static void *hammer(void *flush)
 {
-    run(0, FASTOPT_FLOAT32, 0, FASTOPT_BASELINE, 4); /* makes the workers, which inherit the mode of this thread */
+    run(0, FASTOPT_FLOAT32, 0, FASTOPT_BASELINE, 4, 0); /* makes the workers, which inherit the mode of this thread */
     flush_subnormals(flush != NULL);
     for (int32_t kernel = 0; fastopt_kernel_at(kernel); kernel++)
         for (int32_t dtype = FASTOPT_FLOAT32; dtype <= FASTOPT_FLOAT64; dtype++)
             for (int mix = 0; mix < MIXES; mix++) {
-                const uint64_t expected = run(kernel, dtype, mix, FASTOPT_BASELINE, 1);
+                const uint64_t expected = run(kernel, dtype, mix, FASTOPT_BASELINE, 1, 0);
                 for (int32_t isa = FASTOPT_BASELINE; isa <= fastopt_best_isa(); isa++)
-                    if (run(kernel, dtype, mix, isa, 4) != expected) {
+                    if (run(kernel, dtype, mix, isa, 4, isa == fastopt_best_isa()) != expected) {
                         printf("%s, mix %d: other bits with %s\n", fastopt_kernel_at(kernel)->name, mix,
                                fastopt_isa_name(isa));
                         abort();
@@ -191,8 +207,21 @@ static void errors(void)
     span.followers = &copy, expect(fastopt_step(&call), FASTOPT_NO_STORAGE);
     span.follower_count = -1, expect(fastopt_step(&call), FASTOPT_NO_BUFFER), span.follower_count = 0;
     span.coefficients = NULL, expect(fastopt_step(&call), FASTOPT_NO_BUFFER), span.coefficients = k;
+    fastopt_run row = {0, 0, 1};
+    fastopt_runs runs = {&row, -1};
+    expect(fastopt_step_runs(&call, &runs), FASTOPT_NO_RUN), runs.count = 1;
+    row.length = 2, expect(fastopt_step_runs(&call, &runs), FASTOPT_NO_RUN);
+    row.length = -1, expect(fastopt_step_runs(&call, &runs), FASTOPT_NO_RUN), row.length = 1;
+    row.start = 1, expect(fastopt_step_runs(&call, &runs), FASTOPT_NO_RUN);
+    row.start = -1, expect(fastopt_step_runs(&call, &runs), FASTOPT_NO_RUN), row.start = 0;
+    row.source = -1, expect(fastopt_step_runs(&call, &runs), FASTOPT_NO_RUN), row.source = 0;
+    runs.count = 0, expect(fastopt_step_runs(&call, &runs), FASTOPT_OK), runs.count = 1;
     if (p != 1)
         abort();
+    expect(fastopt_step_runs(&call, &runs), FASTOPT_OK);
+    if (p != 0)
+        abort();
+    p = 1;
     expect(fastopt_step(&call), FASTOPT_OK);
     if (p != 0)
         abort();

@@ -14,13 +14,16 @@ import subprocess
 import sys
 from collections import Counter
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from cases import every_kernel
 
 import fastopt
+from fastopt.sizes import LANES
 
 pytestmark = pytest.mark.compiled
 
@@ -73,9 +76,9 @@ DIALECTS = {
 }
 
 
-def operations(kernel: str) -> Counter:
+def operations(kernel: str, folder: str = "kernels") -> Counter:
     """What an element takes: operations by kind, without those that only one side of a selection needs."""
-    source = (Path(fastopt.__file__).parent / "kernels" / f"{kernel}.py").read_text()
+    source = (Path(fastopt.__file__).parent / folder / f"{kernel}.py").read_text()
     names = {ast.Mult: "mul", ast.Add: "add", ast.Sub: "add", ast.Div: "div"}
     found: Counter = Counter()
 
@@ -223,6 +226,34 @@ def test_numba(kernel, dtype, terms, options):
     else:
         known |= terms == "SOME" and len(others) == 1  # else the row is refused, in the same function
     assert problem(DIALECT, functions, kernel, dtype, numba_widths(), without_one=known) == ""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["lamb", "sum_squares"])
+def test_numba_adds_a_row_of_lanes_at_a_time(name, dtype, monkeypatch):
+    """What elements contribute to a sum is computed by vectors, and as many of them are added as a row of lanes has."""
+    numba = pytest.importorskip("numba", exc_type=ImportError)
+    from numba.core.dispatcher import Dispatcher
+
+    from fastopt.backend import compile as compiling
+    from fastopt.sums import SUMS
+
+    def problems() -> list[str]:
+        monkeypatch.setattr(compiling, "dispatchers", {})
+        (assembly,) = compiling.sum_driver(name, np.dtype(dtype), False).inspect_asm().values()
+        (code,) = (code for each, (code, _) in parse(assembly).items() if "sums_of_share" in each)
+        text = "\n".join(f"{each.name} {each.operands}" for each in code)
+        found = [re.findall(rf"^{pattern}\b", text, re.MULTILINE) for pattern in DIALECT.packed.values()]
+        packed = Counter("add" if each == "sub" else each for each in chain(*found))
+        lanes = LANES * len(SUMS[name].numbers) // 8  # of the widest registers
+        needed = operations(name, "sums") + Counter(add=lanes)
+        return [f"{each}: {packed[each]} of {count}" for each, count in needed.items() if packed[each] < count]
+
+    monkeypatch.setattr(Dispatcher, "enable_caching", lambda self: None)  # a cache says nothing about machine code
+    assert problems() == []
+    monkeypatch.setattr(numba.config, "LOOP_VECTORIZE", 0)
+    monkeypatch.setattr(numba.config, "SLP_VECTORIZE", 0)
+    assert problems()
 
 
 def test_numba_without_vectorization_is_noticed(monkeypatch):

@@ -83,5 +83,9 @@ def test_a_key_is_one_of_a_seed_a_step_and_a_pair():
     assert len(keys) == 4000
     assert all(0 <= key < 2**64 for key in keys)
     assert noise.key(2**64 - 1, 10**12, 1) != noise.key(0, 10**12, 1)
+    for seed, step in [(0, 1), (2**64 - 1, 63), (5, 64), (5, 10**12)]:
+        filled = np.zeros(4, np.uint64)
+        noise.fill_keys(filled, seed, step)
+        assert filled.tolist() == [noise.key(seed, step, pair) for pair in range(4)]
     assert noise.key(0, 1, 0) == 0x44E5B98100C67FB0  # the format: it must never change
     assert noise.words(noise.key(0, 1, 0), 2**32 - 1, 3).tolist() == [191661664, 2606129874, 2201263380]
