@@ -127,13 +127,14 @@ def test_a_run_that_goes_on_has_the_bits_of_one_that_never_stopped(mix, backend,
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_a_quadratic_is_brought_down(mix, backend):
+def test_a_quadratic_is_brought_down(mix):
+    """On one backend: the other one has the same bits."""
     dtype, gradient, options = MIXES[mix]
     given = FlatBuffer({"w": [1.0]}, gradient).dtype
     for rule in (fastopt.Adam(lr=0.02), fastopt.Momentum(lr=0.02), fastopt.RMSprop(lr=0.02)):
         params = buffer(0, dtype)
         target = buffer(1, "float64").flat
-        optimizer = Optimizer(params, rule, backend=backend, **options)
+        optimizer = Optimizer(params, rule, backend=BACKENDS[-1], **options)
         first = np.square(params.flat.astype("f8") - target).mean()
         for _ in range(400 * options.get("accumulate", 1)):
             optimizer.step((params.flat.astype("f8") - target).astype(given))
