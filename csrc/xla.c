@@ -4,6 +4,7 @@
  * interface that has been the same since its version 0.1, the one that they report. Every structure says how large it is,
  * and a smaller one than is read here is refused. */
 #include <pthread.h>
+#include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -336,7 +337,7 @@ static void take_shares(struct job *job)
     while ((worker = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->workers) {
         job->task(job->context, worker, job->workers);
         pthread_mutex_lock(&job->lock);
-        if (++job->done == job->workers)
+        if (__atomic_add_fetch(&job->done, 1, __ATOMIC_RELEASE) == job->workers)
             pthread_cond_signal(&job->all_done);
         pthread_mutex_unlock(&job->lock);
     }
@@ -349,9 +350,13 @@ static void help(void *data)
     release(data);
 }
 
+/* How often to ask whether others are done before falling asleep, which costs as much as a tenth of a share. */
+enum { TURNS = 200 };
+
 /* Runs a task on XLA's threads, which wait for nothing else that this library does; another pool on the same processors
  * would take them from each other. Whoever calls takes shares, too, and waits only for those that others have begun: XLA
- * may run tasks late, or not at all before this one returns. */
+ * may run tasks late, or not at all before this one returns. So it is asked for one thread more than is needed: woken on
+ * the processor that this one is busy on, as happens in one of four steps, a thread comes when all is done. */
 static void run_on_xla(void *pool, parallel_task *task, void *context, int threads)
 {
     const struct frame *frame = pool;
@@ -367,7 +372,7 @@ static void run_on_xla(void *pool, parallel_task *task, void *context, int threa
     *job = (struct job){.task = task, .context = context, .workers = threads, .users = 1};
     pthread_mutex_init(&job->lock, NULL);
     pthread_cond_init(&job->all_done, NULL);
-    for (int other = 1; other < threads; other++) {
+    for (int other = 0; other < threads; other++) {
         struct schedule_args args = {sizeof args, NULL, frame->context, help, job};
         __atomic_add_fetch(&job->users, 1, __ATOMIC_RELAXED);
         void *refused = frame->api->schedule(&args);
@@ -379,6 +384,8 @@ static void run_on_xla(void *pool, parallel_task *task, void *context, int threa
         }
     }
     take_shares(job);
+    for (int turn = 0; turn < TURNS && __atomic_load_n(&job->done, __ATOMIC_ACQUIRE) < job->workers; turn++)
+        sched_yield();
     pthread_mutex_lock(&job->lock);
     while (job->done < job->workers)
         pthread_cond_wait(&job->all_done, &job->lock);
