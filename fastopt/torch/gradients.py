@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastopt.backend.program import Backend
-from fastopt.rows import Merged, check_rows, merged
+from fastopt.rows import Rows, check_rows
 from fastopt.torch import memory
 from fastopt.torch.rows import Row
 
@@ -27,13 +26,13 @@ class Stale(Exception):
 class Gradients(NamedTuple):
     """The gradients of a plan's rows in the parameters' layout, their addresses, and which there are (None: all).
 
-    Sparse ones are in ``sparse``, by the number of the row, and have no address.
+    Sparse ones are in ``sparse``, by the number of the row, and have no address. Their rows may come twice.
     """
 
     tensors: Sequence[Tensor | None]
     addresses: np.ndarray
     present: np.ndarray | None
-    sparse: Mapping[int, Merged] = MappingProxyType({})
+    sparse: Mapping[int, Rows] = MappingProxyType({})
 
 
 _NO_GRADIENTS = Gradients((), np.empty(0, np.int64), None)
@@ -42,10 +41,10 @@ _NO_GRADIENTS = Gradients((), np.empty(0, np.int64), None)
 class Reader:
     """Reads the gradients of a plan's rows."""
 
-    def __init__(self, rows: Sequence[Row], backend: Backend) -> None:
-        self._params, self._backend = [row.param for row in rows], backend
-        #: In what kernels compute where a sparse gradient is expected, by the number of the row.
-        self._sparse = {number: row.computes for number, row in enumerate(rows) if row.sparse}
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._params = [row.param for row in rows]
+        #: The rows whose gradients are expected to be sparse, by their number.
+        self._sparse = {number for number, row in enumerate(rows) if row.sparse}
         self._distributed = any(map(memory.is_distributed, self._params))
         params = list(map(memory.local, self._params))
         self._layouts, self._sizes = list(map(_stride, params)), list(map(_nbytes, params))
@@ -77,7 +76,7 @@ class Reader:
                     return Gradients(gradients, addresses, None)
             except RuntimeError:  # a gradient without memory: a sparse one
                 pass
-        sparse = dict[int, Merged]()
+        sparse = dict[int, Rows]()
         addresses = np.zeros(len(gradients), np.int64)
         with torch.no_grad():
             for row, (gradient, p) in enumerate(zip(gradients, self._params, strict=True)):
@@ -91,14 +90,14 @@ class Reader:
         present = np.array([gradient is not None for gradient in gradients])
         return Gradients(gradients, addresses, None if present.all() else present, sparse)
 
-    def _rows(self, row: int, gradient: Tensor, param: Tensor) -> Merged:
+    def _rows(self, row: int, gradient: Tensor, param: Tensor) -> Rows:
         """The rows of a sparse gradient. ValueError if the parameter has no such ones."""
         sparse = memory.is_sparse(gradient) and gradient.dtype == self._dtypes[row]
         if not sparse or param.nbytes != self._sizes[row] or memory.rows_obstacle(gradient, param):
             raise Stale
         found, shape = memory.rows(gradient), tuple(param.shape)
         check_rows(f"a gradient of a parameter of the shape {shape}", found, shape)
-        return merged(found.indices, found.values, shape[0], self._sparse[row], self._backend, gathered=False)
+        return found
 
     def _readable(self, row: int, gradient: Tensor, param: Tensor) -> Tensor:
         """The gradient, or a copy of it where its elements lie in another order than the parameter's."""

@@ -12,7 +12,7 @@ from torch.autograd.graph import increment_version
 from fastopt.backend.choice import select
 from fastopt.backend.program import Follower, Program, Sums, Work, run
 from fastopt.encoded import native, of_array
-from fastopt.rows import Merged
+from fastopt.rows import Rows, divided, merged
 from fastopt.rule import Rule
 from fastopt.sizes import GRAIN_AWAKE
 from fastopt.storage import Stream
@@ -87,7 +87,7 @@ class Plan:
         #: The works of the rows whose gradients are sparse. The table leaves them out: what they read is elsewhere.
         self._sparse = {number: works[number] for number, row in enumerate(rows) if row.sparse}
         #: What reads the gradients of the rows.
-        self.gradients = Reader(rows, self.backend)
+        self.gradients = Reader(rows)
 
         self._kernels = [work.kernel for work in works]
         self._params = [row.param for row in rows]
@@ -147,7 +147,9 @@ class Plan:
             self._squares = self.backend.sums(works, "sum_squares", GRAIN_AWAKE)
         squares = self._squares.take(threads, gradients.addresses)[:, 0]
         for row, found in gradients.sparse.items():
-            values = of_array(found.array, found.array.dtype)
+            count, computes = self._params[row].shape[0], self._sparse[row].k.dtype
+            once = merged(found.indices, found.values, count, computes, self.backend, gathered=False)
+            values = of_array(once.array, once.array.dtype)
             squares[row] = self.backend.bind_sum_squares([values], threads)(1.0)
         return clipping.total(squares, self._params)
 
@@ -162,6 +164,7 @@ class Plan:
         """One step of the kernels, with the coefficients that were prepared."""
         if not self._params:
             return
+        works = self._works_of_rows(gradients.sparse)
         stepped = self._versioned
         if gradients.present is not None:
             pairs = zip(self._params, gradients.tensors, strict=True)
@@ -169,19 +172,21 @@ class Plan:
         increment_version(stepped)
         addresses = self._stages.addresses(gradients.addresses) if self._stages else gradients.addresses
         program = self._table.bind(addresses, threads)
-        if gradients.sparse:
-            of_rows = self.backend.bind(self._works_of_rows(gradients.sparse), threads)
+        if works:
+            of_rows = self.backend.bind(works, threads)
             program = Program([*program.calls, *of_rows.calls], (program, of_rows), program.lock or of_rows.lock)
         run(program.calls, program.lock)
 
-    def _works_of_rows(self, sparse: Mapping[int, Merged]) -> list[Work]:
+    def _works_of_rows(self, sparse: Mapping[int, Rows]) -> list[Work]:
         works = []
         for number, found in sparse.items():
             work = self._sparse[number]
-            if found.array.size:
-                p, _, *states = work.streams
-                values = of_array(found.array, work.k.dtype)
-                works.append(work._replace(streams=(p, values, *states), spans=found.spans))
+            p, _, *states = work.streams
+            parts = divided(found.indices, found.values, self._params[number].shape[0], work.k.dtype, self.backend)
+            for part in parts:
+                if part.indices.size and part.array.size:
+                    values = of_array(part.array, work.k.dtype)
+                    works.append(work._replace(streams=(p, values, *states), spans=part.spans))
         return works
 
     def _use(self, rows: np.ndarray, k: np.ndarray, keys: np.ndarray | None) -> None:
