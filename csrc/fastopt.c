@@ -321,7 +321,7 @@ static void measure_share(void *context, int worker, int workers)
     }
 }
 
-static int32_t measure_all(struct measure *measure)
+static int32_t measure_all(struct measure *measure, parallel_runner *run, void *pool)
 {
     const fastopt_call *call = measure->call;
     const int32_t code = check_call(call);
@@ -335,14 +335,15 @@ static int32_t measure_all(struct measure *measure)
             return FASTOPT_NO_SUM;
     measure->width = sum->number_count;
     measure->blocks = fastopt_blocks(call);
-    parallel_run(measure_share, measure, useful_threads(total_length(call), call));
+    run(pool, measure_share, measure, useful_threads(total_length(call), call));
     return FASTOPT_OK;
 }
 
-int32_t fastopt_measure(const fastopt_call *call, int32_t sum, double *partials, double *numbers)
+int32_t measure_on(const fastopt_call *call, int32_t sum, double *partials, double *numbers, parallel_runner *run,
+                   void *pool)
 {
     struct measure measure = {.call = call, .sum = sum, .partials = partials};
-    const int32_t code = measure_all(&measure);
+    const int32_t code = measure_all(&measure, run, pool);
     for (int64_t index = 0; code == FASTOPT_OK && index < call->count; index++, numbers += measure.width) {
         memset(numbers, 0, (size_t)measure.width * sizeof *numbers);
         for (int64_t start = 0; start < call->spans[index].length; start += BLOCK)
@@ -352,10 +353,15 @@ int32_t fastopt_measure(const fastopt_call *call, int32_t sum, double *partials,
     return code;
 }
 
+int32_t fastopt_measure(const fastopt_call *call, int32_t sum, double *partials, double *numbers)
+{
+    return measure_on(call, sum, partials, numbers, run_on_own_pool, NULL);
+}
+
 int32_t fastopt_sum_squares(const fastopt_call *call, double scale, double *partials, double *total)
 {
     struct measure measure = {.call = call, .sum = fastopt_find_sum("sum_squares"), .scale = &scale, .partials = partials};
-    const int32_t code = measure_all(&measure);
+    const int32_t code = measure_all(&measure, run_on_own_pool, NULL);
     if (code == FASTOPT_OK) {
         *total = 0;
         for (int64_t block = 0; block < measure.blocks; block++)

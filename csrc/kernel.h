@@ -15,8 +15,9 @@ enum presence { ABSENT, PRESENT, UNKNOWN };
 
 #define LOOP static inline __attribute__((always_inline)) void
 #define IS(name, other) (__builtin_strcmp(#name, #other) == 0) /* known when compiled */
-/* Which zeros take the loop with the question: l2 and keep have loops of their own, zero stands in comparisons. */
-#define IN_A_TERM(name) (!IS(name, l2) && !IS(name, keep) && !IS(name, zero))
+/* Which zeros take the loop with the question: l2 and keep have loops of their own, zero stands in comparisons, and
+ * eps_root is added. */
+#define IN_A_TERM(name) (!IS(name, l2) && !IS(name, keep) && !IS(name, zero) && !IS(name, eps_root))
 #define OR_IS_ZERO(name) || (name == 0 && IN_A_TERM(name))
 #define OR_NO_DECAY(name) || (IS(name, l2) && name == 0)
 #define OR_NOT_KEPT(name) || (IS(name, keep) && name == 0)

@@ -4,6 +4,7 @@
  * interface that has been the same since its version 0.1, the one that they report. Every structure says how large it is,
  * and a smaller one than is read here is refused. */
 #include <pthread.h>
+#include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -176,6 +177,16 @@ static int64_t number(const struct frame *frame, const char *name)
     return scalar && scalar->dtype == S64 ? *(const int64_t *)scalar->value : -1;
 }
 
+/* A name among the attributes, as a string of C's. Returns zero if there is none, or if it is too long. */
+static int copy_name(const struct text *text, char *name, size_t size)
+{
+    if (!text || text->length >= size)
+        return 0;
+    memcpy(name, text->characters, text->length);
+    name[text->length] = 0;
+    return 1;
+}
+
 static const struct buffer *operand(const struct frame *frame, int64_t index)
 {
     return frame->operands.buffers[index];
@@ -203,6 +214,12 @@ static int32_t storage(const struct buffer *buffer)
     }
 }
 
+/* The dtype that kernels compute in for parameters that are stored so. */
+static int32_t computed_in(const struct buffer *buffer)
+{
+    return buffer->dtype == F64 ? FASTOPT_FLOAT64 : FASTOPT_FLOAT32;
+}
+
 static int64_t item_size(const struct buffer *buffer)
 {
     return buffer->dtype == F64 ? 8 : buffer->dtype == F32 ? 4 : 2;
@@ -222,28 +239,68 @@ static fastopt_stream written(const struct buffer *from, const struct buffer *to
     return stream(to);
 }
 
-/* One span for each parameter. Returns what is wrong, or NULL. */
-static const char *fill_spans(const struct frame *frame, fastopt_span *spans, int64_t count, int32_t kernel, int keeps)
+/* The span of a parameter, but for its coefficients: its first operand is number `in`, its first result `out`. Returns what
+ * is wrong, or NULL. */
+static const char *fill_span(const struct frame *frame, int64_t in, int64_t out, int32_t kernel, int reads,
+                             fastopt_span *span)
 {
     const int32_t states = fastopt_kernel_at(kernel)->state_count;
-    const struct buffer *k = operand(frame, 0);
-    for (int64_t index = 0; index < count; index++) {
-        const int64_t in = 1 + index * (2 + states), out = index * (1 + states);
-        const struct buffer *p = operand(frame, in), *g = operand(frame, in + 1);
-        fastopt_span *span = &spans[index];
-        *span = (fastopt_span){.length = length(p), .coefficients = k->data, .kernel = kernel, .dtype = storage(k)};
-        for (int32_t each = 0; each < 2 + states; each++)
-            if (length(operand(frame, in + each)) != span->length)
-                return "fastopt: parameters, gradients and states must have the same size";
-        for (int32_t each = 0; each < 1 + states; each++)
-            if (length(result(frame, out + each)) != span->length)
-                return "fastopt: results must have the size of the parameters";
-        span->streams[0] = written(p, result(frame, out), keeps);
-        span->streams[1] = stream(g);
-        for (int32_t each = 0; each < states; each++)
-            span->streams[2 + each] = written(operand(frame, in + 2 + each), result(frame, out + 1 + each), 1);
-    }
+    const struct buffer *p = operand(frame, in), *g = operand(frame, in + 1);
+    *span = (fastopt_span){.length = length(p), .kernel = kernel, .dtype = computed_in(p)};
+    for (int32_t each = 0; each < 2 + states; each++)
+        if (length(operand(frame, in + each)) != span->length)
+            return "fastopt: parameters, gradients and states must have the same size";
+    for (int32_t each = 0; each < 1 + states; each++)
+        if (length(result(frame, out + each)) != span->length)
+            return "fastopt: results must have the size of the parameters";
+    span->streams[0] = written(p, result(frame, out), reads);
+    span->streams[1] = stream(g);
+    for (int32_t each = 0; each < states; each++)
+        span->streams[2 + each] = written(operand(frame, in + 2 + each), result(frame, out + 1 + each), 1);
     return NULL;
+}
+
+/* A call, and its spans, which are to be freed. */
+struct update {
+    fastopt_call call;
+    fastopt_span *spans;
+};
+
+/* What begins every step: a call with a span for each parameter, but for their coefficients. The operands are `before` and
+ * `after` others, and between them p, g and the states of each parameter; the results are p and the states of each.
+ * Returns what is wrong, or NULL. */
+static const char *begin(const struct frame *frame, int64_t before, int64_t after, struct update *update)
+{
+    const struct text *text = attribute(frame, "kernel", ATTR_STRING);
+    char name[64];
+    if (!copy_name(text, name, sizeof name))
+        return "fastopt: a step needs the name of a kernel";
+    const int32_t kernel = fastopt_find(name);
+    if (kernel < 0)
+        return fastopt_error(FASTOPT_NO_KERNEL);
+    const int32_t states = fastopt_kernel_at(kernel)->state_count;
+    const int64_t count = frame->results.count / (1 + states), isa = number(frame, "isa");
+    if (frame->operands.count != before + count * (2 + states) + after || frame->results.count != count * (1 + states))
+        return "fastopt: a step's operands are coefficients, then p, g and the states of each parameter";
+    fastopt_span *spans = calloc((size_t)(count ? count : 1), sizeof *spans);
+    if (!spans)
+        return fastopt_error(FASTOPT_NO_MEMORY);
+    const int reads = number(frame, "reads") != 0;
+    const char *wrong = NULL;
+    for (int64_t index = 0; index < count && !wrong; index++)
+        wrong = fill_span(frame, before + index * (2 + states), index * (1 + states), kernel, reads, &spans[index]);
+    if (wrong)
+        free(spans);
+    const int32_t threads = (int32_t)number(frame, "threads");
+    *update = (struct update){{spans, count, threads, isa < 0 ? fastopt_best_isa() : (int32_t)isa, 0}, spans};
+    return wrong;
+}
+
+/* Gives spans their rows of coefficients, which are `stride` bytes apart. */
+static void set_rows(const struct update *update, const void *rows, size_t stride)
+{
+    for (int64_t index = 0; index < update->call.count; index++)
+        update->spans[index].coefficients = (const char *)rows + (size_t)index * stride;
 }
 
 /* A rate or the like, a scalar. */
@@ -280,7 +337,7 @@ static void take_shares(struct job *job)
     while ((worker = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->workers) {
         job->task(job->context, worker, job->workers);
         pthread_mutex_lock(&job->lock);
-        if (++job->done == job->workers)
+        if (__atomic_add_fetch(&job->done, 1, __ATOMIC_RELEASE) == job->workers)
             pthread_cond_signal(&job->all_done);
         pthread_mutex_unlock(&job->lock);
     }
@@ -293,9 +350,13 @@ static void help(void *data)
     release(data);
 }
 
+/* How often to ask whether others are done before falling asleep, which costs as much as a tenth of a share. */
+enum { TURNS = 200 };
+
 /* Runs a task on XLA's threads, which wait for nothing else that this library does; another pool on the same processors
  * would take them from each other. Whoever calls takes shares, too, and waits only for those that others have begun: XLA
- * may run tasks late, or not at all before this one returns. */
+ * may run tasks late, or not at all before this one returns. So it is asked for one thread more than is needed: woken on
+ * the processor that this one is busy on, as happens in one of four steps, a thread comes when all is done. */
 static void run_on_xla(void *pool, parallel_task *task, void *context, int threads)
 {
     const struct frame *frame = pool;
@@ -311,7 +372,7 @@ static void run_on_xla(void *pool, parallel_task *task, void *context, int threa
     *job = (struct job){.task = task, .context = context, .workers = threads, .users = 1};
     pthread_mutex_init(&job->lock, NULL);
     pthread_cond_init(&job->all_done, NULL);
-    for (int other = 1; other < threads; other++) {
+    for (int other = 0; other < threads; other++) {
         struct schedule_args args = {sizeof args, NULL, frame->context, help, job};
         __atomic_add_fetch(&job->users, 1, __ATOMIC_RELAXED);
         void *refused = frame->api->schedule(&args);
@@ -323,6 +384,8 @@ static void run_on_xla(void *pool, parallel_task *task, void *context, int threa
         }
     }
     take_shares(job);
+    for (int turn = 0; turn < TURNS && __atomic_load_n(&job->done, __ATOMIC_ACQUIRE) < job->workers; turn++)
+        sched_yield();
     pthread_mutex_lock(&job->lock);
     while (job->done < job->workers)
         pthread_cond_wait(&job->all_done, &job->lock);
@@ -339,41 +402,29 @@ EXPORT void *fastopt_xla_step(struct frame *frame)
         return NULL;
     if (!is_known(frame))
         return error(frame, "fastopt: this version of XLA calls in a way that is not known");
-    const struct text *text = attribute(frame, "kernel", ATTR_STRING);
-    char name[64];
-    if (!text || text->length >= sizeof name)
-        return error(frame, "fastopt: a step needs the name of a kernel");
-    memcpy(name, text->characters, text->length);
-    name[text->length] = 0;
-    const int32_t kernel = fastopt_find(name);
-    if (kernel < 0)
-        return error(frame, fastopt_error(FASTOPT_NO_KERNEL));
-    const fastopt_kernel *about = fastopt_kernel_at(kernel);
-    const int64_t count = frame->results.count / (1 + about->state_count);
     const struct text *required = attribute(frame, "required", ATTR_STRING);
-    if (frame->operands.count != 1 + count * (2 + about->state_count) + (required != NULL) ||
-        frame->results.count != count * (1 + about->state_count))
-        return error(frame, "fastopt: a step's operands are k, then p, g and the states of each parameter");
-    if (length(operand(frame, 0)) != about->coefficient_count)
-        return error(frame, "fastopt: the row of coefficients is not the kernel's");
+    struct update update;
+    char message[MESSAGE];
+    const char *wrong = begin(frame, 1, required != NULL, &update);
+    if (wrong)
+        return error(frame, wrong);
     if (required && value(operand(frame, frame->operands.count - 1)) != 0) {
-        char message[MESSAGE];
         snprintf(message, sizeof message, "fastopt: %.*s", (int)required->length, required->characters);
-        return error(frame, message);
+        wrong = message;
     }
-    fastopt_span *spans = calloc((size_t)(count ? count : 1), sizeof *spans);
-    if (!spans)
-        return error(frame, fastopt_error(FASTOPT_NO_MEMORY));
-    const char *wrong = fill_spans(frame, spans, count, kernel, number(frame, "reads") != 0);
+    const struct buffer *k = operand(frame, 0);
+    for (int64_t index = 0; index < update.call.count && !wrong; index++) {
+        const fastopt_span *span = &update.spans[index];
+        if (span->dtype != storage(k) || length(k) != fastopt_kernel_at(span->kernel)->coefficient_count)
+            wrong = "fastopt: the row of coefficients is not the kernel's";
+    }
+    set_rows(&update, k->data, 0);
     if (!wrong) {
-        const int64_t isa = number(frame, "isa");
-        const fastopt_call call = {spans, count, (int32_t)number(frame, "threads"),
-                                   isa < 0 ? fastopt_best_isa() : (int32_t)isa, 0};
-        const int32_t code = step_on(&call, NULL, run_on_xla, frame);
+        const int32_t code = step_on(&update.call, NULL, run_on_xla, frame);
         if (code != FASTOPT_OK)
             wrong = fastopt_error(code);
     }
-    free(spans);
+    free(update.spans);
     return wrong ? error(frame, wrong) : NULL;
 }
 
@@ -381,6 +432,12 @@ EXPORT void *fastopt_xla_step(struct frame *frame)
  * what is wrong to `message`. */
 typedef int32_t fill_rows(const char *rule, int64_t length, int64_t step, int64_t count, const double *lr, int32_t dtype,
                           int64_t coefficients, void *rows, char *message, int64_t message_size);
+
+/* Fills the row of a rule's sum, or where there are its numbers, for parameters of these sizes, a row for each of them.
+ * Returns zero, or has written what is wrong to `message`. */
+typedef int32_t adapt_rows(const char *rule, int64_t length, int64_t step, const double *lr, int32_t dtype, int64_t count,
+                           const int64_t *sizes, const double *numbers, int64_t width, int64_t coefficients, void *rows,
+                           char *message, int64_t message_size);
 
 /* The next rows of a rule, made in advance: to ask its host for every single one would have each step wait for Python. */
 struct window {
@@ -397,9 +454,14 @@ enum { MOST_ROWS = 256 };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct window *windows;
 static fill_rows *fill;
+static adapt_rows *adapt;
 
 /* Sets what fills rows: once, before the first step. */
-EXPORT void fastopt_xla_set_rows(fill_rows *function) { fill = function; }
+EXPORT void fastopt_xla_set_rows(fill_rows *filling, adapt_rows *adapting)
+{
+    fill = filling;
+    adapt = adapting;
+}
 
 static struct window *find_window(const struct text *rule, int32_t dtype, int64_t coefficients)
 {
@@ -474,4 +536,108 @@ EXPORT void *fastopt_xla_row(struct frame *frame)
     }
     set_float_mode(&mode);
     return code ? error(frame, message) : NULL;
+}
+
+/* What a step with sums needs besides: a row for the sum and one for each parameter, sums and sizes. */
+struct sums {
+    int32_t index;
+    double *partials, *numbers;
+    int64_t *sizes;
+    void *rows;
+};
+
+static void free_sums(struct sums *sums)
+{
+    free(sums->partials), free(sums->numbers), free(sums->sizes), free(sums->rows);
+}
+
+/* Returns zero if there is no memory. */
+static int allocate_sums(const fastopt_call *call, int64_t coefficients, struct sums *sums)
+{
+    const fastopt_sum *about = fastopt_sum_at(sums->index);
+    const size_t count = (size_t)call->count + 1, width = (size_t)about->number_count;
+    const size_t most = (size_t)(coefficients > about->coefficient_count ? coefficients : about->coefficient_count);
+    sums->partials = calloc((size_t)fastopt_blocks(call) * width + 1, sizeof(double));
+    sums->numbers = calloc(count * width, sizeof(double));
+    sums->sizes = calloc(count, sizeof(int64_t));
+    sums->rows = calloc(count * most, sizeof(double));
+    return sums->partials && sums->numbers && sums->sizes && sums->rows;
+}
+
+/* The sums of each parameter, and the rows that follow from them: see fastopt_xla_adapted_step(). Returns zero, or has
+ * written what is wrong to `message`. */
+static int32_t adapt_call(struct frame *frame, const struct update *update, const struct text *rule, const double *lr,
+                          struct sums *sums, char *message)
+{
+    const fastopt_call *call = &update->call;
+    const int64_t step = *(const int32_t *)operand(frame, 0)->data, size = (int64_t)rule->length;
+    const int32_t dtype = call->spans[0].dtype;
+    const fastopt_sum *about = fastopt_sum_at(sums->index);
+    const int64_t coefficients = fastopt_kernel_at(call->spans[0].kernel)->coefficient_count;
+    float_mode mode; /* of XLA's threads, not of Python's */
+    get_float_mode(&mode);
+    set_default_float_mode();
+    int32_t wrong = adapt(rule->characters, size, step, lr, dtype, 1, NULL, NULL, 0, about->coefficient_count, sums->rows,
+                          message, MESSAGE);
+    if (!wrong) {
+        set_rows(update, sums->rows, 0);
+        const int32_t code = measure_on(call, sums->index, sums->partials, sums->numbers, run_on_xla, frame);
+        if (code != FASTOPT_OK) {
+            snprintf(message, MESSAGE, "%s", fastopt_error(code));
+            wrong = 1;
+        }
+    }
+    if (!wrong) {
+        for (int64_t index = 0; index < call->count; index++)
+            sums->sizes[index] = call->spans[index].length;
+        wrong = adapt(rule->characters, size, step, lr, dtype, call->count, sums->sizes, sums->numbers, about->number_count,
+                      coefficients, sums->rows, message, MESSAGE);
+        set_rows(update, sums->rows,
+                 (size_t)coefficients * (dtype == FASTOPT_FLOAT32 ? sizeof(float) : sizeof(double)));
+    }
+    set_float_mode(&mode);
+    return wrong;
+}
+
+/* A step of a rule with sums: operands step, an int32, and perhaps lr, then p, g and the states of each parameter, which
+ * are all computed in one dtype; results as of fastopt_xla_step(). Attributes: rule and threads; kernel and sum, by name;
+ * isa. The sums of each parameter are taken, its host makes a row for each from them, and then kernels run. */
+EXPORT void *fastopt_xla_adapted_step(struct frame *frame)
+{
+    if (is_question(frame) || frame->stage != STAGE_EXECUTE)
+        return NULL;
+    if (!is_known(frame))
+        return error(frame, "fastopt: this version of XLA calls in a way that is not known");
+    const struct text *rule = attribute(frame, "rule", ATTR_STRING);
+    char name[64], message[MESSAGE] = "";
+    if (!rule || !adapt || !copy_name(attribute(frame, "sum", ATTR_STRING), name, sizeof name) ||
+        frame->operands.count < 1 || operand(frame, 0)->dtype != S32)
+        return error(frame, "fastopt: a step with sums needs a rule, a sum and its number");
+    const int traced = number(frame, "traced") != 0;
+    const double lr = traced && frame->operands.count > 1 ? value(operand(frame, 1)) : 0;
+    struct sums sums = {.index = fastopt_find_sum(name)};
+    if (sums.index < 0)
+        return error(frame, fastopt_error(FASTOPT_NO_SUM));
+    struct update update;
+    const char *wrong = begin(frame, 1 + traced, 0, &update);
+    if (wrong)
+        return error(frame, wrong);
+    const int64_t count = update.call.count;
+    for (int64_t index = 1; index < count && !wrong; index++)
+        if (update.spans[index].dtype != update.spans[0].dtype)
+            wrong = "fastopt: the parameters of a step with sums must be computed in one dtype";
+    if (!wrong && count > 0) {
+        if (!allocate_sums(&update.call, fastopt_kernel_at(update.spans[0].kernel)->coefficient_count, &sums)) {
+            wrong = fastopt_error(FASTOPT_NO_MEMORY);
+        } else if (adapt_call(frame, &update, rule, traced ? &lr : NULL, &sums, message)) {
+            wrong = message;
+        } else {
+            const int32_t code = step_on(&update.call, NULL, run_on_xla, frame);
+            if (code != FASTOPT_OK)
+                wrong = fastopt_error(code);
+        }
+    }
+    free_sums(&sums);
+    free(update.spans);
+    return wrong ? error(frame, wrong) : NULL;
 }

@@ -113,6 +113,28 @@ def merged(
     found, flat = _order(indices, count), values.reshape(-1).view(np.ndarray)
     if not (gathered or found.more.size):
         return Merged(found.indices, flat, _spans(found.indices, found.firsts, width))
+    return _added(found, flat, width, computes, backend)
+
+
+def divided(
+    indices: np.ndarray, values: np.ndarray, count: int, computes: np.dtype, backend: Backend
+) -> tuple[Merged, ...]:
+    """As :func:`merged`, in two parts where rows come twice: those that come once, read in place, and the sums."""
+    width = values.size // max(indices.size, 1)
+    found, flat = _order(indices, count), values.reshape(-1).view(np.ndarray)
+    several = np.zeros(found.indices.size, bool)
+    several[found.into] = True
+    once = found.indices[~several]
+    in_place = Merged(once, flat, _spans(once, found.firsts[~several], width))
+    if not found.more.size:
+        return (in_place,)
+    into = (np.cumsum(several) - 1)[found.into]
+    rest = _Order(found.indices[several], found.firsts[several], found.more, into)
+    return in_place, _added(rest, flat, width, computes, backend)
+
+
+def _added(found: "_Order", flat: np.ndarray, width: int, computes: np.dtype, backend: Backend) -> Merged:
+    """Rows in new memory, in the order of their indices."""
     made = flat.reshape(-1, width)[found.firsts].reshape(-1) if width else flat[:0]
     if found.more.size and width:
         made = made.astype(flat.dtype if flat.itemsize == 8 else computes, copy=False)

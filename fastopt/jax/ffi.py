@@ -1,4 +1,4 @@
-"""The two handlers of the library that XLA calls, as functions of JAX arrays."""
+"""The handlers of the library that XLA calls, as functions of JAX arrays."""
 
 import ctypes
 import os
@@ -14,6 +14,7 @@ from fastopt.backend.process import resolve_threads
 from fastopt.capi import get_library
 from fastopt.errors import quoted
 from fastopt.jax import rows
+from fastopt.rule import Rule
 
 #: How numbers of parameters, gradients and states may be stored.
 STORED = ("float32", "float64", "bfloat16", "float16")
@@ -23,8 +24,8 @@ STORED = ("float32", "float64", "bfloat16", "float16")
 def register() -> None:
     """Makes the handlers known to XLA, once. BackendError, which says why, if there is no C backend."""
     library = ctypes.CDLL(get_library())
-    library.fastopt_xla_set_rows(rows.fill)
-    for name in ("fastopt_xla_step", "fastopt_xla_row"):
+    library.fastopt_xla_set_rows(rows.fill, rows.adapt)
+    for name in ("fastopt_xla_step", "fastopt_xla_adapted_step", "fastopt_xla_row"):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
 
 
@@ -59,20 +60,57 @@ def update(
     One call for each dtype that is computed in, whose coefficients ``row`` gives; in place where XLA may overwrite.
     ``reads`` the kernel gives the step alone, as if parameters were zero, in new memory.
     """
+    attributes = {"kernel": kernel, "reads": np.int64(reads)}
+    after: list[jax.Array] = []
+    if required is not None:
+        after.append(jnp.asarray(required.number, jnp.float32))
+        attributes["required"] = required.sentence
+
+    def call(dtype: np.dtype, spans: list) -> list[list[jax.Array]]:
+        return _call("fastopt_xla_step", [row(dtype)], spans, after, attributes | _engine(threads))
+
+    return _for_each_dtype(spans, call)
+
+
+def adapted_update(
+    rule: Rule, source: rows.Source, step: jax.Array, lr: Any, spans: Sequence[Sequence[Any]], threads: int | None
+) -> list[list[jax.Array]]:
+    """As :func:`update`, by a rule whose coefficients follow from sums over each parameter: see :attr:`Rule.sums`.
+
+    ``step`` and ``lr`` are those of :func:`row`.
+    """
+    before = [step] if lr is None else [step, lr]
+    attributes = {"kernel": rule.kernel, "sum": rule.sums, "rule": source.name, "traced": np.int64(source.traced)}
+
+    def call(dtype: np.dtype, spans: list) -> list[list[jax.Array]]:
+        return _call("fastopt_xla_adapted_step", before, spans, [], attributes | _engine(threads))
+
+    return _for_each_dtype(spans, call)
+
+
+def _for_each_dtype(
+    spans: Sequence[Sequence[Any]], call: Callable[[np.dtype, list], list[list[jax.Array]]]
+) -> list[list[jax.Array]]:
+    """What the call gives for those spans that are computed in each dtype, in the order in which they were."""
     found: list[list[jax.Array]] = [[]] * len(spans)
     dtypes = [computes(span[0]) for span in spans]
     for dtype in sorted(set(dtypes), key=str):
         places = [place for place, each in enumerate(dtypes) if each == dtype]
-        updated = _update(kernel, row(dtype), [spans[place] for place in places], reads, required, threads)
-        for place, each in zip(places, updated, strict=True):
+        for place, each in zip(places, call(dtype, [spans[place] for place in places]), strict=True):
             found[place] = each
     return found
 
 
-def _update(
-    kernel: str, k: jax.Array, spans: list, reads: bool, required: Required | None, threads: int | None
+def _engine(threads: int | None) -> dict[str, np.int64]:
+    return {"threads": np.int64(min(resolve_threads(threads), 2**31 - 1)), "isa": np.int64(_isa())}
+
+
+def _call(
+    target: str, before: list[jax.Array], spans: list, after: list[jax.Array], attributes: dict[str, Any]
 ) -> list[list[jax.Array]]:
-    operands: list[jax.Array] = [k]
+    """New parameters and states by a handler, whose operands are these besides those of the spans."""
+    reads = attributes.get("reads", True)
+    operands = list(before)
     results: list[jax.ShapeDtypeStruct] = []
     aliases: dict[int, int] = {}
     for p, g, *states in spans:
@@ -83,13 +121,8 @@ def _update(
             aliases[first + 2 + index] = place + 1 + index
         operands += map(jnp.asarray, (p, g, *states))
         results += [jax.ShapeDtypeStruct(jnp.shape(each), jnp.result_type(each)) for each in (p, *states)]
-    attributes: dict[str, Any] = {"kernel": kernel, "reads": np.int64(reads), "isa": np.int64(_isa())}
-    attributes["threads"] = np.int64(min(resolve_threads(threads), 2**31 - 1))
-    if required is not None:
-        operands.append(jnp.asarray(required.number, jnp.float32))
-        attributes["required"] = required.sentence
-    call = jax.ffi.ffi_call("fastopt_xla_step", results, vmap_method="sequential", input_output_aliases=aliases)
-    flat, width = call(*operands, **attributes), len(spans[0]) - 1
+    call = jax.ffi.ffi_call(target, results, vmap_method="sequential", input_output_aliases=aliases)
+    flat, width = call(*operands, *after, **attributes), len(spans[0]) - 1
     return [list(flat[start : start + width]) for start in range(0, len(flat), width)]
 
 

@@ -6,6 +6,7 @@ the learning rate is a number of the program's does it ask in every step.
 """
 
 import ctypes
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,35 +61,72 @@ def _scalars_before(name: str, rule: Rule, step: int) -> dict[str, float]:
     if not rule.scalars:
         return {}
     steps, scalars = _scalars.get(name, (None, {}))
-    scalars = rule.advance(step - 1, **scalars) if steps == step - 2 else rule.scalars_after(step - 1)
+    if steps != step - 1:  # several rows of one step are asked for
+        scalars = rule.advance(step - 1, **scalars) if steps == step - 2 else rule.scalars_after(step - 1)
     _scalars[name] = step - 1, scalars
     return scalars
 
 
+def _found(name: str, lr: Any) -> Rule:
+    """The rule of that name, with the learning rate at an address, if there is one."""
+    rule = _known.get(name)
+    if rule is None:
+        raise LookupError("this program was compiled in another process: trace the function again")
+    return rule.replace(lr=lr[0]) if lr else rule
+
+
+def _array(address: int, dtype: np.dtype, *shape: int) -> np.ndarray:
+    """The array at an address."""
+    memory = (ctypes.c_char * (prod(shape) * dtype.itemsize)).from_address(address)
+    return np.frombuffer(memory, dtype).reshape(shape)
+
+
+def _report(error: BaseException, message: int, room: int) -> int:
+    """Writes what is wrong to an address: no exception can go through XLA."""
+    text = f"{type(error).__name__}: {error}".encode()[: room - 1] + b"\0"
+    ctypes.memmove(message, text, len(text))
+    return 1
+
+
 def _fill(name, size, step, count, lr, dtype, coefficients, rows, message, room) -> int:
-    """Fills rows at an address. Returns zero, or writes what is wrong: no exception can go through XLA."""
+    """Fills rows at an address. Returns zero, or writes what is wrong."""
     try:
         name = ctypes.string_at(name, size).decode()
-        rule = _known.get(name)
-        if rule is None:
-            raise LookupError("this program was compiled in another process: trace the function again")
-        if lr:
-            rule = rule.replace(lr=lr[0])
-        dtype = _DTYPES[dtype]
-        memory = (ctypes.c_char * (count * coefficients * dtype.itemsize)).from_address(rows)
-        for index, array in enumerate(np.frombuffer(memory, dtype).reshape(count, coefficients)):
+        rule = _found(name, lr)
+        for index, array in enumerate(_array(rows, _DTYPES[dtype], count, coefficients)):
             rule.fill(Row(array), step + index, 1.0, _scalars_before(name, rule, step + index))
         return 0
     except BaseException as error:
-        text = f"{type(error).__name__}: {error}".encode()[: room - 1] + b"\0"
-        ctypes.memmove(message, text, len(text))
-        return 1
+        return _report(error, message, room)
+
+
+def _adapt(name, size, step, lr, dtype, count, sizes, numbers, width, coefficients, rows, message, room) -> int:
+    """Fills at an address the row of a rule's sum, or from its numbers a row for each parameter. Else as _fill."""
+    try:
+        name = ctypes.string_at(name, size).decode()
+        rule = _found(name, lr)
+        scalars = _scalars_before(name, rule, step)
+        array = _array(rows, _DTYPES[dtype], count, coefficients)
+        if sizes:
+            sums = _array(numbers, np.dtype(np.float64), count, width)
+            rule.fill_adapted(array, step, 1.0, scalars, _array(sizes, np.dtype(np.int64), count), sums)
+        else:
+            rule.fill_measured(Row(array[0]), step, 1.0, scalars)
+        return 0
+    except BaseException as error:
+        return _report(error, message, room)
 
 
 _FILL: Any = ctypes.CFUNCTYPE(
     ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(ctypes.c_double),
     ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
 )  # fmt: skip
+_ADAPT: Any = ctypes.CFUNCTYPE(
+    ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(ctypes.c_double), ctypes.c_int32,
+    ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p,
+    ctypes.c_int64,
+)  # fmt: skip
 
-#: :func:`_fill` for C, for as long as the process lives.
+#: :func:`_fill` and :func:`_adapt` for C, for as long as the process lives.
 fill: Any = _FILL(_fill)
+adapt: Any = _ADAPT(_adapt)

@@ -29,7 +29,7 @@ def step(rule: Rule, *, threads: int | None = None) -> "Step":
     Where ``rule.lr`` is a number or one of :mod:`fastopt.schedules`, coefficients are those that the rule computes in
     float64. Any other schedule is traced: it is called with the step (an int32, counted from 1) as part of the program.
 
-    TypeError if the rule is none that the C backend has a kernel for. BackendError without the C backend.
+    TypeError if the C backend has no kernel for the rule, or if it has a stage. BackendError without the C backend.
     """
     return Step(rule, threads)
 
@@ -42,10 +42,8 @@ class Step:
             raise TypeError(f"rule must be a rule, such as fastopt.AdamW(), not {quoted(rule)}")
         if not isinstance(rule.kernel, str):
             raise TypeError(f"rule must have a kernel of the C backend, not {quoted(rule)}, whose kernel is for numba")
-        if rule.sums is not None or rule.stage is not None:
-            raise TypeError(
-                f"rule must be one whose step is a kernel alone, without sums or a stage, not {quoted(rule)}"
-            )
+        if rule.stage is not None:
+            raise TypeError(f"rule must be one without a stage, which is NumPy's work, not {quoted(rule)}")
         resolve_threads(threads)
         ffi.register()
         self.rule, self.threads = rule, threads
@@ -85,7 +83,10 @@ class Step:
             return ffi.row(self._source, number, lr, self._size, dtype)
 
         spans = list(zip(leaves, gradients, *kept, strict=True))
-        found = ffi.update(self.rule.kernel, row, spans, threads=self.threads)
+        if self.rule.sums is None:
+            found = ffi.update(self.rule.kernel, row, spans, threads=self.threads)
+        else:
+            found = ffi.adapted_update(self.rule, self._source, number, lr, spans, self.threads)
         new, *states = (tree.unflatten([each[index] for each in found]) for index in range(1 + len(kept)))
         return new, StepState(number, dict(zip(self.rule.states, states, strict=True)))
 

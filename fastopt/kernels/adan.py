@@ -18,6 +18,7 @@ def adan(p, g, exp_avg, exp_avg_diff, exp_avg_sq, previous_grad, k):
         step_size,
         diff_size,
         keep,
+        ahead_size,
         beta1,
         one_minus_beta1,
         beta2,
@@ -26,16 +27,17 @@ def adan(p, g, exp_avg, exp_avg_diff, exp_avg_sq, previous_grad, k):
         one_minus_beta3,
         root,
         eps,
-    ) = to_fixed_tuple(k, 14)
+        eps_root,
+    ) = to_fixed_tuple(k, 16)
     for i in prange(p.size):
         grad = grad_scale * g[i] + term(l2, p[i])
         previous = previous_grad[i]
         difference = grad - (grad if keep == 0 else previous)
-        ahead = grad + term(beta2, difference)
+        ahead = grad + term(ahead_size, difference)
         m = term(beta1, exp_avg[i]) + one_minus_beta1 * grad
         n = term(beta2, exp_avg_diff[i]) + one_minus_beta2 * difference
         v = term(beta3, exp_avg_sq[i]) + one_minus_beta3 * (ahead * ahead)
-        update = (term(step_size, m) + term(diff_size, n)) / (root * sqrt(v) + eps)
+        update = (term(step_size, m) + term(diff_size, n)) / (root * sqrt(v + eps_root) + eps)
         exp_avg[i] = m
         exp_avg_diff[i] = n
         exp_avg_sq[i] = v

@@ -22,13 +22,15 @@ def amsgrad(p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, k):
         one_minus_beta2,
         root,
         eps,
-    ) = to_fixed_tuple(k, 10)
+        correction,
+    ) = to_fixed_tuple(k, 11)
     for i in prange(p.size):
         grad = grad_scale * g[i] + term(l2, p[i])
         m = term(beta1, exp_avg[i]) + one_minus_beta1 * grad
         v = term(beta2, exp_avg_sq[i]) + one_minus_beta2 * (grad * grad)
         largest = max_exp_avg_sq[i]
-        largest = largest if largest >= v else v
+        corrected = correction * v
+        largest = largest if largest >= corrected else corrected
         update = term(step_size, m) / (root * sqrt(largest) + eps)
         exp_avg[i] = m
         exp_avg_sq[i] = v

@@ -11,7 +11,7 @@ from fastopt.kernels.term import term
 
 @numba.njit(parallel=True, error_model="numpy")
 def rmsprop_centered_momentum(p, g, square_avg, grad_avg, momentum_buffer, k):
-    grad_scale, l2, shrink, step_size, alpha, one_minus_alpha, eps, zero, momentum = to_fixed_tuple(k, 9)
+    grad_scale, l2, shrink, step_size, alpha, one_minus_alpha, eps, eps_root, zero, momentum = to_fixed_tuple(k, 10)
     for i in prange(p.size):
         grad = grad_scale * g[i] + term(l2, p[i])
         v = term(alpha, square_avg[i]) + term(one_minus_alpha, grad * grad)
@@ -19,7 +19,7 @@ def rmsprop_centered_momentum(p, g, square_avg, grad_avg, momentum_buffer, k):
         difference = v - m * m
         below = difference if difference < v else v  # v where it is infinite: inf - inf is NaN
         variance = zero if below < zero else below
-        velocity = term(momentum, momentum_buffer[i]) + grad / (sqrt(variance) + eps)
+        velocity = term(momentum, momentum_buffer[i]) + grad / (sqrt(variance + eps_root) + eps)
         square_avg[i] = v
         grad_avg[i] = m
         momentum_buffer[i] = velocity

@@ -32,7 +32,7 @@ class Adagrad(Rule):
 
     def coefficients(self, step):
         lr = self.rate(step)
-        return self.common(lr) | {"step_size": lr / (1 + (step - 1) * self.lr_decay), "eps": self.eps}
+        return self.common(lr) | {"step_size": lr / (1 + (step - 1) * self.lr_decay), "eps": self.eps, "eps_root": 0.0}
 
     def reference(self, step, p, g, sum):
         lr = self.rate(step)

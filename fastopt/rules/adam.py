@@ -64,6 +64,8 @@ class Adam(Rule):
             "root": 1 / sqrt(1 - beta2**step),
             "eps": self.eps,
         }
+        if self.amsgrad:
+            values["correction"] = 1.0  # the largest v is kept as it is, and corrected afterwards
         if self.cautious:
             values["zero"] = 0.0
         return values

@@ -52,6 +52,7 @@ class Adan(Rule):
             "step_size": closer * lr / (1 - beta1**step),
             "diff_size": closer * lr * beta2 / (1 - beta2**step),
             "keep": 0.0 if step == 1 else 1.0,
+            "ahead_size": beta2,
             "beta1": beta1,
             "one_minus_beta1": 1 - beta1,
             "beta2": beta2,
@@ -60,6 +61,7 @@ class Adan(Rule):
             "one_minus_beta3": 1 - beta3,
             "root": 1 / sqrt(1 - beta3**step),
             "eps": self.eps,
+            "eps_root": 0.0,
         }
 
     def reference(self, step, p, g, exp_avg, exp_avg_diff, exp_avg_sq, previous_grad):

@@ -52,6 +52,7 @@ class RMSprop(Rule):
             "alpha": self.alpha,
             "one_minus_alpha": 1 - self.alpha,
             "eps": self.eps,
+            "eps_root": 0.0,
         }
         if self.centered:
             values["zero"] = 0.0

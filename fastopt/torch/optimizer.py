@@ -7,56 +7,24 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
 from operator import is_
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import _global_optimizer_post_hooks as _post_hooks
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _pre_hooks
 
-from fastopt.declared import Flag, NumberOrCallable, Tuple, real
 from fastopt.norm import Norm, check_limit
 from fastopt.rule import Rule
 from fastopt.torch import clipping, memory, recording
+from fastopt.torch.explanation import Explanation
 from fastopt.torch.fallback import Fallback
-from fastopt.torch.plan import Gradients, Plan, PlannedKernel, Stale
+from fastopt.torch.gradients import Gradients, Stale
+from fastopt.torch.hyperparameters import as_given, is_constant, items_of, number_of
+from fastopt.torch.plan import Plan
 from fastopt.torch.rows import Kind, kind, survey
 from fastopt.torch.states import States
 from fastopt.torch.stored import OPTIONS, check_options, options_of
-
-
-class Explanation(NamedTuple):
-    """What the last step ran, where and why; as text, a line for each kernel and for each parameter beside them.
-
-    Before the first step there is nothing of it but zeros.
-
-    Attributes
-    ----------
-    backend, reason
-        What ran ``kernels``, and why it was taken; empty if there were none.
-    kernels
-        For which group and dtype, over how many parameters and elements.
-    torch
-        The parameters that torch's own optimizer stepped, in words, each with the reason.
-    plans
-        How often it was worked out anew which parameters kernels step and where they lie.
-    looks
-        How many steps of this plan have looked whether anybody had changed the states.
-    copied
-        How many gradients lay in another order than their parameters, and were copied.
-    """
-
-    backend: str = ""
-    reason: str = ""
-    kernels: tuple[PlannedKernel, ...] = ()
-    torch: tuple[tuple[str, str], ...] = ()
-    plans: int = 0
-    looks: int = 0
-    copied: int = 0
-
-    def __str__(self) -> str:
-        ours = [f"{self.backend}: {self.reason}", *map(str, self.kernels)] if self.kernels else ["no kernel"]
-        return "\n".join(ours + [f"torch: {param} {reason}" for param, reason in self.torch])
 
 
 def _observed(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -297,7 +265,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         else:
             if grad_scale is not None:
                 self._unscale(scale, in_kernels=plan.narrow)
-                gradients = plan.gradients()
+                gradients = plan.gradients.read()
             plan.prepare(rules, gradients, narrow=1.0 / scale)
         if self._others is not None:
             self._others.step(self.param_groups, self.state, looked)
@@ -331,10 +299,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         if plan is None or not (plan.kinds == kinds and plan.holds(self.param_groups, self.state)):
             plan = self._make_plan(rules, kinds)
         try:
-            return plan, plan.gradients()
+            return plan, plan.gradients.read()
         except Stale:
             plan = self._make_plan(rules, kinds)
-            return plan, plan.gradients()
+            return plan, plan.gradients.read()
 
     def _make_plan(self, rules: list[Rule], kinds: list[Kind]) -> Plan:
         self._plan = None
@@ -356,7 +324,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         kernels = plan.kernels()
         backend, reason = (plan.backend.name, plan.backend_reason) if kernels else ("", "")
         others = [(self.describe(p), reason) for members in plan.others.values() for p, reason in members]
-        return Explanation(backend, reason, kernels, tuple(others), self._plans, plan.looks, plan.copied)
+        return Explanation(backend, reason, kernels, tuple(others), self._plans, plan.looks, plan.gradients.copied)
 
     # Hyperparameters
 
@@ -371,7 +339,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             if not (len(before) == len(values) and all(map(is_, before, values))):
                 rule = self.make_rule(group)
                 # A tensor or a list may change and be the same object: then there is nothing to compare with.
-                constant = all(map(_is_constant, values))
+                constant = all(map(is_constant, values))
                 found = kind(rule, options_of(group), in_torch=self.torch_class is not None)
                 known[number] = values if constant else (), rule, found
         return [rule for _, rule, _ in known], [kind for _, _, kind in known]
@@ -382,7 +350,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             return self._checked_rule(group)
         except (TypeError, ValueError):
             name, fields = type(self).__name__, self.rule.fields.items()
-            values = {key: _as_given(f"{name}: {key}", field.domain, _number(group[key])) for key, field in fields}
+            values = {key: as_given(f"{name}: {key}", field.domain, number_of(group[key])) for key, field in fields}
             return self.rule.unchecked(**values)
 
     def _checked_rule(self, group: Mapping[str, Any]) -> Rule:
@@ -396,7 +364,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             )
         if callable(group["lr"]):
             raise ValueError(f"{name}: lr must be a number or a tensor; for a schedule use torch.optim.lr_scheduler")
-        return self.rule(**{field: _number(group[field]) for field in self.rule.fields})
+        return self.rule(**{field: number_of(group[field]) for field in self.rule.fields})
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """TypeError, ValueError or RuntimeError if neither the rule nor torch's constructor takes what a group has.
@@ -409,7 +377,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         except (TypeError, ValueError) as error:
             own = error
         values = {field: group[field] for field in self.rule.fields}
-        if own is None and not any(isinstance(value, Tensor) for each in values.values() for value in _items(each)):
+        if own is None and not any(isinstance(value, Tensor) for each in values.values() for value in items_of(each)):
             return
         if self.torch_class is not None:
             known = values.keys() & inspect.signature(self.torch_class).parameters.keys()
@@ -507,41 +475,3 @@ def _divide(params: Sequence[Tensor], scale: float) -> None:
     gradients = [p.grad for p in params if p.grad is not None]
     if gradients:  # torch takes no empty list
         torch._foreach_div_(gradients, scale)
-
-
-def _is_constant(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_constant, value))
-    return value is None or isinstance(value, (float, int, str))
-
-
-def _number(value: Any) -> Any:
-    """A hyperparameter without tensors: each is replaced by its only element."""
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(f"Tensor hyperparameters must have 1 element, not the shape {tuple(value.shape)}")
-        return value.item()
-    if isinstance(value, (tuple, list)):
-        return tuple(map(_number, value))
-    return value
-
-
-def _items(value: Any) -> tuple:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
-
-
-def _as_given(name: str, domain: Any, value: Any) -> Any:
-    """A hyperparameter that may lie outside its domain; TypeError if it is no number, ValueError if it is NaN."""
-    if callable(value):
-        domain.parse(name, math.nan)
-    if isinstance(domain, Flag):
-        return bool(value)  # anything may stand for one, as in torch
-    if isinstance(domain, Tuple):
-        if not isinstance(value, tuple) or len(value) != len(domain.items):
-            domain.parse(name, value)
-        pairs = enumerate(zip(domain.items, value, strict=True))
-        return tuple(_as_given(f"{name}[{index}]", item, each) for index, (item, each) in pairs)
-    number = real(name, value, domain)
-    if math.isnan(number) or (math.isinf(number) and isinstance(domain, NumberOrCallable)):
-        domain.parse(name, number)
-    return number

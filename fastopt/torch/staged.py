@@ -1,5 +1,6 @@
-"""A parameter whose rule has a stage: what that reads and gives, in the order in which tensors lie in memory."""
+"""Parameters whose rule has a stage: what that reads and gives, in the order in which tensors lie in memory."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from fastopt.matrices import staged
 from fastopt.rule import Rule
 from fastopt.storages import noise
 from fastopt.torch import memory
+from fastopt.torch.batch import Part
 from fastopt.torch.memory import Numbers
 from fastopt.torch.rows import Row
 
@@ -53,6 +55,41 @@ class Staged:
         stream = numbers.stream(self._dtype)
         found = stream if isinstance(stream, np.ndarray) else numbers.decode().astype(self._dtype, copy=False)
         return _in_order(found, numbers.tensors[0])
+
+
+class Stages:
+    """The stages of a plan's rows, by their numbers."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, Staged] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def __setitem__(self, row: int, staged: Staged) -> None:
+        self._rows[row] = staged
+
+    def works(self, works: Sequence[Work]) -> list[Work]:
+        """The works where stages have taken the gradients, then those that write to states what stages give."""
+        found = list(works)
+        for row, each in self._rows.items():
+            p, _ = found[row].streams
+            found[row] = found[row]._replace(streams=(p, each.direction))
+        return found + [work for each in self._rows.values() for work in each.writes]
+
+    def addresses(self, gradients: np.ndarray) -> np.ndarray:
+        """What these works read in place of gradients at these addresses."""
+        found, writes = gradients.copy(), []
+        for row, each in self._rows.items():
+            found[row], *states = each.addresses if gradients[row] else [0] * len(each.addresses)
+            writes += states
+        return np.concatenate([found, np.array(writes, np.int64)])
+
+    def run(self, rule: Rule, part: Part, gradients: Sequence[Any]) -> None:
+        """Runs the stage of some rows. The sign and the scale are for it: the kernel takes what it gives as it is."""
+        scale, part.k[0] = float(part.k[0]), 1.0
+        for row in part.rows:
+            self._rows[row].run(rule, part.step, gradients[row], scale)
 
 
 def _in_order(array: np.ndarray, tensor: Tensor) -> np.ndarray:

@@ -21,7 +21,7 @@ GRADIENTS = [
     for scale in np.geomspace(3, 0.01, 6)
 ]
 RULES = [*(rule for kind in fastopt.RULES.values() for rule in kind.forms()), *every_form(fastopt.AdamW)]
-RULES = [rule for rule in RULES if rule.sums is None and rule.stage is None]
+RULES = [rule for rule in RULES if rule.stage is None]
 
 
 def arrays(tree, dtype=None):
@@ -108,8 +108,34 @@ def test_16_bits(dtype):
     assert bits(found) == bits(by_optimizer(fastopt.AdamW(), start, gradients, dtype))
 
 
-def test_in_place_where_it_is_donated():
-    step = fj.step(fastopt.AdamW())
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_sums_of_long_parameters_in_every_dtype(dtype):
+    stored = np.dtype(getattr(pytest.importorskip("ml_dtypes"), dtype, dtype))
+    start = {"w": RNG.standard_normal((3, 50_001)).astype(stored), "b": RNG.standard_normal(7).astype(stored)}
+    gradients = [{name: RNG.standard_normal(array.shape).astype(stored) for name, array in start.items()}] * 2
+    for rule in (fastopt.LAMB(weight_decay=0.1), fastopt.AdamW(cautious=True)):
+        with jax.enable_x64(dtype == "float64"):
+            found = by_jax(fj.step(rule, threads=2), start, gradients, dtype)
+            assert bits(found) == bits(by_optimizer(rule, start, gradients, dtype))
+
+
+def test_sums_where_dtypes_are_mixed_and_leaves_empty():
+    step = fj.step(fastopt.NAdam(cautious=True))
+    with jax.enable_x64(True):
+        params = {"a": jnp.array(START["w"], "float64"), "b": jnp.array(START["b"]), "c": jnp.zeros((0, 3))}
+        state = step.init(params)
+        for gradient in GRADIENTS:
+            grads = {"a": jnp.array(gradient["w"]), "b": jnp.array(gradient["b"]), "c": jnp.zeros((0, 3))}
+            params, state = step(params, grads, state)
+        assert step({}, {}, step.init({}))[0] == {}
+    expected = by_optimizer(fastopt.NAdam(cautious=True))[0]
+    assert bits(params["b"]) == bits(expected["b"]) and params["c"].shape == (0, 3)
+    np.testing.assert_allclose(params["a"], expected["w"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [fastopt.AdamW(), fastopt.LAMB()], ids=repr)
+def test_in_place_where_it_is_donated(rule):
+    step = fj.step(rule)
     params = arrays(START)
     state = step.init(params)
     kept, gradient = arrays(START), arrays(GRADIENTS[0])
@@ -176,24 +202,28 @@ def test_a_plateau_that_has_learnt():
     assert params["w"].tolist() == pytest.approx([-0.55] * 3)
 
 
-def test_other_schedules_are_traced():
+@pytest.mark.parametrize("kind", [fastopt.AdamW, fastopt.LAMB])
+def test_other_schedules_are_traced(kind):
     calls = []
 
     def lr(step):
         calls.append(step)
         return jnp.where(step < 3, 0.1, 0.01)
 
-    found = by_jax(fj.step(fastopt.AdamW(lr=lr)))
+    found = by_jax(fj.step(kind(lr=lr)))
     assert len(calls) == 1 and isinstance(calls[0], jax.core.Tracer)
     rates = [float(np.float32(0.1)) if step < 3 else float(np.float32(0.01)) for step in range(1, 7)]
-    assert bits(found) == bits(by_optimizer(fastopt.AdamW(lr=lambda step: rates[step - 1])))
+    assert bits(found) == bits(by_optimizer(kind(lr=lambda step: rates[step - 1])))
 
 
-def test_many_leaves_are_one_call():
+@pytest.mark.parametrize(("rule", "target"), [
+    (fastopt.Adam(), "fastopt_xla_step"), (fastopt.LAMB(), "fastopt_xla_adapted_step")
+])  # fmt: skip
+def test_many_leaves_are_one_call(rule, target):
     params = [jnp.ones(3)] * 40
-    step = fj.step(fastopt.Adam())
+    step = fj.step(rule)
     text = jax.jit(step).lower(params, params, step.init(params)).as_text()
-    assert text.count("@fastopt_xla_step") == 1
+    assert text.count(f"@{target}") == 1
 
 
 def test_gradients_of_another_dtype_and_empty_leaves():
@@ -228,10 +258,8 @@ def test_errors_when_traced():
         fj.step(fastopt.Adam(), threads=0)
     with pytest.raises(TypeError, match="NAdam: lr must be a number or one of fastopt.schedules"):
         fj.step(fastopt.NAdam(lr=lambda step: 0.1))
-    with pytest.raises(
-        TypeError, match="rule must be one whose step is a kernel alone, without sums or a stage, not LAMB"
-    ):
-        fj.step(fastopt.LAMB())
+    with pytest.raises(TypeError, match="rule must be one without a stage, which is NumPy's work, not Muon"):
+        fj.step(fastopt.Muon())
     with pytest.raises(TypeError, match="lr must give a number"):
         fj.step(fastopt.Adam(lr=lambda step: jnp.ones(2)))(params, params, state)
 
@@ -246,12 +274,13 @@ def test_a_rule_with_a_kernel_of_its_own():
         fj.step(Own())
 
 
-def test_what_fails_while_a_program_runs_is_an_error_there():
-    step = fj.step(fastopt.Adam(lr=lambda step: jnp.where(step < 2, 0.1, -1.0)))
+@pytest.mark.parametrize("kind", [fastopt.Adam, fastopt.LAMB])
+def test_what_fails_while_a_program_runs_is_an_error_there(kind):
+    step = fj.step(kind(lr=lambda step: jnp.where(step < 2, 0.1, -1.0)))
     params = {"w": jnp.ones(3)}
     run = jax.jit(step)
     params, state = run(params, params, step.init(params))
-    with pytest.raises(Exception, match="Adam: lr must be a finite number >= 0, not -1.0"):
+    with pytest.raises(Exception, match=f"{kind.__name__}: lr must be a finite number >= 0, not -1.0"):
         jax.block_until_ready(run(params, params, state))
 
 

@@ -77,11 +77,17 @@ def using(engine: Engine) -> Iterator[None]:
         yield
 
 
+#: What rules leave at 0 or 1, and optax's formulas do not.
+OF_OTHER_FORMULAS = {"eps_root": 0.01, "correction": 1.3}
+
+
 def coefficients(rule: Rule, step: int, dtype: str) -> np.ndarray:
     """The coefficients of a step, with a scale and both kinds of decay: a kernel has to be right for those, too."""
     k = rule.table(step, dtype)[-1]
     if k.size > 3:
         k[:3] = 0.7, 0.05, 0.97  # grad_scale, l2, shrink
+    for place, name in enumerate(rule.coefficients(step)):
+        k[place] = OF_OTHER_FORMULAS.get(name, k[place])
     return k
 
 
