@@ -442,8 +442,8 @@ def test_a_storm_does_no_harm_to_a_compilation(tmp_path):
         import time
         import fastopt
         import test_interrupts as tests
-        track = tests.Track("clipped", tests.LARGE, "c" if "c" in tests.BACKENDS else "numba")
-        optimizer = tests.make("clipped", tests.LARGE, "numba", "float32")
+        track = tests.Track("one group", tests.LARGE, "c" if "c" in tests.BACKENDS else "numba")
+        optimizer = tests.make("one group", tests.LARGE, "numba", "float32")
         with tests.Storm(fastopt.Optimizer.step, seed=3, longest=2e-2) as storm:
             while optimizer.step_count < 3:
                 try:
