@@ -71,11 +71,13 @@ def alone(kernel: str, start: Spans, k: np.ndarray) -> Spans:
     return buffers
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+#: Every kernel, and every loop in either dtype: the loops do not ask which kernel or dtype they have the address of.
+LOOPS = [(kernel, DTYPES[number % len(DTYPES)], False) for number, kernel in enumerate(RULES)]
+LOOPS += [(kernel, dtype, True) for kernel in FEW for dtype in DTYPES]
+
+
 @pytest.mark.parametrize(
-    ("kernel", "tiled"),
-    [*((kernel, False) for kernel in RULES), *((kernel, True) for kernel in FEW)],
-    ids=lambda value: {False: "spans", True: "tiles"}.get(value, value),
+    ("kernel", "dtype", "tiled"), LOOPS, ids=lambda value: {False: "spans", True: "tiles"}.get(value, value)
 )
 def test_every_size_in_one_call(kernel, dtype, tiled):
     start, k = spans(kernel, dtype), coefficients(RULES[kernel], 2, dtype)

@@ -9,6 +9,8 @@ import pytest
 from conftest import BACKENDS
 from harness import python
 
+FIRST_LAYER = "tbb" if importlib.util.find_spec("tbb") else "omp"
+
 #: A training run that prints its bits as a number; what it prints may depend on nothing but its arguments.
 COMMON = """
     import os, sys, zlib
@@ -57,89 +59,86 @@ FORK = (
         _, status = os.waitpid(child, 0)
         assert status == 0, status
 
-    size, parent_backend, child_backend = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    expected = run(size, "c" if "c" in sys.argv[2:4] else "numba", 0, 6)
+    parent_backend, child_backend, *sizes = sys.argv[1:]
 
-    before = make(size, parent_backend)
-    other = make(size, parent_backend)
-    steps(before, 0, 3)       # starts the pools of threads
-    steps(other, 0, 2)
+    def forks(size):
+        expected = run(size, "c" if "c" in sys.argv[1:3] else "numba", 0, 6)
 
-    def child():
-        expect(steps(before, 3, 6), expected)                      # made and bound before the fork
-        expect(run(size, child_backend, 0, 6, threads=4), expected)    # made after it
-        made = make(size, child_backend)
-        steps(made, 0, 2)
-        def grandchild():
+        before = make(size, parent_backend)
+        other = make(size, parent_backend)
+        steps(before, 0, 3)       # starts the pools of threads
+        steps(other, 0, 2)
+
+        def child():
+            expect(steps(before, 3, 6), expected)                          # made and bound before the fork
+            expect(run(size, child_backend, 0, 6, threads=4), expected)    # made after it
+            made = make(size, child_backend)
+            steps(made, 0, 2)
+            def grandchild():
+                expect(steps(made, 2, 6), expected)
+                expect(run(size, child_backend, 0, 6, threads=4), expected)
+            in_child(grandchild)
             expect(steps(made, 2, 6), expected)
-            expect(run(size, child_backend, 0, 6, threads=4), expected)
-        in_child(grandchild)
-        expect(steps(made, 2, 6), expected)
 
-    in_child(child)
-    expect(steps(before, 3, 6), expected)     # the parent goes on, with its threads
-    in_child(lambda: expect(steps(other, 2, 6), expected))
-    expect(steps(other, 2, 6), expected)
+        in_child(child)
+        expect(steps(before, 3, 6), expected)     # the parent goes on, with its threads
+        in_child(lambda: expect(steps(other, 2, 6), expected))
+        expect(steps(other, 2, 6), expected)
+
+    for size in map(int, sizes):
+        forks(size)
 """
 )
 
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize(("parent", "child"), list(itertools.product(BACKENDS, repeat=2)))
-@pytest.mark.parametrize("size", [1001, 140_003, 300_001])
-def test_a_forked_child_steps_correctly(size, parent, child):
-    """140,003 and 300,001 parameters: the parent's step runs on threads, which the child does not have."""
-    python(FORK, str(size), parent, child, timeout=60)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
-@pytest.mark.skipif("numba" not in BACKENDS, reason="numba is not installed")
-def test_a_forked_child_of_every_threading_layer(layer):
-    python(FORK, "140003", "numba", "numba", timeout=60, NUMBA_THREADING_LAYER=layer)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_children_of_multiprocessing(backend):
-    """A pool of forked workers, each of which steps an optimizer that it got by pickle."""
-    python(
-        COMMON
-        + """
+#: A pool of forked workers, each of which steps an optimizer whose parameters it got by pickle.
+POOL = """
     import multiprocessing
 
     def work(params):
-        optimizer = Optimizer(params, Adam(), backend=sys.argv[1])
-        return steps(optimizer, 0, 3)
+        return steps(Optimizer(params, Adam(), backend=child_backend), 0, 3)
 
-    params = make(140_003, sys.argv[1]).params
+    params = make(size, child_backend).params
     expected = work(params.copy())
     with multiprocessing.get_context("fork").Pool(2) as pool:
         for found in pool.map(work, [params] * 4):
             expect(found, expected)
-    """,
-        backend,
-        timeout=60,
-    )
+"""
+
+#: The choice between backends where both are there.
+AUTO = """
+    expect(make(7, "auto").backend, "numba")
+    def child():
+        optimizer = make(size, "auto")
+        expect((optimizer.backend, "fork" in optimizer.backend_reason), ("c", True))
+        expect(steps(optimizer, 0, 3), run(size, "numba", 0, 3))
+    in_child(child)
+    expect(make(7, "auto").backend, "numba")
+"""
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_auto_takes_c_in_a_forked_child():
-    if BACKENDS != ["numba", "c"]:
-        pytest.skip("one backend is installed")
-    python(
-        FORK[: FORK.index("    size, parent")]
-        + """
-    expect(make(7, "auto").backend, "numba")
-    def child():
-        optimizer = make(140_003, "auto")
-        expect((optimizer.backend, "fork" in optimizer.backend_reason), ("c", True))
-        expect(steps(optimizer, 0, 3), run(140_003, "numba", 0, 3))
-    in_child(child)
-    expect(make(7, "auto").backend, "numba")
-    """,
-        timeout=60,
-    )
+@pytest.mark.parametrize(
+    ("parent", "child", "sizes"),
+    [
+        (parent, child, (["1001"] if parent == child else []) + ["140003" if parent == child == "numba" else "300001"])
+        for parent, child in itertools.product(BACKENDS, repeat=2)
+    ],
+)
+def test_a_forked_child_steps_correctly(parent, child, sizes):
+    """140,003 parameters in numba, 300,001 in C: the parent's step runs on threads, which the child does not have.
+
+    A pair of the same backend does so after steps that ran on none. Then its child is a worker of a pool, too.
+    """
+    more = POOL if parent == child else AUTO if (parent, child) == ("numba", "c") else ""
+    python(FORK + more, parent, child, *sizes, timeout=60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.skipif("numba" not in BACKENDS, reason="numba is not installed")
+@pytest.mark.parametrize("layer", [layer for layer in ("omp", "workqueue") if layer != FIRST_LAYER])
+def test_a_forked_child_of_every_threading_layer(layer):
+    """The test above has numba's first choice."""
+    python(FORK, "numba", "numba", "140003", timeout=60, NUMBA_THREADING_LAYER=layer)
 
 
 #: A parent that has used a pool of threads but never imported fastopt: a child is the first to do that.
@@ -195,34 +194,22 @@ if "numba" in BACKENDS:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("user", STRANGERS)
 def test_a_child_that_imports_fastopt_first_after_its_parent_used_threads(user, backend):
+    """A child, a grandchild and a worker of a pool; and in the end the parent, which has its threads."""
     python(
         STRANGER
         + """
+    import multiprocessing
+
     def child():
         expected = work(400_000)
         in_child(lambda: work(400_001))
         assert work(400_002)[1] == expected[1]
     in_child(child)
-    in_child(lambda: in_child(child))    # fastopt is imported by the grandchild
-    work(400_000)                        # the parent has its threads
-    """,
-        user,
-        backend,
-        timeout=60,
-    )
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("user", STRANGERS)
-def test_workers_that_import_fastopt_first_after_their_parent_used_threads(user, backend):
-    python(
-        STRANGER
-        + """
-    import multiprocessing
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        found = pool.map_async(work, [400_000] * 4).get(40)
-    assert len({bits for _, bits in found}) == 1, found
+    in_child(lambda: in_child(lambda: work(400_000)))
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        found = pool.map_async(work, [400_000] * 2).get(40)
+    assert "fastopt" not in sys.modules
+    assert {bits for _, bits in found} == {work(400_000)[1]}, found
     """,
         user,
         backend,
@@ -250,9 +237,8 @@ def test_a_child_of_a_parent_without_threads_has_threads_of_its_own(backend):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads as Linux shows them")
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("asked", [{"threads": 10**6}, {}])
-def test_a_million_threads_are_as_many_as_there_are_processors(backend, asked):
-    """As an argument and as FASTOPT_NUM_THREADS."""
+def test_a_million_threads_are_as_many_as_there_are_processors(backend):
+    """As FASTOPT_NUM_THREADS and as an argument, which starts no more of them."""
     python(
         """
         import os, sys
@@ -261,19 +247,20 @@ def test_a_million_threads_are_as_many_as_there_are_processors(backend, asked):
         import numpy as np
         import fastopt
         p = np.zeros(2_000_000, np.float32)
-        optimizer = fastopt.Optimizer(p, fastopt.SGD(), backend=sys.argv[1], **eval(sys.argv[2]))
-        started = lambda: len(os.listdir("/proc/self/task"))
         g = p.copy()
-        before = started()
-        optimizer.step(g, max_norm=1.0)
-        assert optimizer.threads == 10**6
-        most = len(os.sched_getaffinity(0)) - 1
-        if sys.argv[1] == "numba":
-            most += 1 + most    # the thread that compiles, and its pool
-        assert 0 <= started() - before <= most, started() - before
+        started = lambda: len(os.listdir("/proc/self/task"))
+        before = None
+        for asked in ({}, {"threads": 10**6}):
+            optimizer = fastopt.Optimizer(p, fastopt.SGD(), backend=sys.argv[1], **asked)
+            before = before or started()
+            optimizer.step(g, max_norm=1.0)
+            assert optimizer.threads == 10**6
+            most = len(os.sched_getaffinity(0)) - 1
+            if sys.argv[1] == "numba":
+                most += 1 + most    # the thread that compiles, and its pool
+            assert 0 <= started() - before <= most, (asked, started() - before)
         """,
         backend,
-        repr(asked),
         FASTOPT_NUM_THREADS="1000000",
     )
 
@@ -283,46 +270,42 @@ THREADS = (
     + """
     import threading
 
-    backend, size = sys.argv[1], int(sys.argv[2])
+    backend, layer, *sizes = sys.argv[1:]
     if backend == "numba":
         import numba
-    expected = run(size, backend, 0, 12)
-    started = threading.Barrier(3)
-    found = {}
 
-    def work(number):
-        started.wait()
-        made = [run(size, backend, 0, 12, threads=1 + number) for _ in range(2)]
-        found[number] = made
+    def at_once(size):
+        expected = run(size, backend, 0, 12)
+        started = threading.Barrier(3)
+        found = {}
 
-    workers = [threading.Thread(target=work, args=(number,)) for number in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    expect(found, {number: [expected] * 2 for number in range(3)})
-    if backend == "numba" and size > 131_072:
-        expect(numba.threading_layer(), sys.argv[3])
+        def work(number):
+            started.wait()
+            made = [run(size, backend, 0, 12, threads=1 + number) for _ in range(2)]
+            found[number] = made
+
+        workers = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        expect(found, {number: [expected] * 2 for number in range(3)})
+        if backend == "numba" and size > 131_072:
+            expect(numba.threading_layer(), layer)
+
+    for size in map(int, sizes):    # on no threads, then on some
+        at_once(size)
 """
 )
 
 
-def layers() -> list[str]:
-    found = ["omp", "workqueue"]
-    if importlib.util.find_spec("tbb"):
-        found.append("tbb")
-    return found
-
-
 @pytest.mark.skipif("numba" not in BACKENDS, reason="numba is not installed")
-@pytest.mark.parametrize("size", [1001, 140_003])
-@pytest.mark.parametrize("layer", layers())
-def test_threads_step_optimizers_at_once_with_numba(layer, size):
+@pytest.mark.parametrize("layer", sorted({FIRST_LAYER, "omp", "workqueue"}))
+def test_threads_step_optimizers_at_once_with_numba(layer):
     """Workqueue ends the process if two parallel regions run at once."""
-    python(THREADS, "numba", str(size), layer, timeout=100, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="3")
+    python(THREADS, "numba", layer, "1001", "140003", timeout=100, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="3")
 
 
 @pytest.mark.skipif("c" not in BACKENDS, reason="the C backend is not installed")
-@pytest.mark.parametrize("size", [1001, 300_001])
-def test_threads_step_optimizers_at_once_with_c(size):
-    python(THREADS, "c", str(size), timeout=100)
+def test_threads_step_optimizers_at_once_with_c():
+    python(THREADS, "c", "", "1001", "300001", timeout=100)

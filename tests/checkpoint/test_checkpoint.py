@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import stat
 import subprocess
 import sys
@@ -100,8 +99,11 @@ RESUME = """
 """
 
 
-@pytest.mark.parametrize(("saving", "going_on"), [(a, b) for a in BACKENDS for b in BACKENDS])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+#: Each pair of backends, and either dtype with each backend on both sides: a file says nothing of the backend.
+PAIRS = [(a, b, "float32" if a == b else "float64") for a in BACKENDS for b in BACKENDS]
+
+
+@pytest.mark.parametrize(("saving", "going_on", "dtype"), PAIRS)
 def test_a_run_that_goes_on_in_a_new_process_has_the_same_bits(saving, going_on, dtype, tmp_path):
     """Step 10 of 20 comes in the middle of an accumulation, while a group is frozen, after plateaus have waited."""
     expected = {}
@@ -123,8 +125,9 @@ def test_a_run_that_goes_on_in_a_new_process_has_the_same_bits(saving, going_on,
         assert [plateau.progress() for plateau in plateaus] == progress, case
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("backend", "dtype"), list(zip(BACKENDS, ["float32", "float64"], strict=False)))
 def test_a_state_dict_goes_on_with_the_same_bits(dtype, backend):
+    """In either dtype on one backend: what runs again has been run on each of them in both by the test above."""
     for case in [*FORMS, "plateau", "everything"]:
         optimizer, plateaus = trainer(case, backend, dtype)
         go_on(optimizer, plateaus, 0, 10)
@@ -246,22 +249,25 @@ SAVER = """
 
 
 def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path):
+    """And beside it no more than the file that was being written, which goes with the next save."""
     path = tmp_path / "run"
     optimizer = Optimizer(np.zeros(20_000), Adam(), backend=BACKENDS[-1])
-    moments, versions = random.Random(0), []
+    moments, versions, left = random.Random(0), [], []
     environment = os.environ | {"PYTHONPATH": TEST_PATH}
+    command = [sys.executable, "-c", textwrap.dedent(SAVER), str(path), BACKENDS[-1]]
     for kill in range(1, 13):
-        command = [sys.executable, "-c", "\n".join(line[4:] for line in SAVER.splitlines()), str(path), BACKENDS[-1]]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
-        assert process.stdout.read(5) == b"ready"
-        time.sleep(moments.uniform(0.0, 0.02 * kill))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+            assert process.stdout.read(5) == b"ready"
+            time.sleep(moments.uniform(0.0, 0.02 * kill))
+            process.kill()
+        left.append(len(set(os.listdir(tmp_path)) - {path.name}))
         if path.exists():
             versions.append(version := optimizer.load(path))
             assert (optimizer.flat == version).all() and (optimizer.state["exp_avg"].flat == -version).all()
     assert len(versions) > 6 and max(versions) > 1
+    assert max(left) == 1, f"{left}: no process was killed while it wrote, or what one had left has stayed"
+    optimizer.save(path)
+    assert os.listdir(tmp_path) == [path.name]
 
 
 # Damage
@@ -623,24 +629,6 @@ def test_a_link_stays_and_its_target_is_replaced(optimizer, tmp_path):
         optimizer.save(tmp_path / "run", extra)
         assert (tmp_path / "run").is_symlink() and optimizer.load(tmp_path / "disk" / "target") == extra
     assert os.listdir(tmp_path / "disk") == ["target"]
-
-
-def test_what_killed_processes_have_left_goes_with_the_next_save(optimizer, tmp_path):
-    path = tmp_path / "run"
-    environment = os.environ | {"PYTHONPATH": TEST_PATH}
-    command = [sys.executable, "-c", textwrap.dedent(SAVER), str(path), BACKENDS[-1]]
-    left = 0
-    for number in range(20):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
-            assert process.stdout.read(5) == b"ready"
-            time.sleep(0.002 * number)
-            process.kill()
-        left = max(left, len(os.listdir(tmp_path)) - 1)
-        if left:
-            break
-    assert left == 1, "no process was killed while it wrote"
-    optimizer.save(path)
-    assert os.listdir(tmp_path) == ["run"]
 
 
 # Memory

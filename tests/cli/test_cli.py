@@ -106,51 +106,65 @@ def test_any_name_of_a_file(name):
     assert len(metrics(f"runs/{name}")["runs"][0]["history"]) == 3
 
 
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """The command in a process of its own."""
-    line = [sys.executable, "-m", "fastopt", *map(str, arguments)]
-    return subprocess.run(
+#: Commands in a process of their own, with a slash between two of them. After each, its exit code on either stream.
+COMMANDS = """
+    import sys
+    from fastopt.cli import main
+    lines = [[]]
+    for word in sys.argv[1:]:
+        if word == "/":
+            lines.append([])
+        else:
+            lines[-1].append(word)
+    for line in lines:
+        sys.argv[1:] = line
+        code = None
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        for stream in (sys.stdout, sys.stderr):
+            print(f"<exit {code}>", file=stream)
+"""
+
+
+def commands(*arguments: str, code: str = COMMANDS, **environment: str) -> tuple[str, str]:
+    """What the commands print, on the standard output and as errors."""
+    line = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    done = subprocess.run(
         line, env=os.environ | environment, capture_output=True, text=True, errors="replace", check=False
     )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
 
 
-def test_names_where_the_system_writes_ascii_alone():
+def test_names_where_the_system_writes_ascii_alone_and_matplotlib_has_a_wrong_backend():
     Path("\u00fc.csv").write_text("a,y\n" + "".join(f"{i},{i > 4}\n" for i in range(10)))
     ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = command("train", "--data", "\u00fc.csv", "--target", "y", *SHORT, **ascii_alone)
-    assert done.returncode == 0, done.stderr
-    assert "curves.png" in done.stdout
-    done = command("train", "--data", "\u6f22.csv", "--target", "y", **ascii_alone)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("backend", "arguments"),
-    [
-        ("nonsense", ("train", "--epochs", "1", "--backend", "c")),
-        ("module://matplotlib_inline.backend_inline", ("landscape", "-o", "sgd:lr=0.01", "--backend", "c")),
-    ],
-)
-def test_the_backend_of_matplotlib_does_not_matter(backend, arguments):
-    done = command(*arguments, MPLBACKEND=backend)
-    assert done.returncode == 0, done.stderr
+    train = ("train", "--target", "y", "--backend", "c", *SHORT)
+    stdout, stderr = commands(
+        *train, "--data", "\u00fc.csv", "/", *train, "--data", "\u6f22.csv", MPLBACKEND="nonsense", **ascii_alone
+    )
+    assert "<exit 0>" in stderr, stderr
+    assert "curves.png" in stdout
+    lines = stderr[stderr.index("<exit 0>") :].splitlines()
+    assert len(lines) == 3 and lines[-1] == "<exit 2>", stderr
 
 
 def test_a_full_disk_is_named_and_leaves_the_old_files():
+    """In a notebook's environment, whose backend of matplotlib need not be there: the picture is made all the same."""
     ok("train", *SHORT, "--hidden", "none")
     before = {path: path.read_bytes() for path in Path("runs/digits").iterdir()}
-    code = """
-        import resource, sys
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-        from fastopt.cli import main
-        sys.argv = ["fastopt", "train", "--epochs", "1", "--hidden", "none", "--backend", "c"]
-        main()
+    full = """
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
     """
-    code = textwrap.dedent(code)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "fastopt: [Errno 27] File too large: 'runs/digits/curves.png'"
+    train = ("train", "--epochs", "1", "--hidden", "none", "--backend", "c")
+    _, stderr = commands(*train, code=full + COMMANDS, MPLBACKEND="module://matplotlib_inline.backend_inline")
+    assert stderr.splitlines()[-2:] == [
+        "fastopt: [Errno 27] File too large: 'runs/digits/curves.png'",
+        "<exit 1>",
+    ]
     assert set(before) == set(Path("runs/digits").iterdir())
     assert Path("runs/digits/curves.png").read_bytes() == before[Path("runs/digits/curves.png")]
 
@@ -394,30 +408,44 @@ def test_csv_errors_name_line_and_column(folder):
     assert [path.name for path in folder.iterdir()] == ["t.csv"]
 
 
-@pytest.mark.parametrize("module", ["fastopt._c", "numba"])
-def test_a_backend_that_is_missing(folder, module):
-    name = {"fastopt._c": "c", "numba": "numba"}[module]
-    code = (
-        f"import sys; sys.modules[{module!r}] = None; from fastopt.cli import main; "
-        f"sys.argv = ['fastopt', 'train', '--backend', {name!r}]; main()"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 2
-    assert len(result.stderr.splitlines()) == 1
-    assert f"--backend: backend '{name}' is not available" in result.stderr
-    assert list(folder.iterdir()) == []
+#: The command once for each module as if it were not installed, in one process, which imports the others only once.
+WITHOUT = """
+    import sys
+    for module in sys.argv[1:]:
+        for name in list(sys.modules):
+            if name.partition(".")[0] == "fastopt":
+                del sys.modules[name]
+        loaded = {name: found for name, found in sys.modules.items() if name.partition(".")[0] == module}
+        sys.modules |= dict.fromkeys([*loaded, module])
+        backend = {"fastopt._c": "c", "numba": "numba"}.get(module)
+        sys.argv[1:] = ["train", *(("--backend", backend) if backend else ("--dtype", "bfloat16"))]
+        code = None
+        try:
+            from fastopt.cli import main
+            main()
+        except SystemExit as end:
+            code = end.code
+        if not isinstance(code, int):    # as the interpreter does at the end of a process
+            print(code, file=sys.stderr)
+            code = 1
+        print(f"<exit {code}>", file=sys.stderr)
+        del sys.modules[module]
+        sys.modules |= loaded
+"""
 
 
-@pytest.mark.parametrize("module", ["click", "rich", "sklearn", "matplotlib", "ml_dtypes", "threadpoolctl"])
-def test_a_dependency_that_is_missing(folder, module):
-    code = (
-        f"import sys; sys.modules[{module!r}] = None; from fastopt.cli import main; "
-        "sys.argv = ['fastopt', 'train', '--dtype', 'bfloat16']; main()"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 1
-    assert len(result.stderr.splitlines()) == 1
-    assert "pip install 'fastopt[train]'" in result.stderr
+def test_a_module_that_is_missing(folder):
+    backends = {"fastopt._c": "c", "numba": "numba"}
+    modules = ["click", "threadpoolctl", "sklearn", "matplotlib", "ml_dtypes", "rich", *backends]
+    stdout, stderr = commands(*modules, code=WITHOUT)
+    lines = stderr.splitlines()
+    assert stdout == "" and len(lines) == 2 * len(modules), stderr  # one line for each error
+    for module, line, end in zip(modules, lines[::2], lines[1::2], strict=True):
+        if module in backends:
+            assert end == "<exit 2>" and f"--backend: backend '{backends[module]}' is not available" in line, line
+        else:
+            assert end == "<exit 1>" and line.endswith("pip install 'fastopt[train]'"), (module, line)
+            assert {"sklearn": "scikit-learn"}.get(module, module) in line, (module, line)
     assert list(folder.iterdir()) == []
 
 
@@ -450,6 +478,14 @@ def test_checkpoints_that_are_not_whole():
         assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The checkpoint of a short run."""
+    folder = tmp_path_factory.mktemp("trained")
+    ok("train", *SHORT, "--schedule", "cosine", "--out", folder)
+    return folder / "checkpoint.safetensors"
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -466,9 +502,8 @@ def test_checkpoints_that_are_not_whole():
         (("--epochs", "9"), "--epochs"),
     ],
 )
-def test_resuming_with_arguments_that_do_not_fit(arguments, named):
-    ok("train", *SHORT, "--schedule", "cosine")
-    result = fastopt_("train", "--resume", "runs/digits/checkpoint.safetensors", *arguments)
+def test_resuming_with_arguments_that_do_not_fit(arguments, named, trained):
+    result = fastopt_("train", "--resume", trained, *arguments)
     assert result.exit_code == 2
     assert f"train: {named} must be " in result.stderr
     assert len(result.stderr.splitlines()) == 1

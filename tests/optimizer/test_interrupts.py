@@ -103,9 +103,16 @@ def interrupted_at(number: int, function: Callable[[], Any]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("form", ["FlatBuffer", "mapping"])
-def test_at_every_instruction_of_a_step(plan, form, backend, dtype):
+#: Every plan on every backend, either with one form of gradients and one dtype: a plan meets both of each.
+STEPS = [
+    (plan, backend, *[("FlatBuffer", "float32"), ("mapping", "float64")][(number + place) % 2])
+    for number, plan in enumerate(PLANS)
+    for place, backend in enumerate(BACKENDS)
+]
+
+
+@pytest.mark.parametrize(("plan", "backend", "form", "dtype"), STEPS)
+def test_at_every_instruction_of_a_step(plan, backend, form, dtype):
     track = Track(plan, SMALL, backend, dtype)
     optimizer = make(plan, SMALL, backend, dtype)
     into = {"FlatBuffer": lambda gradient: gradient, "mapping": dict}[form]
@@ -134,7 +141,7 @@ def test_at_every_instruction_of_a_step_on_threads(backend):
     while interrupted_at(number, lambda: track.step(optimizer)):
         track.check(optimizer)
         assert threads is None or numba_threads() == threads
-        number += 3
+        number += 7
     assert number > 100
 
 
@@ -144,41 +151,51 @@ def numba_threads() -> int:
     return numba.get_num_threads()
 
 
-@pytest.mark.parametrize(
-    ("shapes", "options"),
-    [
-        ("SMALL", {"ema_decay": 0.9}),
-        ("LARGE", {"accumulate": 2}),
-        ("SMALL", {"copy": "bfloat16", "state_dtype": "float16"}),
-        ("LARGE", {"copy": "bfloat16", "ema_decay": 0.9}),
-    ],
-    ids=["spans", "threads", "tiles", "tiles on threads"],
-)
-def test_a_process_runs_no_python_between_the_calls_of_its_first_steps(shapes, options, backend):
+#: Each in a process of its own. In numba they are different loops: over spans and over tiles, serial and on threads.
+FIRST_STEPS = [
+    ("SMALL", {"ema_decay": 0.9}),
+    ("LARGE", {"accumulate": 2}),
+    ("SMALL", {"copy": "bfloat16", "state_dtype": "float16"}),
+    ("LARGE", {"copy": "bfloat16", "ema_decay": 0.9}),
+]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_runs_no_python_between_the_calls_of_its_first_steps(backend):
     """As numba does where it meets an array of a type for the first time: an instruction of it would be in between."""
     python(
         """
-        import sys
-        import fastopt.backend.program
-        import test_interrupts as tests
+        import os, sys
+        import numba, numpy, pytest    # what each child would import again
 
-        shapes, backend, options = eval(sys.argv[1])
-        parameters = tests.random_buffer(0, "float32", getattr(tests, shapes))
-        optimizer = fastopt.Optimizer(parameters, tests.RULES, backend=backend, threads=2, **options)
-        found = []
+        def first_steps(shapes, options):
+            import fastopt.backend.program
+            import test_interrupts as tests
 
-        def note(frame, event, argument):
-            caller = frame.f_back  # None for a compiled function, for which numba shows a frame
-            if event == "call" and caller and caller.f_code is fastopt.backend.program.run.__code__:
-                found.append(frame.f_code)
+            assert not fastopt.backend.process.process.forks    # as in any new process
+            parameters = tests.random_buffer(0, "float32", getattr(tests, shapes))
+            optimizer = fastopt.Optimizer(parameters, tests.RULES, backend=sys.argv[1], threads=2, **options)
+            found = []
 
-        sys.setprofile(note)
-        for _ in range(3):
-            optimizer.step(parameters.copy())
-        sys.setprofile(None)
-        assert not found, found
+            def note(frame, event, argument):
+                caller = frame.f_back  # None for a compiled function, for which numba shows a frame
+                if event == "call" and caller and caller.f_code is fastopt.backend.program.run.__code__:
+                    found.append(frame.f_code)
+
+            sys.setprofile(note)
+            for _ in range(3):
+                optimizer.step(parameters.copy())
+            sys.setprofile(None)
+            assert optimizer.step_count and not found, found
+
+        for case in eval(sys.argv[2]):
+            if (child := os.fork()) == 0:
+                first_steps(*case)
+                sys.exit()
+            assert os.waitpid(child, 0)[1] == 0, case
         """,
-        repr((shapes, backend, options)),
+        backend,
+        repr(FIRST_STEPS),
     )
 
 
@@ -244,7 +261,7 @@ def test_at_every_instruction_where_programs_are_bound(backend):
         track.check(optimizer)
         track.step(optimizer)
         track.check(optimizer)
-        number += 11
+        number += 37
     assert number > 500
 
 
@@ -316,15 +333,15 @@ def test_at_every_instruction_of_a_load(kind, backend, tmp_path):
         optimizer.flat[:] = np.frombuffer(after[0]["params"], np.float32)
     before = look(optimizer)
     load = {"load": lambda: optimizer.load(path), "load_state_dict": lambda: optimizer.load_state_dict(state)}[kind]
-    # every eighth instruction, and on each backend others: it runs the same Python code
-    number, found = 4 * BACKENDS.index(backend), before
+    # some of the instructions, and on each backend others: it runs the same Python code
+    number, found = 10 * BACKENDS.index(backend), before
     while found == before:
         assert interrupted_at(number, load)
         found = look(optimizer)
         assert found in (before, after)
-        number += 8
+        number += 20
     assert number > 500
-    for last in range(number - 8, number + 30):
+    for last in range(number - 20, number + 30):
         if interrupted_at(last, load):
             assert look(optimizer) == after
     optimizer.step(gradient)  # with programs of what is frozen now
@@ -425,8 +442,8 @@ def test_a_storm_does_no_harm_to_a_compilation(tmp_path):
         import time
         import fastopt
         import test_interrupts as tests
-        track = tests.Track("clipped", tests.LARGE, "c" if "c" in tests.BACKENDS else "numba")
-        optimizer = tests.make("clipped", tests.LARGE, "numba", "float32")
+        track = tests.Track("one group", tests.LARGE, "c" if "c" in tests.BACKENDS else "numba")
+        optimizer = tests.make("one group", tests.LARGE, "numba", "float32")
         with tests.Storm(fastopt.Optimizer.step, seed=3, longest=2e-2) as storm:
             while optimizer.step_count < 3:
                 try:
