@@ -41,6 +41,7 @@ CASES = {
     "AdEMAMix": {},
     "MADGRAD": {},
     "SophiaG": {},
+    "Prodigy": {},
     "SparseAdam": {},
     "FTRL": {},
     "ScheduleFreeSGD": {},

@@ -54,7 +54,7 @@ def difference(make: Callable[[np.ndarray, np.ndarray], Bound | None], rule: Rul
     if bound is None:
         return None
     largest, way = np.abs(expected), np.zeros(size)
-    state = {name: np.full(size, value) for name, value in rule.states.items()}
+    state = rule.remembered((size,))
     for step in range(1, STEPS + 1):
         before = expected
         expected, state = rule.reference(step, expected, wide_gradient, **state)

@@ -38,6 +38,7 @@ from fastopt.kernels.mars import mars as mars
 from fastopt.kernels.momentum import momentum as momentum
 from fastopt.kernels.nadam import nadam as nadam
 from fastopt.kernels.nesterov import nesterov as nesterov
+from fastopt.kernels.prodigy import prodigy as prodigy
 from fastopt.kernels.qhadam import qhadam as qhadam
 from fastopt.kernels.rmsprop import rmsprop as rmsprop
 from fastopt.kernels.rmsprop_centered import rmsprop_centered as rmsprop_centered

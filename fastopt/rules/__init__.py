@@ -28,6 +28,7 @@ from fastopt.rules.momentum import Momentum as Momentum
 from fastopt.rules.muon import Muon as Muon
 from fastopt.rules.nadam import NAdam as NAdam
 from fastopt.rules.nesterov import Nesterov as Nesterov
+from fastopt.rules.prodigy import Prodigy as Prodigy
 from fastopt.rules.qhadam import QHAdam as QHAdam
 from fastopt.rules.radam import RAdam as RAdam
 from fastopt.rules.rmsprop import RMSprop as RMSprop

@@ -11,6 +11,7 @@ from fastopt.sums.cautious import cautious
 from fastopt.sums.lamb import lamb
 from fastopt.sums.lars import lars
 from fastopt.sums.mars import mars
+from fastopt.sums.prodigy import prodigy
 from fastopt.sums.stable_adamw import stable_adamw
 from fastopt.sums.sum_squares import sum_squares
 
@@ -37,4 +38,4 @@ def _sum(loop: Any) -> Sum:
 
 
 #: Every sum, by its name.
-SUMS = {each.name: each for each in map(_sum, (cautious, lamb, lars, mars, stable_adamw, sum_squares))}
+SUMS = {each.name: each for each in map(_sum, (cautious, lamb, lars, mars, prodigy, stable_adamw, sum_squares))}

@@ -24,6 +24,7 @@ from fastopt.torch import clipping, memory
 from fastopt.torch.rows import Kind, Row, Survey
 from fastopt.torch.staged import Staged
 from fastopt.torch.states import Watch
+from fastopt.totals import total
 
 # All parameters are looked at in every step, since anybody may replace them, their gradients and their states. These
 # functions of C are mapped over lists: a loop in Python would cost several times as much.
@@ -168,6 +169,16 @@ class _Batch:
         return self.even and all(column.values.tobytes() == column.update.tobytes() for column in self.columns)
 
 
+class _Measured(NamedTuple):
+    """The sums of a batch, which have a row for each parameter, and its rows by the scalars that they share."""
+
+    batch: _Batch
+    rule: Rule
+    scale: float
+    distinct: list[tuple[np.ndarray, list[float]]]
+    sums: np.ndarray
+
+
 class Plan:
     """The parameters that kernels step, those that torch's own optimizer steps, and those that wait for a gradient."""
 
@@ -273,10 +284,17 @@ class Plan:
         if self._reads.calls:
             run(self._reads.calls, self._reads.lock)
         present = gradients.present
+        measured: list[_Measured] = []
         for batch in self._batches:
             part = None if present is None else present[batch.start : batch.stop]
-            prepare = self._prepare if batch.sums is None else self._measure
-            prepare(batch, rules[batch.group], part, narrow if batch.narrow else wide, gradients)
+            rule, scale = rules[batch.group], narrow if batch.narrow else wide
+            if batch.sums is None:
+                self._prepare(batch, rule, part, scale, gradients)
+            else:
+                measured.append(self._measure(batch, rule, part, scale, gradients))
+        totals = total([each.sums for each in measured if each.rule.totals])
+        for each in measured:
+            _adapt(each, totals)
 
     def squares(self, gradients: Gradients, threads: int) -> float:
         """The sum of the squares of the gradients: of DTensors, in all processes."""
@@ -436,27 +454,18 @@ class Plan:
 
     def _measure(
         self, batch: _Batch, rule: Rule, present: np.ndarray | None, scale: float, gradients: Gradients
-    ) -> None:
-        """As :meth:`_prepare`, where each parameter has coefficients of its own, which follow from its sums."""
+    ) -> _Measured:
+        """Takes the sums over the parameters of a batch, which coefficients of their own follow from."""
         assert batch.sums is not None
-        distinct = [
-            (chosen, _scalars(rule, scalars, batch.scalar_dtypes)) for chosen, scalars in _distinct(batch, present)
-        ]
-        for chosen, (step, before, after) in distinct:
+        distinct = _distinct(batch, present)
+        for chosen, scalars in distinct:
             row = Coefficients(batch.measured[chosen[0]])
+            step, before, _ = _scalars(rule, scalars, batch.scalar_dtypes)
             with np.errstate(all="ignore"):
                 rule.fill_measured(row, step, scale, before)
             batch.measured[chosen] = row.array
-            for column, value in zip(batch.columns, after, strict=True):
-                column.update[chosen] = value
         sums = batch.sums.take(torch.get_num_threads(), gradients.addresses[batch.start : batch.stop])
-        for chosen, (step, before, _) in distinct:
-            found = np.empty((len(chosen), batch.k.shape[1]), batch.dtype)
-            with np.errstate(all="ignore"):
-                rule.fill_adapted(found, step, scale, before, batch.sizes[chosen], sums[chosen])
-            batch.k[chosen] = found
-            for number in chosen:
-                _refresh(batch.keys[number], batch.seed, step)
+        return _Measured(batch, rule, scale, distinct, sums)
 
     def _stage(self, rule: Rule, step: int, k: np.ndarray, rows: Iterable[int], gradients: Gradients) -> None:
         """Runs the stage of some rows. The sign and the scale are for it: the kernel takes what it gives as it is."""
@@ -478,6 +487,22 @@ class Plan:
             elements = sum(map(Tensor.numel, params))
             found.append(PlannedKernel(batch.group, name, batch.stored, len(params), elements, batch.storages))
         return tuple(found)
+
+
+def _adapt(measured: _Measured, totals: tuple[float, ...]) -> None:
+    """Works out the coefficients of each parameter of a batch from its sums, and the scalars after the step."""
+    batch, rule, scale, distinct, sums = measured
+    for chosen, scalars in distinct:
+        step, before, after = _scalars(rule, scalars, batch.scalar_dtypes, totals if rule.totals else None)
+        for column, value in zip(batch.columns, after, strict=True):
+            column.update[chosen] = value
+        found = np.empty((len(chosen), batch.k.shape[1]), batch.dtype)
+        numbers = dict(zip(rule.torch_scalars, after[1:], strict=True))
+        with np.errstate(all="ignore"):
+            rule.fill_adapted(found, step, scale, before, batch.sizes[chosen], sums[chosen], numbers)
+        batch.k[chosen] = found
+        for number in chosen:
+            _refresh(batch.keys[number], batch.seed, step)
 
 
 def _distinct(batch: _Batch, present: np.ndarray | None) -> list[tuple[np.ndarray, list[float]]]:
@@ -536,8 +561,12 @@ def _fill(row: Coefficients, rule: Rule, scale: float, scalars: list[float], dty
     return after
 
 
-def _scalars(rule: Rule, scalars: list[float], dtypes: list[np.dtype]) -> tuple[int, dict[str, Any], list[float]]:
+def _scalars(
+    rule: Rule, scalars: list[float], dtypes: list[np.dtype], totals: tuple[float, ...] | None = None
+) -> tuple[int, dict[str, Any], list[float]]:
     """The step that follows these scalars, the rule's scalars before it, and all of them after it.
+
+    If ``totals`` of its sums are given, they follow from these.
 
     They are rounded as torch rounds them. It computes with 0-d tensors in their own dtypes, as NumPy does with its
     scalars, and what a rule makes anew, a Python number, becomes a tensor of torch's default dtype first.
@@ -547,8 +576,9 @@ def _scalars(rule: Rule, scalars: list[float], dtypes: list[np.dtype]) -> tuple[
         pairs = zip(rule.torch_scalars, dtypes[1:], scalars[1:], strict=True)
         before = {name: dtype.type(number) for name, dtype, number in pairs}
         default = memory.default_dtype().type
+        following = rule.advance(step, **before) if totals is None else rule.advance(step, totals=totals, **before)
         after = [
             number if isinstance(number, np.floating) else dtype.type(default(number))
-            for number, dtype in zip(rule.advance(step, **before).values(), dtypes[1:], strict=True)
+            for number, dtype in zip(following.values(), dtypes[1:], strict=True)
         ]
     return step, before, [step, *after]
