@@ -67,8 +67,8 @@ class Rule(Declared):
     stage: ClassVar[Any] = None
 
     #: The largest error of the float32 kernel after 100 steps, in ulp of the largest value that the parameter has had;
-    #: for gradients of ordinary size, and where rules go by signs, away from zero. With :attr:`totals`, that of steps by
-    #: the scalars that the kernel's steps have reached: in these, rounding errors grow from step to step.
+    #: for gradients of ordinary size, and where rules go by signs, away from zero. With :attr:`totals`, that of steps
+    #: by the scalars that the kernel's steps have reached: in these, rounding errors grow from step to step.
     ulp: ClassVar[int]
     #: The same of states, where ``ulp`` is not larger: 25 come from the rounding of 0.999 to float32.
     state_ulp: ClassVar[int] = 64
@@ -141,6 +141,9 @@ class Rule(Declared):
         Other than :attr:`scalars` where it keeps a number that follows from the step.
         """
         return self.scalars
+
+    #: Those of them that are float64 there, whatever torch's default dtype is.
+    torch_float64: ClassVar[tuple[str, ...]] = ()
 
     @property
     def torch_moves_all_rows(self) -> bool:

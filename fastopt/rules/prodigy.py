@@ -25,10 +25,10 @@ class Prodigy(Rule):
         p = p - a weight_decay p
         p = p - a m / (sqrt(v) + d eps)            (a as above, d the new one)
 
-    with m the state ``exp_avg``, v the state ``exp_avg_sq``, s itself a state, and p0 the state that holds the parameters
-    before the first step. Running numbers are d, ``d_max`` and n, as ``d_numerator``: d0, d0 and 0 at first. ``beta3``
-    is the root of beta2 unless given, and without a ``growth_rate`` d = d_max. Leave ``lr`` at 1, or let a schedule take
-    it from 1 to 0; with a warm-up there is ``safeguard_warmup``.
+    with m the state ``exp_avg``, v the state ``exp_avg_sq``, s itself a state, and p0 the state that holds the
+    parameters before the first step. Running numbers are d, ``d_max`` and n, as ``d_numerator``: d0, d0 and 0 at first.
+    ``beta3`` is the root of beta2 unless given, and without a ``growth_rate`` d = d_max. Leave ``lr`` at 1, or let a
+    schedule take it from 1 to 0; with a warm-up there is ``safeguard_warmup``.
 
     The product and the norm are over all parameters that a step updates by a Prodigy, of whatever group. Each group, in
     torch each parameter, has running numbers of its own. They are the same where betas, d0, d_coef, growth_rate, lr and
@@ -57,6 +57,7 @@ class Prodigy(Rule):
     sums = "prodigy"
     totals: ClassVar = True
     starts_from_parameters: ClassVar = True
+    torch_float64: ClassVar = ("d", "d_max", "d_numerator")
 
     @property
     def states(self):
@@ -65,10 +66,6 @@ class Prodigy(Rule):
     @property
     def scalars(self):
         return {"d": self.d0, "d_max": self.d0, "d_numerator": 0.0}
-
-    @property
-    def torch_scalars(self):
-        return {name: np.float64(first) for name, first in self.scalars.items()}
 
     def advance(self, step, d, d_max, d_numerator, totals=None):
         if totals is not None and all(map(isfinite, totals)):

@@ -403,3 +403,100 @@ def test_soap_is_that_of_pytorch_optimizer(shape):
         other.step()
     # Its bases are rounded to float32.
     np.testing.assert_allclose(params["w"], p.detach().numpy(), rtol=0, atol=1e-5)
+
+
+PRODIGY = [
+    ({}, {}),
+    ({"weight_decay": 0.1}, {"weight_decay": 0.1}),
+    ({"weight_decay": 0.1, "decoupled_weight_decay": False}, {"weight_decay": 0.1, "decouple": False}),
+    ({"use_bias_correction": True, "d_coef": 0.5}, {"use_bias_correction": True, "d_coef": 0.5}),
+    ({"safeguard_warmup": True, "lr": 0.5, "beta3": 0.9}, {"safeguard_warmup": True, "lr": 0.5, "beta3": 0.9}),
+    ({"growth_rate": 1.2, "d0": 1e-3}, {"growth_rate": 1.2, "d0": 1e-3}),
+]
+
+
+def descended(step, start: np.ndarray = START) -> np.ndarray:
+    """Where 60 steps arrive on the way to a place at a distance of about one, with noise; ``step`` takes gradients."""
+    rng = np.random.default_rng(8)
+    target, p = rng.standard_normal(SIZE), start
+    for _ in range(60):
+        p = step(p - target + 0.1 * rng.standard_normal(SIZE))
+    return p
+
+
+def by_class(kind, **arguments):
+    torch = pytest.importorskip("torch")
+    p = torch.nn.Parameter(torch.from_numpy(START.copy()))
+    optimizer = kind([p], **arguments)
+
+    def step(gradient: np.ndarray) -> np.ndarray:
+        p.grad = torch.from_numpy(gradient)
+        optimizer.step()
+        return p.detach().numpy().copy()
+
+    return descended(step), optimizer.param_groups[0]["d"]
+
+
+def by_rule(rule: fastopt.Rule, pattern: str = "*", other: fastopt.Rule | None = None):
+    """The same by a rule, or by two in turn, of which one has the elements from the 20th on."""
+    params = fastopt.FlatBuffer({"first": START[:20], "second": START[20:]}, dtype="float64")
+    optimizer = fastopt.Optimizer(params, {pattern: rule} | ({} if other is None else {"*": other}))
+
+    def step(gradient: np.ndarray) -> np.ndarray:
+        optimizer.step({"first": gradient[:20], "second": gradient[20:]})
+        return np.concatenate([*params.values()])
+
+    return descended(step), [group.scalars["d"] for group in optimizer.groups.values()]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PRODIGY, ids=str)
+def test_prodigy(ours, theirs, capsys):
+    package = pytest.importorskip("prodigyopt")
+    expected, d = by_class(package.Prodigy, **theirs)
+    path, found = by_rule(fastopt.Prodigy(**ours))
+    assert found == [pytest.approx(d, rel=1e-9)] and d > 0.01
+    np.testing.assert_allclose(path, expected, rtol=1e-8, atol=1e-9)
+
+
+def test_groups_of_prodigy_have_one_distance_as_long_as_they_make_the_same_steps():
+    """In prodigyopt, too, which takes the betas of the first group for all."""
+    torch, package = pytest.importorskip("torch"), pytest.importorskip("prodigyopt")
+    tensors = [torch.nn.Parameter(torch.from_numpy(part.copy())) for part in (START[:20], START[20:])]
+    groups = [{"params": tensors[:1]}, {"params": tensors[1:], "weight_decay": 0.1}]
+    optimizer = package.Prodigy(groups)
+
+    def step(gradient: np.ndarray) -> np.ndarray:
+        for tensor, part in zip(tensors, (gradient[:20], gradient[20:]), strict=True):
+            tensor.grad = torch.from_numpy(part)
+        optimizer.step()
+        return np.concatenate([tensor.detach().numpy() for tensor in tensors])
+
+    expected = descended(step)
+    path, (first, second) = by_rule(fastopt.Prodigy(), "first", fastopt.Prodigy(weight_decay=0.1))
+    assert first == second == pytest.approx(optimizer.param_groups[0]["d"], rel=1e-9)
+    np.testing.assert_allclose(path, expected, rtol=1e-8, atol=1e-9)
+
+
+def by_optax_class(transformation) -> np.ndarray:
+    jax = pytest.importorskip("jax")
+    optax = pytest.importorskip("optax")
+    with jax.enable_x64(True):
+        p = jax.numpy.asarray(START)
+        state = transformation.init(p)
+
+        def step(gradient: np.ndarray) -> np.ndarray:
+            nonlocal p, state
+            updates, state = transformation.update(jax.numpy.asarray(gradient), state, p)
+            p = optax.apply_updates(p, updates)
+            return np.asarray(p)
+
+        return descended(step)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_prodigy_of_optax_corrects_biases(decay):
+    optax = pytest.importorskip("optax")
+    expected = by_optax_class(optax.contrib.prodigy(1.0, weight_decay=decay))
+    path, _ = by_rule(fastopt.Prodigy(use_bias_correction=True, weight_decay=decay))
+    np.testing.assert_allclose(path, expected, rtol=1e-8, atol=1e-9)
+    assert abs(by_rule(fastopt.Prodigy(weight_decay=decay))[0] - expected).max() > 1e-3
