@@ -42,6 +42,7 @@ CASES = {
     "MADGRAD": {},
     "SophiaG": {},
     "Prodigy": {},
+    "DAdaptAdam": {},
     "SparseAdam": {},
     "FTRL": {},
     "ScheduleFreeSGD": {},

@@ -17,6 +17,7 @@ from fastopt.rules.ademamix import AdEMAMix as AdEMAMix
 from fastopt.rules.adopt import ADOPT as ADOPT
 from fastopt.rules.amsgrad import AMSGrad as AMSGrad
 from fastopt.rules.asgd import ASGD as ASGD
+from fastopt.rules.dadaptadam import DAdaptAdam as DAdaptAdam
 from fastopt.rules.ftrl import FTRL as FTRL
 from fastopt.rules.lamb import LAMB as LAMB
 from fastopt.rules.laprop import LaProp as LaProp

@@ -1,15 +1,12 @@
 """Prodigy."""
 
 from math import isfinite, sqrt
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from fastopt.declared import Interval, LearningRate, NonNegative, Positive, UnitInterval
+from fastopt.declared import AtLeastOne, LearningRate, NonNegative, Positive, UnitInterval
 from fastopt.rule import Rule, State
-
-#: How many times a number may grow in a step.
-Growth = Annotated[float, Interval(1.0, finite=False)]
 
 
 class Prodigy(Rule):
@@ -50,7 +47,7 @@ class Prodigy(Rule):
     safeguard_warmup: bool = False
     d0: Positive = 1e-6
     d_coef: Positive = 1.0
-    growth_rate: Growth | None = None
+    growth_rate: AtLeastOne | None = None
 
     ulp = 32
     kernel = "prodigy"

@@ -8,6 +8,7 @@ in the order that ``csrc/sum.h`` has, too.
 from typing import Any, NamedTuple
 
 from fastopt.sums.cautious import cautious
+from fastopt.sums.dadapt_adam import dadapt_adam
 from fastopt.sums.lamb import lamb
 from fastopt.sums.lars import lars
 from fastopt.sums.mars import mars
@@ -38,4 +39,6 @@ def _sum(loop: Any) -> Sum:
 
 
 #: Every sum, by its name.
-SUMS = {each.name: each for each in map(_sum, (cautious, lamb, lars, mars, prodigy, stable_adamw, sum_squares))}
+SUMS = {
+    each.name: each for each in map(_sum, (cautious, dadapt_adam, lamb, lars, mars, prodigy, stable_adamw, sum_squares))
+}

@@ -500,3 +500,30 @@ def test_prodigy_of_optax_corrects_biases(decay):
     path, _ = by_rule(fastopt.Prodigy(use_bias_correction=True, weight_decay=decay))
     np.testing.assert_allclose(path, expected, rtol=1e-8, atol=1e-9)
     assert abs(by_rule(fastopt.Prodigy(weight_decay=decay))[0] - expected).max() > 1e-3
+
+
+DADAPT = [
+    ({}, {}),
+    ({"weight_decay": 0.1}, {"weight_decay": 0.1}),
+    ({"weight_decay": 0.1, "decoupled_weight_decay": True}, {"weight_decay": 0.1, "decouple": True}),
+    ({"use_bias_correction": True, "lr": 0.5}, {"use_bias_correction": True, "lr": 0.5}),
+    ({"growth_rate": 1.2, "d0": 1e-3}, {"growth_rate": 1.2, "d0": 1e-3}),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), DADAPT, ids=str)
+def test_dadaptadam(ours, theirs, capsys):
+    package = pytest.importorskip("dadaptation")
+    expected, d = by_class(package.DAdaptAdam, **theirs)
+    path, found = by_rule(fastopt.DAdaptAdam(**ours))
+    assert found == [pytest.approx(d, rel=1e-9)] and d > 1e-3
+    np.testing.assert_allclose(path, expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_dadapt_adamw_of_optax_corrects_biases(decay):
+    optax = pytest.importorskip("optax")
+    expected = by_optax_class(optax.contrib.dadapt_adamw(1.0, weight_decay=decay))
+    rule = fastopt.DAdaptAdam(use_bias_correction=True, weight_decay=decay, decoupled_weight_decay=True)
+    np.testing.assert_allclose(by_rule(rule)[0], expected, rtol=1e-8, atol=1e-9)
+    assert abs(by_rule(rule.replace(use_bias_correction=False))[0] - expected).max() > 1e-4
