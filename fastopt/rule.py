@@ -66,6 +66,10 @@ class Rule(Declared):
     #: no state: the name of a function in ``fastopt/matrices/``, or a function of one's own. None: there is nothing.
     stage: ClassVar[Any] = None
 
+    #: Whether the stage takes each row, along the first axis, by itself, of the parameter and of every state: then it
+    #: takes some rows, too, in an array of its own.
+    rowwise: ClassVar[bool] = False
+
     #: The largest error of the float32 kernel after 100 steps, in ulp of the largest value that the parameter has had;
     #: for gradients of ordinary size, and where rules go by signs, away from zero. With :attr:`totals`, that of steps
     #: by the scalars that the kernel's steps have reached: in these, rounding errors grow from step to step.

@@ -33,6 +33,7 @@ from fastopt.rules.prodigy import Prodigy as Prodigy
 from fastopt.rules.qhadam import QHAdam as QHAdam
 from fastopt.rules.radam import RAdam as RAdam
 from fastopt.rules.rmsprop import RMSprop as RMSprop
+from fastopt.rules.rowwiseadagrad import RowwiseAdagrad as RowwiseAdagrad
 from fastopt.rules.rprop import Rprop as Rprop
 from fastopt.rules.schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
 from fastopt.rules.schedulefreeradam import ScheduleFreeRAdam as ScheduleFreeRAdam

@@ -24,7 +24,7 @@ class DAdaptAdam(Rule):
 
     with m the state ``exp_avg``, v the state ``exp_avg_sq``, and s itself a state: Algorithm 5 of the paper. Running
     numbers are d and n, as ``numerator_weighted``: d0 and 0 at first. Leave ``lr`` at 1, or let a schedule take it from
-    1 to 0. d only grows, and without a ``growth_rate`` at once.
+    1 to 0; what is in m goes on while it is zero. d only grows, and without a ``growth_rate`` at once.
 
     The product and the norm are over all parameters that a step updates by a DAdaptAdam, of whatever group. Each group,
     in torch each parameter, has running numbers of its own. They are the same where betas, d0, growth_rate, lr and the

@@ -527,3 +527,56 @@ def test_dadapt_adamw_of_optax_corrects_biases(decay):
     rule = fastopt.DAdaptAdam(use_bias_correction=True, weight_decay=decay, decoupled_weight_decay=True)
     np.testing.assert_allclose(by_rule(rule)[0], expected, rtol=1e-8, atol=1e-9)
     assert abs(by_rule(rule.replace(use_bias_correction=False))[0] - expected).max() > 1e-4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_rowwiseadagrad_of_fbgemm():
+    """In float32: the sums are those of the same additions, and its steps multiply where ours divide."""
+    torch = pytest.importorskip("torch")
+    try:
+        from fbgemm_gpu import split_table_batched_embeddings_ops_training as training
+        from fbgemm_gpu.split_embedding_configs import EmbOptimType
+        from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+    except (ImportError, OSError) as error:  # its libraries are made for one version of torch
+        pytest.skip(f"fbgemm_gpu: {error}")
+    where = 30, 8, EmbeddingLocation.HOST, training.ComputeDevice.CPU
+    table = training.SplitTableBatchedEmbeddingBagsCodegen(
+        [where], optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD, learning_rate=0.1, eps=1e-3
+    )
+    (weights,) = table.split_embedding_weights()
+    rng = np.random.default_rng(3)
+    weights.data.copy_(torch.from_numpy(rng.standard_normal((30, 8)).astype(np.float32)))
+    params = fastopt.FlatBuffer({"table": weights.detach().numpy().copy()}, dtype="float32")
+    optimizer = fastopt.Optimizer(params, fastopt.RowwiseAdagrad(lr=0.1, eps=1e-3))
+    for _ in range(STEPS):
+        indices, values = rng.choice(30, 6, replace=False), rng.standard_normal((6, 8)).astype(np.float32)
+        table(torch.from_numpy(indices), torch.arange(7)).backward(torch.from_numpy(values))
+        optimizer.step({"table": fastopt.Rows(indices, values)})
+    ((sums,),) = table.split_optimizer_states()
+    np.testing.assert_allclose(optimizer.state["sum"]["table"], sums.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(params["table"], weights.detach().numpy(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 2, 3), (7,), ()])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_rowwiseadagrad_row_by_row(shape, decay):
+    """Written down for one row after the other, after the code of FBGEMM; and of one axis it is Adagrad."""
+    rng = np.random.default_rng(3)
+    start = rng.standard_normal(shape)
+    params = fastopt.FlatBuffer({"table": start}, dtype="float64")
+    optimizer = fastopt.Optimizer(params, fastopt.RowwiseAdagrad(lr=0.1, eps=1e-3, weight_decay=decay))
+    expected = start.reshape(len(start) if shape else 1, -1)
+    moments = [0.0] * len(expected)
+    other = start.reshape(-1).copy()
+    adagrad = fastopt.Optimizer(other, fastopt.Adagrad(lr=0.1, eps=1e-3))
+    for _ in range(STEPS):
+        gradient = rng.standard_normal(shape)
+        optimizer.step({"table": gradient})
+        adagrad.step(gradient.reshape(-1).copy())
+        for number, (row, values) in enumerate(zip(gradient.reshape(expected.shape), expected, strict=True)):
+            moments[number] += sum(float(each) ** 2 for each in row) / len(row)
+            values *= 1 - 0.1 * decay
+            values -= 0.1 / (moments[number] ** 0.5 + 1e-3) * row
+    np.testing.assert_allclose(params["table"].reshape(expected.shape), expected, rtol=1e-12, atol=1e-14)
+    if len(shape) < 2 and not decay:
+        np.testing.assert_allclose(params["table"].reshape(-1), other, rtol=1e-12, atol=1e-14)
