@@ -133,7 +133,7 @@ class StagedPlan(StepPlan):
                 works.append(Work("blend", streams, self._scales[each.group.pattern], spans=spans))
             for kept in (each.p, *each.states.values()):
                 works += kept.reading(self._copy)
-        reading.stage = self._bind([work for work in works if _size(work)])
+        reading.stage = self._bind([work for work in works if _has_elements(work)])
         return reading.stage
 
     def _works_of(self, group: Group, reading: Reading, *, followed: bool) -> list[Work]:
@@ -153,8 +153,8 @@ class StagedPlan(StepPlan):
                 keys = each.keys[kind] if is_stochastic(kept.stream) else None
                 streams = kept.stream, each.after[kind].reshape(-1)
                 works.append(Work("blend", streams, self._copy, (), keys, kept.spans))
-        return [work for work in works if _size(work)]
+        return [work for work in works if _has_elements(work)]
 
 
-def _size(work: Work) -> int:
-    return work.streams[1].size
+def _has_elements(work: Work) -> bool:
+    return all(stream.size for stream in work.streams[:2])
