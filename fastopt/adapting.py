@@ -7,6 +7,8 @@ import numpy as np
 from fastopt.backend.program import Sums, Work
 from fastopt.groups import Group
 from fastopt.plan import Reading, StepPlan
+from fastopt.rule import Rule
+from fastopt.totals import total
 
 
 class Measure(NamedTuple):
@@ -31,12 +33,19 @@ class AdaptingPlan(StepPlan):
         return super().fill(scale)
 
     def commit(self, reading: Reading) -> None:
+        measured: list[tuple[Group, np.ndarray]] = []
+        of_kind: dict[type[Rule], list[np.ndarray]] = {}
         for sums, groups in reading.measures or self._bind_measures(reading):
             found = sums.take(self.threads)
             for group, place, which in groups:
                 numbers = np.zeros((len(group.names), found.shape[1]))
                 numbers[which] = found[place]
-                group.adapt(self.counts[group.index], self._scale, numbers)
+                measured.append((group, numbers))
+                if group.rule.totals:
+                    of_kind.setdefault(type(group.rule), []).append(numbers)
+        totals = {kind: total(each) for kind, each in of_kind.items()}
+        for group, numbers in measured:
+            group.adapt(self.counts[group.index], self._scale, numbers, totals.get(type(group.rule), ()))
         super().commit(reading)
 
     @property

@@ -163,11 +163,16 @@ class Group:
         assert self.adapted is not None
         self._rule.fill_measured(self.adapted.measured, step, scale, self.scalars)
 
-    def adapt(self, step: int, scale: float, sums: np.ndarray) -> None:
-        """Fills the coefficients of a step for each parameter, whose sums have a row each."""
+    def adapt(self, step: int, scale: float, sums: np.ndarray, totals: Sequence[float]) -> None:
+        """Fills the coefficients of a step for each parameter, whose sums have a row each.
+
+        ``totals`` are those of all parameters that the step updates by a rule of this kind.
+        """
         assert self.adapted is not None
-        adapted = self.adapted
-        self._rule.fill_adapted(adapted.rows, step, scale, self.scalars, adapted.sizes, sums)
+        adapted, rule = self.adapted, self._rule
+        if rule.totals:
+            self._following.update(rule.advance(step, totals=totals, **self.scalars))
+        rule.fill_adapted(adapted.rows, step, scale, self.scalars, adapted.sizes, sums, self._following)
 
     def prepare_estimate(self, scale: float) -> None:
         """Fills the coefficients of an update of the Hessian, for gradients that are to be multiplied by ``scale``."""

@@ -41,6 +41,7 @@ class Reading:
         "measures",
         "scale",
         "stage",
+        "staged",
         "stride",
         "sum_squares",
         "update",
@@ -56,6 +57,7 @@ class Reading:
         self.add_up: Program | None = None
         self.sum_squares: Callable[[float], float] | None = None
         self.measures: list[Any] | None = None  # what a plan of another file takes of it
+        self.staged: list[Any] | None = None  # and what that of stages makes of it
         #: For the kernel ``blend``, when the gradient is added to others: by what these and it are multiplied.
         self.scale = np.array([1.0, 1.0], gradient.state.dtype)
 
@@ -189,7 +191,7 @@ class StepPlan:
             )
         for group in self.groups:
             for name in filter(names.__contains__, group.names):
-                if group.rule.stage is not None:
+                if group.rule.stage is not None and not group.rule.rowwise:
                     raise ValueError(
                         f"grads[{name!r}] must be an array, not Rows: {type(group.rule).__name__} takes it as a whole"
                     )
@@ -198,10 +200,9 @@ class StepPlan:
                         f"grads[{name!r}] must be an array, not Rows: states of {type(group.rule).__name__} start as "
                         "the parameters are in the first step, so that one must be of all rows"
                     )
-                shape = state.layout.shapes[name]
                 for kept in group.rule.states:
                     block = block_of(state.states[kept], name)
-                    if math.prod(shape[1:]) % block:
+                    if math.prod(state.states[kept].layout.shapes[name][1:]) % block:
                         raise ValueError(
                             f"grads[{name!r}] must be an array, not Rows: its state {kept!r} is stored in blocks of "
                             f"{block} elements, and a row has no whole number of them; in 'bfloat16' it could be"

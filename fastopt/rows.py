@@ -153,6 +153,11 @@ def others(indices: np.ndarray, width: int, size: int) -> Spans:
     return Spans(starts, starts, lengths)
 
 
+def consecutive(indices: np.ndarray, width: int) -> Spans:
+    """These rows of a parameter, whose rows have so many elements, and where they are one after the other."""
+    return _spans(indices, np.arange(indices.size), width)
+
+
 class _Order(NamedTuple):
     """Rows by their indices: ``indices`` has each once, in ascending order.
 

@@ -66,8 +66,13 @@ class Rule(Declared):
     #: no state: the name of a function in ``fastopt/matrices/``, or a function of one's own. None: there is nothing.
     stage: ClassVar[Any] = None
 
+    #: Whether the stage takes each row, along the first axis, by itself, of the parameter and of every state: then it
+    #: takes some rows, too, in an array of its own.
+    rowwise: ClassVar[bool] = False
+
     #: The largest error of the float32 kernel after 100 steps, in ulp of the largest value that the parameter has had;
-    #: for gradients of ordinary size, and where rules go by signs, away from zero.
+    #: for gradients of ordinary size, and where rules go by signs, away from zero. With :attr:`totals`, that of steps
+    #: by the scalars that the kernel's steps have reached: in these, rounding errors grow from step to step.
     ulp: ClassVar[int]
     #: The same of states, where ``ulp`` is not larger: 25 come from the rounding of 0.999 to float32.
     state_ulp: ClassVar[int] = 64
@@ -115,7 +120,11 @@ class Rule(Declared):
         return _NONE
 
     def advance(self, step: int, *args: Any, **scalars: Any) -> dict[str, float]:
-        """The scalars after a step (counted from 1), given those before it."""
+        """The scalars after a step (counted from 1), given those before it.
+
+        Of a rule with :attr:`totals`, ``totals`` has the numbers of the sum over all parameters. Without them, which no
+        one knows who makes no steps, the scalars stay as they are.
+        """
         return {}
 
     def scalars_after(self, steps: int) -> dict[str, float]:
@@ -137,6 +146,9 @@ class Rule(Declared):
         """
         return self.scalars
 
+    #: Those of them that are float64 there, whatever torch's default dtype is.
+    torch_float64: ClassVar[tuple[str, ...]] = ()
+
     @property
     def torch_moves_all_rows(self) -> bool:
         """Whether torch.optim, given a sparse gradient, moves other rows than those that have one, too."""
@@ -150,16 +162,23 @@ class Rule(Declared):
         """
         return None
 
-    def measured(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
-        """The coefficients of the sum, by name, in its order; ``values`` are those of :meth:`coefficients`, scaled."""
+    #: Whether the numbers of the sum are added up over all parameters that a step updates by a rule of the same class.
+    #: :meth:`advance` makes the scalars after the step from these totals.
+    totals: ClassVar[bool] = False
+
+    def measured(self, step: int, values: Mapping[str, float], *args: Any, **scalars: Any) -> dict[str, float]:
+        """The coefficients of the sum, by name, in its order; ``values`` are those of :meth:`coefficients`, scaled.
+
+        Of a rule with :attr:`totals`, ``scalars`` are those before the step; without them they are the first ones.
+        """
         raise NotImplementedError(f"{type(self).__name__} declares no coefficients of its sum")
 
-    def adapted(self, step: int, values: Mapping[str, float], sizes: Any, *numbers: Any) -> dict[str, Any]:
-        """The coefficients that differ from one parameter to another, by name.
+    def adapted(self, step: int, values: Mapping[str, float], *args: Any, **scalars: Any) -> dict[str, Any]:
+        """The coefficients that follow from the sum, by name; others are as in ``values``.
 
-        ``sizes`` are how many elements each has, and ``numbers`` those of the sum, in its order: arrays of float64 with
-        one number for each parameter. So are the coefficients; others are as in ``values``, those of
-        :meth:`coefficients`, scaled.
+        These are those of :meth:`coefficients`, scaled. The arguments after them are how many elements each parameter
+        has, and the numbers of the sum, in its order: arrays of float64 with one number for each parameter. So are the
+        coefficients. A rule with :attr:`totals` is given the scalars after the step in their place.
         """
         raise NotImplementedError(f"{type(self).__name__} declares no coefficients that depend on its sum")
 
@@ -191,10 +210,23 @@ class Rule(Declared):
         """The average, with which the model is evaluated, where steps have left these parameters and states."""
         raise NotImplementedError(f"{type(self).__name__} declares no average")
 
+    def remembered(self, shape: tuple[int, ...], dtype: DTypeLike = np.float64) -> dict[str, np.ndarray]:
+        """What :meth:`reference` gives besides a parameter of that shape, as it is before the first step, by name.
+
+        These are the states, and the scalars where they follow from :attr:`totals`.
+        """
+        shapes = {name: self.state_shape(name, shape) for name in self.states}
+        states = {name: np.full(own, self.states[name], dtype) for name, own in shapes.items() if own is not None}
+        scalars = self.scalars if self.totals else {}
+        return states | {name: np.array(first, dtype) for name, first in scalars.items()}
+
     def reference(
         self, step: int, p: np.ndarray, g: np.ndarray, **state: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The new parameters and states after a step, by the formula of the paper, for float64 arrays."""
+        """The new parameters and states after a step, by the formula of the paper, for float64 arrays.
+
+        Where scalars follow from :attr:`totals` they are among the states: see :meth:`remembered`.
+        """
         raise NotImplementedError(f"{type(self).__name__} declares no reference")
 
     def rate(self, step: int) -> float:
@@ -248,8 +280,9 @@ class Rule(Declared):
     @np.errstate(all="ignore")
     def fill_measured(self, row: Row, step: int, scale: float = 1.0, scalars: Mapping[str, float] = _NONE) -> None:
         """As :meth:`fill`, with the coefficients of the rule's sum."""
-        values = self.measured(step, self._scaled(step, scale, scalars))
-        self._pack(row.array[np.newaxis], step, values)
+        values = self._scaled(step, scale, scalars)
+        measured = self.measured(step, values, **scalars) if self.totals else self.measured(step, values)
+        self._pack(row.array[np.newaxis], step, measured)
 
     @np.errstate(all="ignore")
     def fill_adapted(
@@ -260,10 +293,15 @@ class Rule(Declared):
         scalars: Mapping[str, float],
         sizes: np.ndarray,
         sums: np.ndarray,
+        after: Mapping[str, float] = _NONE,
     ) -> None:
-        """Fills a row of coefficients for each parameter, whose size and sums have one, too; else as :meth:`fill`."""
+        """Fills a row of coefficients for each parameter, whose size and sums have one, too; else as :meth:`fill`.
+
+        ``after`` are the scalars after the step, for a rule with :attr:`totals`.
+        """
         values = self._scaled(step, scale, scalars)
-        self._pack(rows, step, values | self.adapted(step, values, sizes, *sums.T))
+        adapted = self.adapted(step, values, **after) if self.totals else self.adapted(step, values, sizes, *sums.T)
+        self._pack(rows, step, values | adapted)
 
     def _scaled(self, step: int, scale: float, scalars: Mapping[str, float]) -> dict[str, float]:
         values = self.coefficients(step, **scalars)

@@ -34,6 +34,7 @@ class ScheduleFree(Rule):
 
     averages: ClassVar = True
     starts_from_parameters: ClassVar = True
+    torch_float64: ClassVar = ("weight_sum", "lr_max")
 
     @property
     def averaging(self) -> float:
@@ -52,10 +53,6 @@ class ScheduleFree(Rule):
     @property
     def scalars(self) -> Mapping[str, float]:
         return {"weight_sum": 0.0, "lr_max": 0.0}
-
-    @property
-    def torch_scalars(self) -> Mapping[str, float]:
-        return {name: np.float64(first) for name, first in self.scalars.items()}
 
     def advance(self, step: int, weight_sum: Any, lr_max: Any) -> dict[str, float]:
         lr_max = max(lr_max, type(lr_max)(self.size(step)))

@@ -1,26 +1,40 @@
 """How a step runs where rules have stages: what is computed of whole matrices, on the host, before the commit."""
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from fastopt.backend.program import Backend, Program, Work
+from fastopt.backend.program import Backend, Program, Spans, Work
 from fastopt.encoded import between
+from fastopt.gradients import Apart
 from fastopt.groups import Group
 from fastopt.matrices import staged
 from fastopt.plan import Reading, StepPlan, is_stochastic, only_read
+from fastopt.rows import Merged, consecutive
 from fastopt.state import STEP, OptimizerState
 from fastopt.storage import Stream
 from fastopt.storages import noise
 
 
 class _Kept(NamedTuple):
-    """Numbers of the optimizer's as a stage sees them: ``array`` is their memory, or a copy where it is encoded."""
+    """Numbers of the optimizer's as a stage sees them: ``array`` is their memory, or a copy where it is encoded.
+
+    It is one, too, where the stage sees some rows: ``spans`` are their places in the stream, and in the array.
+    """
 
     stream: np.ndarray | Stream
     array: np.ndarray
+    spans: Spans | None = None
+
+    def reading(self, copy: np.ndarray) -> list[Work]:
+        """What brings the numbers to the array, if that is a copy; ``copy`` are the coefficients of a copy."""
+        if self.spans is None and not isinstance(self.stream, Stream):
+            return []
+        spans = self.spans and self.spans._replace(starts=self.spans.sources, sources=self.spans.starts)
+        return [Work("blend", (self.array.reshape(-1), only_read(self.stream)), copy, spans=spans)]
 
 
 class _Parameter(NamedTuple):
@@ -37,6 +51,8 @@ class _Parameter(NamedTuple):
     after: dict[str, np.ndarray]
     #: The keys of stochastic rounding of each state: they are streams by themselves.
     keys: dict[str, np.ndarray]
+    #: The rows of the gradient, if it has some only; all arrays have these alone.
+    rows: Merged | None = None
 
     def run(self, step: int) -> None:
         """Takes the gradient through the stage. It writes to the plan's own memory alone."""
@@ -60,27 +76,38 @@ class StagedPlan(StepPlan):
         self._parameters = [each for group in self.groups if group.rule.stage is not None for each in self._of(group)]
 
     def _of(self, group: Group) -> Iterator[_Parameter]:
-        state = self.state
         for name in group.names:
-            shape = state.layout.shapes[name]
-            buffers = {kind: state.states[kind] for kind in group.rule.states if name in state.states[kind]}
-            states = {
-                kind: self._kept(between(buffer, name, name, state.dtype), buffer.layout.shapes[name])
-                for kind, buffer in buffers.items()
-            }
-            yield _Parameter(
-                group,
-                name,
-                self._kept(state.numbers(name, name), shape),
-                np.empty(shape, state.dtype),
-                states,
-                {kind: np.empty_like(kept.array) for kind, kept in states.items()},
-                {kind: np.zeros(1, np.uint64) for kind in states},
-            )
+            yield self._parameter(group, name, None)
 
-    def _kept(self, stream: np.ndarray | Stream, shape: tuple[int, ...]) -> _Kept:
-        memory = stream if isinstance(stream, np.ndarray) else np.empty(stream.size, self.state.dtype)
+    def _parameter(self, group: Group, name: str, rows: Merged | None) -> _Parameter:
+        state = self.state
+        p = self._kept(state.numbers(name, name), state.layout.shapes[name], rows)
+        buffers = {kind: state.states[kind] for kind in group.rule.states if name in state.states[kind]}
+        states = {
+            kind: self._kept(between(buffer, name, name, state.dtype), buffer.layout.shapes[name], rows)
+            for kind, buffer in buffers.items()
+        }
+        after = {kind: np.empty_like(kept.array) for kind, kept in states.items()}
+        keys = {kind: np.zeros(1, np.uint64) for kind in states}
+        return _Parameter(group, name, p, np.empty(p.array.shape, state.dtype), states, after, keys, rows)
+
+    def _kept(self, stream: np.ndarray | Stream, shape: tuple[int, ...], rows: Merged | None) -> _Kept:
+        dtype = self.state.dtype
+        if rows is not None:
+            few, *each = rows.indices.size, *shape[1:]
+            return _Kept(stream, np.empty((few, *each), dtype), consecutive(rows.indices, math.prod(each)))
+        memory = stream if isinstance(stream, np.ndarray) else np.empty(stream.size, dtype)
         return _Kept(stream, memory.reshape(shape))
+
+    def _staged(self, reading: Reading) -> list[_Parameter]:
+        """The parameters with stages, as these see them where that gradient is read."""
+        if reading.staged is None:
+            rows = reading.gradient.rows if isinstance(reading.gradient, Apart) else {}
+            reading.staged = [
+                self._parameter(each.group, each.name, rows[each.name]) if each.name in rows else each
+                for each in self._parameters
+            ]
+        return reading.staged
 
     def commit(self, reading: Reading) -> None:
         """Runs the stages, then updates parameters, states, counts, averages and copies by what they give."""
@@ -89,7 +116,7 @@ class StagedPlan(StepPlan):
             self._rows[group.pattern][:] = group.k
             self._rows[group.pattern][0] = 1
         self._run(reading.stage or self._bind_stage(reading), partial(self._bind_stage, reading))
-        for each in self._parameters:
+        for each in self._staged(reading):
             each.run(self.counts[each.group.index])
             for pair, keys in enumerate(each.keys.values(), 1):
                 keys[0] = noise.key(self.state.seed, self.counts[STEP], pair)
@@ -98,32 +125,36 @@ class StagedPlan(StepPlan):
     def _bind_stage(self, reading: Reading) -> Program:
         """Brings the gradient, and what is encoded, to where stages read it."""
         dtype, works = self.state.dtype, []
-        for each in self._parameters:
+        for each in self._staged(reading):
             for piece in reading.gradient.pieces([(each.name,)]):
-                streams = each.direction.reshape(-1), piece.stream(dtype)
-                works.append(Work("blend", streams, self._scales[each.group.pattern]))
-            for stream, array in (each.p, *each.states.values()):
-                if isinstance(stream, Stream):
-                    works.append(Work("blend", (array.reshape(-1), only_read(stream)), self._copy))
-        reading.stage = self._bind([work for work in works if _size(work)])
+                streams, spans = (each.direction.reshape(-1), piece.stream(dtype)), piece.spans
+                if spans is not None and each.p.spans is not None:
+                    spans = spans._replace(starts=each.p.spans.sources)
+                works.append(Work("blend", streams, self._scales[each.group.pattern], spans=spans))
+            for kept in (each.p, *each.states.values()):
+                works += kept.reading(self._copy)
+        reading.stage = self._bind([work for work in works if _has_elements(work)])
         return reading.stage
 
     def _works_of(self, group: Group, reading: Reading, *, followed: bool) -> list[Work]:
         if group.rule.stage is None:
             return super()._works_of(group, reading, followed=followed)
         works = []
-        for each in self._parameters:
+        for each in self._staged(reading):
             if each.group is not group:
                 continue
+            if each.rows is not None and followed and self.state.ema is not None:
+                works += self._average_of_others(each.name, each.rows, self.state.ema)
             name, keys = each.name, self._keys if is_stochastic(each.p.stream) else None
             streams = each.p.stream, each.direction.reshape(-1)
             followers = self._followers(name, name) if followed else ()
-            works.append(Work(group.rule.kernel, streams, self._rows[group.pattern], followers, keys))
-            for kind, (stream, _) in each.states.items():
-                keys = each.keys[kind] if is_stochastic(stream) else None
-                works.append(Work("blend", (stream, each.after[kind].reshape(-1)), self._copy, (), keys))
-        return [work for work in works if _size(work)]
+            works.append(Work(group.rule.kernel, streams, self._rows[group.pattern], followers, keys, each.p.spans))
+            for kind, kept in each.states.items():
+                keys = each.keys[kind] if is_stochastic(kept.stream) else None
+                streams = kept.stream, each.after[kind].reshape(-1)
+                works.append(Work("blend", streams, self._copy, (), keys, kept.spans))
+        return [work for work in works if _has_elements(work)]
 
 
-def _size(work: Work) -> int:
-    return work.streams[1].size
+def _has_elements(work: Work) -> bool:
+    return all(stream.size for stream in work.streams[:2])

@@ -36,6 +36,7 @@ TELLING = {
     "adjust_lr_fn": "match_rms_adamw",
     "warmup_steps": 20.5,
     "r": 1.5,
+    "growth_rate": 1.02,
 }
 
 
@@ -189,6 +190,13 @@ def effect(rule: Rule) -> tuple:
     if rule.sums is None:
         return seen
     values = rule.coefficients(20)
+    if rule.totals:
+        scalars, adapted = dict(rule.scalars), []
+        for step, totals in enumerate([(2.5e-7, 1e-3), (5e-6, 1e-3), (1e-5, 1e-3)], 1):
+            scalars = rule.advance(step, totals=totals, **scalars)
+            values = rule.coefficients(step, **scalars)
+            adapted.append([scalars, rule.measured(step, values, **scalars), rule.adapted(step, values, **scalars)])
+        return *seen, adapted
     count = len(inspect.signature(rule.adapted).parameters) - 3
     adapted = [
         str(rule.adapted(20, values, np.array([7.0]), *numbers))
@@ -201,16 +209,10 @@ def _path(rule: Rule, scale: float) -> list:
     """What four steps of a matrix come to, by the reference."""
     rng = np.random.default_rng(5)
     p, shape = rng.standard_normal((4, 3)), (4, 3)
-    states = first_states(rule, shape)
+    states = rule.remembered(shape)
     for step in range(1, 5):
         p, states = rule.reference(step, p, scale * rng.standard_normal(shape), **states)
     return p.tolist()
-
-
-def first_states(rule: Rule, shape: tuple[int, ...], dtype: str = "float64") -> dict[str, np.ndarray]:
-    """The states of a parameter of that shape before its first step."""
-    shapes = {name: rule.state_shape(name, shape) for name in rule.states}
-    return {name: np.full(own, rule.states[name], dtype) for name, own in shapes.items() if own is not None}
 
 
 def changed(rule: type[Rule], name: str) -> Rule:

@@ -41,6 +41,8 @@ CASES = {
     "AdEMAMix": {},
     "MADGRAD": {},
     "SophiaG": {},
+    "Prodigy": {},
+    "DAdaptAdam": {},
     "SparseAdam": {},
     "FTRL": {},
     "ScheduleFreeSGD": {},

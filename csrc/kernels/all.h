@@ -4,7 +4,7 @@
     _(sgd) _(momentum) _(nesterov) _(adagrad) _(adadelta) \
     _(rmsprop) _(rmsprop_momentum) _(rmsprop_centered) _(rmsprop_centered_momentum) _(adam) \
     _(amsgrad) _(adamax) _(nadam) _(adabelief) _(yogi) _(ademamix) _(adan) \
-    _(madgrad) _(asgd) _(rprop) _(lion) _(adopt) _(laprop) _(qhadam) _(sophiag) _(ftrl) _(mars) \
+    _(madgrad) _(asgd) _(rprop) _(lion) _(adopt) _(laprop) _(qhadam) _(sophiag) _(ftrl) _(mars) _(prodigy) _(dadapt_adam) \
     _(cautious_adam) _(cautious_lion) _(cautious_momentum) _(cautious_nadam) _(cautious_nesterov) \
     _(schedule_free_adam) _(schedule_free_sgd) _(blend)
 #endif
@@ -38,6 +38,8 @@
 #include "schedule_free_adam.h"
 #include "schedule_free_sgd.h"
 #include "mars.h"
+#include "prodigy.h"
+#include "dadapt_adam.h"
 #include "cautious_adam.h"
 #include "cautious_lion.h"
 #include "cautious_momentum.h"

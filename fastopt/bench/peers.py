@@ -57,7 +57,7 @@ def _numpy(rule: Rule, mix: Mix, p: np.ndarray, g: np.ndarray, threads: int) -> 
         return None
     low = None if mix.low is None else check_dtype("copy", mix.low)
     params = p.astype(mix.exact)
-    state = {name: np.full_like(params, first) for name, first in rule.states.items()}
+    state = rule.remembered(params.shape, params.dtype)
     copy = params
     count = 0
 

@@ -23,6 +23,9 @@ ROUNDED_ULP = 2 * STEPS
 #: What compressed states may add, as a share of the way that the parameter has gone.
 SHARES = {None: 0.0, "bfloat16": 1 / 64, "float16": 1 / 64, "8bit": 1 / 8}
 
+#: And what step sizes that follow from sums may: differences of parameters that have hardly moved have few digits.
+TOTALS = 1 / 64
+
 
 class Difference(NamedTuple):
     """How far parameters are from the formula after a few steps.
@@ -54,7 +57,7 @@ def difference(make: Callable[[np.ndarray, np.ndarray], Bound | None], rule: Rul
     if bound is None:
         return None
     largest, way = np.abs(expected), np.zeros(size)
-    state = {name: np.full(size, value) for name, value in rule.states.items()}
+    state = rule.remembered((size,))
     for step in range(1, STEPS + 1):
         before = expected
         expected, state = rule.reference(step, expected, wide_gradient, **state)
@@ -64,7 +67,8 @@ def difference(make: Callable[[np.ndarray, np.ndarray], Bound | None], rule: Rul
     if not np.isfinite(found).all() or not _is_copied(bound, found, mix):
         return Difference(float("inf"), float("inf"))
     error, ulp = np.abs(found - expected), _spacing(largest, mix.exact)
-    allowed = ulp * (ROUNDED_ULP if mix.rounds else ULP) + SHARES[mix.state_dtype] * way
+    share = max(SHARES[mix.state_dtype], TOTALS if rule.totals else 0.0)
+    allowed = ulp * (ROUNDED_ULP if mix.rounds else ULP) + share * way
     return Difference(float((error / ulp).max()), float((error / allowed).max()))
 
 

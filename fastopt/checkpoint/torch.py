@@ -110,7 +110,8 @@ def write(opt: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
             if described["step"]:
                 if rule.torch_step:
                     entry["step"] = torch.tensor(float(described["step"]))
-                entry |= {key: torch.tensor(value) for key, value in _scalars(rule, described).items()}
+                for key, value in _scalars(rule, described).items():
+                    entry[key] = torch.tensor(value, dtype=torch.float64 if key in rule.torch_float64 else None)
                 for kind, value in saved["state"][name].items():
                     entry |= _tensors(kind, value)
                 if saved["master"] is not None:

@@ -118,7 +118,8 @@ def sheet(rule: type[fastopt.Rule]) -> Iterator[str]:
     yield from _section("what a step moves for each float32 parameter", _aligned(rows))
     if hasattr(rule, "ulp"):
         unit = "units in the last place of the largest value that the parameter has had"
-        error = f"after 100 steps in float32 at most {rule.ulp} {unit}, from the formula in float64"
+        numbers = " with the same running numbers" if rule.totals else ""
+        error = f"after 100 steps in float32 at most {rule.ulp} {unit}, from the formula in float64{numbers}"
         yield from _section("measured error", textwrap.wrap(error, WIDTH))
     elif hasattr(rule, "tolerance"):
         unit = "of the largest magnitude in the parameter"

@@ -29,7 +29,8 @@ def step(rule: Rule, *, threads: int | None = None) -> "Step":
     Where ``rule.lr`` is a number or one of :mod:`fastopt.schedules`, coefficients are those that the rule computes in
     float64. Any other schedule is traced: it is called with the step (an int32, counted from 1) as part of the program.
 
-    TypeError if the C backend has no kernel for the rule, or if it has a stage. BackendError without the C backend.
+    TypeError if the C backend has no kernel for the rule, if it has a stage, or if its running numbers follow from sums
+    over all parameters. BackendError without the C backend.
     """
     return Step(rule, threads)
 
@@ -44,6 +45,8 @@ class Step:
             raise TypeError(f"rule must have a kernel of the C backend, not {quoted(rule)}, whose kernel is for numba")
         if rule.stage is not None:
             raise TypeError(f"rule must be one without a stage, which is NumPy's work, not {quoted(rule)}")
+        if rule.totals:
+            raise TypeError(f"rule must be one whose running numbers follow from its steps alone, not {quoted(rule)}")
         resolve_threads(threads)
         ffi.register()
         self.rule, self.threads = rule, threads

@@ -30,6 +30,7 @@ from fastopt.kernels.cautious_lion import cautious_lion as cautious_lion
 from fastopt.kernels.cautious_momentum import cautious_momentum as cautious_momentum
 from fastopt.kernels.cautious_nadam import cautious_nadam as cautious_nadam
 from fastopt.kernels.cautious_nesterov import cautious_nesterov as cautious_nesterov
+from fastopt.kernels.dadapt_adam import dadapt_adam as dadapt_adam
 from fastopt.kernels.ftrl import ftrl as ftrl
 from fastopt.kernels.laprop import laprop as laprop
 from fastopt.kernels.lion import lion as lion
@@ -38,6 +39,7 @@ from fastopt.kernels.mars import mars as mars
 from fastopt.kernels.momentum import momentum as momentum
 from fastopt.kernels.nadam import nadam as nadam
 from fastopt.kernels.nesterov import nesterov as nesterov
+from fastopt.kernels.prodigy import prodigy as prodigy
 from fastopt.kernels.qhadam import qhadam as qhadam
 from fastopt.kernels.rmsprop import rmsprop as rmsprop
 from fastopt.kernels.rmsprop_centered import rmsprop_centered as rmsprop_centered

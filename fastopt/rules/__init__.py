@@ -17,6 +17,7 @@ from fastopt.rules.ademamix import AdEMAMix as AdEMAMix
 from fastopt.rules.adopt import ADOPT as ADOPT
 from fastopt.rules.amsgrad import AMSGrad as AMSGrad
 from fastopt.rules.asgd import ASGD as ASGD
+from fastopt.rules.dadaptadam import DAdaptAdam as DAdaptAdam
 from fastopt.rules.ftrl import FTRL as FTRL
 from fastopt.rules.lamb import LAMB as LAMB
 from fastopt.rules.laprop import LaProp as LaProp
@@ -28,9 +29,11 @@ from fastopt.rules.momentum import Momentum as Momentum
 from fastopt.rules.muon import Muon as Muon
 from fastopt.rules.nadam import NAdam as NAdam
 from fastopt.rules.nesterov import Nesterov as Nesterov
+from fastopt.rules.prodigy import Prodigy as Prodigy
 from fastopt.rules.qhadam import QHAdam as QHAdam
 from fastopt.rules.radam import RAdam as RAdam
 from fastopt.rules.rmsprop import RMSprop as RMSprop
+from fastopt.rules.rowwiseadagrad import RowwiseAdagrad as RowwiseAdagrad
 from fastopt.rules.rprop import Rprop as Rprop
 from fastopt.rules.schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
 from fastopt.rules.schedulefreeradam import ScheduleFreeRAdam as ScheduleFreeRAdam

@@ -8,9 +8,11 @@ in the order that ``csrc/sum.h`` has, too.
 from typing import Any, NamedTuple
 
 from fastopt.sums.cautious import cautious
+from fastopt.sums.dadapt_adam import dadapt_adam
 from fastopt.sums.lamb import lamb
 from fastopt.sums.lars import lars
 from fastopt.sums.mars import mars
+from fastopt.sums.prodigy import prodigy
 from fastopt.sums.stable_adamw import stable_adamw
 from fastopt.sums.sum_squares import sum_squares
 
@@ -37,4 +39,6 @@ def _sum(loop: Any) -> Sum:
 
 
 #: Every sum, by its name.
-SUMS = {each.name: each for each in map(_sum, (cautious, lamb, lars, mars, stable_adamw, sum_squares))}
+SUMS = {
+    each.name: each for each in map(_sum, (cautious, dadapt_adam, lamb, lars, mars, prodigy, stable_adamw, sum_squares))
+}

@@ -22,6 +22,10 @@ class AdaptingBatch(Batch):
         #: The coefficients of the sum.
         self._measured = np.empty((len(rows), len(rule.measured(1, values))), self.dtype)
         self._sizes = np.array([row.param.numel() for row in rows], np.float64)
+        #: The numbers of the sum over each row, once they are taken for a step.
+        self.sums = np.empty((len(rows), 0))
+        self._scale = 1.0
+        self._distinct: list[tuple[np.ndarray, list[float]]] = []
         self.k = np.empty((len(rows), len(values)), self.dtype)
         first = self.keys[0]
         self.keys = [None if first is None else np.empty_like(first) for _ in rows]
@@ -35,22 +39,29 @@ class AdaptingBatch(Batch):
         self._sums = backend.sums([work._replace(k=k) for work, k in pairs], rule.sums, GRAIN_AWAKE)
 
     def prepare(self, rule: Rule, scale: float, present: np.ndarray | None, addresses: np.ndarray) -> list[Part]:
-        distinct = [
-            (chosen, scalars_of(rule, scalars, self.scalar_dtypes)) for chosen, scalars in self.distinct(present)
-        ]
-        for chosen, (step, before, after) in distinct:
+        self._scale, self._distinct = scale, self.distinct(present)
+        for chosen, scalars in self._distinct:
             row = Coefficients(self._measured[chosen[0]])
+            step, before, _ = scalars_of(rule, scalars, self.scalar_dtypes)
             with np.errstate(all="ignore"):
                 rule.fill_measured(row, step, scale, before)
             self._measured[chosen] = row.array
+        self.sums = self._sums.take(torch.get_num_threads(), addresses[self.start : self.stop])
+        return []
+
+    def adapt(self, rule: Rule, totals: tuple[float, ...]) -> None:
+        """Works out the coefficients of each row from its sums, and the scalars after the step.
+
+        ``totals`` are those of the sums over the rows of all batches.
+        """
+        for chosen, scalars in self._distinct:
+            step, before, after = scalars_of(rule, scalars, self.scalar_dtypes, totals if rule.totals else None)
             for column, value in zip(self.columns, after, strict=True):
                 column.update[chosen] = value
-        sums = self._sums.take(torch.get_num_threads(), addresses[self.start : self.stop])
-        for chosen, (step, before, _) in distinct:
             found = np.empty((len(chosen), self.k.shape[1]), self.dtype)
+            following = dict(zip(rule.torch_scalars, after[1:], strict=True))
             with np.errstate(all="ignore"):
-                rule.fill_adapted(found, step, scale, before, self._sizes[chosen], sums[chosen])
+                rule.fill_adapted(found, step, self._scale, before, self._sizes[chosen], self.sums[chosen], following)
             self.k[chosen] = found
             for number in chosen:
                 refresh(self.keys[number], self.seed, step)
-        return []

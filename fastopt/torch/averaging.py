@@ -1,8 +1,6 @@
 """What optimizers of schedule-free rules have besides: train() and eval(), and the numbers of their groups."""
 
 from collections.abc import Iterable, Mapping
-from itertools import chain
-from operator import itemgetter
 from typing import Any
 
 import torch
@@ -16,10 +14,6 @@ from fastopt.torch.stored import MASTER, REMAINDER, decoded, exact
 
 #: What the package schedulefree keeps for each group, and not for each parameter, besides the arguments.
 _OF_GROUPS = ("k", "weight_sum", "lr_max", "scheduled_lr")
-
-
-#: Those of them that ours keep for each parameter.
-_RUNNING = ("weight_sum", "lr_max")
 
 
 class AveragingOptimizer(RuleOptimizer):
@@ -132,20 +126,8 @@ class AveragingOptimizer(RuleOptimizer):
             for entry in entries:
                 if before != numbers["k"] or _step(entry) == numbers["k"]:
                     entry["step"] = torch.tensor(float(numbers["k"]))
-                    for name in _RUNNING:
+                    for name in self.rule.torch_float64:
                         entry[name] = torch.tensor(float(numbers[name]), dtype=torch.float64)
-
-    def _keep_dtypes(self, loaded: Mapping[str, Any]) -> None:
-        """Takes the running numbers, too, as they were before torch gave them the dtype of their parameters."""
-        super()._keep_dtypes(loaded)
-        params = chain.from_iterable(map(itemgetter("params"), self.param_groups))
-        numbers = chain.from_iterable(map(itemgetter("params"), loaded["param_groups"]))
-        for number, p in zip(numbers, params, strict=True):
-            given, entry = loaded["state"].get(number), self.state.get(p)
-            if isinstance(given, Mapping) and isinstance(entry, dict):
-                for name in _RUNNING:
-                    if isinstance(given.get(name), Tensor):
-                        entry[name] = given[name].detach().clone()
 
 
 def _step(entry: Mapping[str, Any]) -> float:

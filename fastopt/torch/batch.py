@@ -183,8 +183,12 @@ def _fill(row: Coefficients, rule: Rule, scale: float, scalars: list[float], dty
     return after
 
 
-def scalars_of(rule: Rule, scalars: list[float], dtypes: list[np.dtype]) -> tuple[int, dict[str, Any], list[float]]:
+def scalars_of(
+    rule: Rule, scalars: list[float], dtypes: list[np.dtype], totals: tuple[float, ...] | None = None
+) -> tuple[int, dict[str, Any], list[float]]:
     """The step that follows these scalars, the rule's scalars before it, and all of them after it.
+
+    If ``totals`` of its sums are given, they follow from these.
 
     They are rounded as torch rounds them. It computes with 0-d tensors in their own dtypes, as NumPy does with its
     scalars, and what a rule makes anew, a Python number, becomes a tensor of torch's default dtype first.
@@ -194,8 +198,9 @@ def scalars_of(rule: Rule, scalars: list[float], dtypes: list[np.dtype]) -> tupl
         pairs = zip(rule.torch_scalars, dtypes[1:], scalars[1:], strict=True)
         before = {name: dtype.type(number) for name, dtype, number in pairs}
         default = memory.default_dtype().type
+        following = rule.advance(step, **before) if totals is None else rule.advance(step, totals=totals, **before)
         after = [
             number if isinstance(number, np.floating) else dtype.type(default(number))
-            for number, dtype in zip(rule.advance(step, **before).values(), dtypes[1:], strict=True)
+            for number, dtype in zip(following.values(), dtypes[1:], strict=True)
         ]
     return step, before, [step, *after]

@@ -132,7 +132,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                     self.state.update(made.state)
 
     def _keep_dtypes(self, loaded: Mapping[str, Any]) -> None:
-        """Takes tensors of the state as they were before torch gave them the dtype of their parameters."""
+        """Takes tensors of the state as they were before torch gave them the dtype of their parameters.
+
+        These are what is or becomes smaller than float32, and the numbers that are float64 whatever the parameters are.
+        """
         params = chain.from_iterable(group["params"] for group in self.param_groups)
         numbers = chain.from_iterable(group["params"] for group in loaded["param_groups"])
         for number, p in zip(numbers, params, strict=True):
@@ -140,7 +143,11 @@ class RuleOptimizer(torch.optim.Optimizer):
             if not (isinstance(given, Mapping) and isinstance(entry, dict)):
                 continue
             for name, value in given.items():
-                if name != "step" and isinstance(value, Tensor) and not {value.dtype, p.dtype} <= memory.DTYPES.keys():
+                if name == "step" or not isinstance(value, Tensor):
+                    continue
+                if name in self.rule.torch_float64:
+                    entry[name] = value.detach().clone()
+                elif not {value.dtype, p.dtype} <= memory.DTYPES.keys():
                     entry[name] = value.to(p.device)
 
     @property

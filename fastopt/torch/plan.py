@@ -24,6 +24,7 @@ from fastopt.torch.gradients import Gradients, Reader
 from fastopt.torch.rows import Kind, Row, Survey
 from fastopt.torch.staged import Staged, Stages
 from fastopt.torch.states import Watch
+from fastopt.totals import total
 
 # All parameters are looked at in every step, since anybody may replace them and their states. These functions of C are
 # mapped over lists: a loop in Python would cost several times as much.
@@ -60,6 +61,7 @@ class Plan:
             group = part[0].group
             made = Batch if rules[group].sums is None else AdaptingBatch
             self._batches.append(made(part, rules[group], kinds[group].options.seed, start))
+        self._adapting = [batch for batch in self._batches if isinstance(batch, AdaptingBatch)]
         columns = [column for batch in self._batches for column in batch.columns]
         works: list[Work] = []
         self._stages = Stages()
@@ -136,6 +138,10 @@ class Plan:
                     self._use(part.rows, part.k, part.keys)
                 if batch.stage is not None:
                     self._stages.run(rule, part, gradients.tensors)
+        if self._adapting:
+            totals = total([batch.sums for batch in self._adapting if rules[batch.group].totals])
+            for batch in self._adapting:
+                batch.adapt(rules[batch.group], totals)
 
     def squares(self, gradients: Gradients, threads: int) -> float:
         """The sum of the squares of the gradients: of DTensors, in all processes."""

@@ -179,7 +179,10 @@ def _row(
         scalars["step"] = float(any(entry.get(name) is not None for name in rule.states))
     double = torch.get_default_dtype() == torch.float64 and not group.get("fused")  # as torch.optim makes them
     default = torch.float64 if double else torch.float32
-    dtypes = tuple(_dtype(value, default) for value in scalars.values())
+    dtypes = tuple(
+        value.dtype if isinstance(value, Tensor) else torch.float64 if name in rule.torch_float64 else default
+        for name, value in scalars.items()
+    )
     gradient = p.dtype if p.grad is None else p.grad.dtype
     sparse = p.grad is not None and memory.is_sparse(p.grad)
     if sparse:
@@ -195,12 +198,6 @@ def _row(
                     "of which a row has no whole number; with state_dtype='bfloat16' there are none"
                 )
     return Row(number, p, entry, kept, scalars, dtypes, gradient, sparse, counted)
-
-
-def _dtype(value: Any, default: torch.dtype) -> torch.dtype:
-    if isinstance(value, Tensor):
-        return value.dtype
-    return torch.float64 if isinstance(value, np.float64) else default  # a rule asks for it
 
 
 def _number(value: Any) -> Tensor | float:

@@ -1,6 +1,7 @@
 """``fastopt bench``: what is measured, that peers make the same step, what the command says. No test asserts a time."""
 
 import json
+import sys
 
 import click.testing
 import numpy as np
@@ -157,8 +158,9 @@ def difference(engine: str, rule, mix: Mix, other: Mix | None = None) -> verify.
 @pytest.mark.parametrize("name", [name for name in INSTALLED if name not in SLOW])
 @pytest.mark.parametrize("label", cases.cases())
 def test_installed_peers_make_the_same_step(name, label):
-    found = difference(name, cases.cases()[label], Mix())
-    assert found is None or (found.excess <= 1 and found.ulp <= verify.ULP)
+    rule = cases.cases()[label]
+    found = difference(name, rule, Mix())
+    assert found is None or (found.excess <= 1 and (rule.totals or found.ulp <= verify.ULP))
 
 
 #: torch's fused SGD of parameters in 16 bits makes another update than its loop, by hundreds of ulp.

@@ -21,7 +21,7 @@ GRADIENTS = [
     for scale in np.geomspace(3, 0.01, 6)
 ]
 RULES = [*(rule for kind in fastopt.RULES.values() for rule in kind.forms()), *every_form(fastopt.AdamW)]
-RULES = [rule for rule in RULES if rule.stage is None]
+RULES = [rule for rule in RULES if rule.stage is None and not rule.totals]
 
 
 def arrays(tree, dtype=None):
@@ -258,6 +258,8 @@ def test_errors_when_traced():
         fj.step(fastopt.Adam(), threads=0)
     with pytest.raises(TypeError, match="NAdam: lr must be a number or one of fastopt.schedules"):
         fj.step(fastopt.NAdam(lr=lambda step: 0.1))
+    with pytest.raises(TypeError, match="rule must be one whose running numbers follow from its steps alone, not Prodigy"):
+        fj.step(fastopt.Prodigy())
     with pytest.raises(TypeError, match="rule must be one without a stage, which is NumPy's work, not Muon"):
         fj.step(fastopt.Muon())
     with pytest.raises(TypeError, match="lr must give a number"):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from cases import bits, easy, hard, short
+from harness import random_buffer
 from test_bits import CORNERS, ENGINES, Engine, assert_same, interpreted_function, using
 
 import fastopt
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.compiled
 FORMS = [form for rule in fastopt.RULES.values() for form in rule.forms() if form.sums]
 RULES = list({(form.kernel, form.sums): form for form in FORMS}.values())
 BY_SUM = {rule.sums: rule for rule in RULES}
+APART = [rule for rule in RULES if not rule.totals]
 STORED = [{"state_dtype": "8bit"}, {"state_dtype": "bfloat16"}, {"copy": "float16"}]
 SIZES = (0, 1, LANES - 1, LANES + 1, TILE - 1, TILE + 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 5, 7)
 
@@ -191,7 +193,7 @@ def test_many_parameters_have_the_same_bits_everywhere(rule, dtype):
         assert_same([params.flat, *(other.state[name].flat for name in rule.states)], [expected.flat, *states], engine)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=short)
+@pytest.mark.parametrize("rule", APART, ids=short)
 def test_a_parameter_steps_as_if_it_were_alone(rule):
     together, _ = trained(CORNERS[-1], rule)
     for name in ("a", "scalar", "empty", "zero", "b", "small7"):
@@ -231,3 +233,90 @@ def test_a_gradient_that_is_not_finite_spoils_its_parameter_alone(rule, value):
         found.append(params.flat)
     for engine, other in zip(CORNERS, found, strict=True):
         assert (bits(other) == bits(found[0])).all(), engine
+
+
+# Totals
+
+TOTALS = [rule.replace(d0=1e-2, growth_rate=1.5) for rule in RULES if rule.totals]
+
+
+def distances(optimizer: fastopt.Optimizer) -> list[dict[str, float]]:
+    return [dict(group.scalars) for group in optimizer.groups.values() if group.rule.totals]
+
+
+@pytest.mark.parametrize("rule", TOTALS, ids=short)
+def test_the_division_into_groups_and_the_order_of_parameters_do_not_show(rule):
+    names = [name for name in SHAPES if name != "frozen"]
+    found = []
+    for order in (names, names[::-1]):
+        for rules in (rule, {"a": rule, "small*": rule.replace(eps=rule.eps), "*": rule}):
+            params = fastopt.FlatBuffer({name: _values(name, 0) for name in order}, dtype="float32")
+            optimizer = fastopt.Optimizer(params, rules)
+            for _ in range(4):
+                optimizer.step({name: params[name].copy() for name in order})
+            (numbers,) = {tuple(each.values()) for each in distances(optimizer)}
+            found.append((numbers, b"".join(params[name].tobytes() for name in names)))
+    assert found.count(found[0]) == 4
+    assert found[0][0][0] > rule.d0
+
+
+@pytest.mark.parametrize("rule", TOTALS, ids=short)
+def test_totals_are_over_the_groups_that_a_step_updates(rule, backend):
+    params = random_buffer(0, "float64")
+    optimizer = fastopt.Optimizer(params, {"first.*": rule, "scale": fastopt.SGD(), "*": rule}, backend=backend)
+    optimizer.freeze("first.*")
+    rng = np.random.default_rng(1)
+    alone = {name: params[name].copy() for name in params if name not in ("first.weight", "first.bias", "scale")}
+    alone = fastopt.FlatBuffer(alone, dtype="float64")
+    other = fastopt.Optimizer(alone, rule, backend=backend)
+    for _ in range(3):
+        grads = {name: rng.standard_normal(array.shape) for name, array in params.items()}
+        optimizer.step(grads)
+        other.step({name: grads[name] for name in alone})
+    frozen, stepped = distances(optimizer)
+    assert [stepped] == distances(other) and frozen == dict(rule.scalars) != stepped
+    optimizer.thaw("first.*")
+    optimizer.step({name: rng.standard_normal(array.shape) for name, array in params.items()})
+    assert distances(optimizer)[0] not in (frozen, distances(optimizer)[1])
+
+
+@pytest.mark.parametrize("rule", TOTALS, ids=short)
+def test_totals_that_are_not_finite_leave_running_numbers(rule, backend):
+    p = np.ones(5)
+    optimizer = fastopt.Optimizer(p, rule, backend=backend)
+    for _ in range(3):
+        optimizer.step(p.copy())
+    before = distances(optimizer)
+    optimizer.step(np.array([1.0, np.nan, 1.0, 1.0, 1.0]))
+    assert distances(optimizer) == before
+    optimizer.step(np.zeros(5), nonfinite="skip")
+    assert distances(optimizer) == before and np.isfinite(p[[0, 2, 3, 4]]).all()
+
+
+@pytest.mark.parametrize("rule", TOTALS, ids=short)
+def test_running_numbers_wait_while_there_is_no_gradient(rule, backend):
+    optimizer = fastopt.Optimizer(np.ones(5), rule, backend=backend)
+    optimizer.step(np.zeros(5))
+    assert distances(optimizer) == [dict(rule.scalars)]
+
+
+@pytest.mark.parametrize("rule", TOTALS, ids=short)
+def test_torch_has_the_same_bits(rule):
+    torch, ft = pytest.importorskip("torch"), pytest.importorskip("fastopt.torch")
+    params = random_buffer(0, "float32")
+    optimizer = fastopt.Optimizer(params, {"first.*": rule, "*": rule.replace(weight_decay=0.1)})
+    tensors = {name: torch.nn.Parameter(torch.from_numpy(array.copy())) for name, array in params.items()}
+    first = [tensor for name, tensor in tensors.items() if name.startswith("first")]
+    others = [tensor for name, tensor in tensors.items() if not name.startswith("first")]
+    groups = [{"params": first}, {"params": others, "weight_decay": 0.1}]
+    theirs = ft.optimizer_class(type(rule))(groups, **{name: value for name, value in rule if name != "weight_decay"})
+    for step in range(1, 6):
+        grads = random_buffer(step, "float32")
+        optimizer.step(grads)
+        for name, tensor in tensors.items():
+            tensor.grad = torch.from_numpy(grads[name].copy())
+        theirs.step()
+    for name, tensor in tensors.items():
+        assert_same([tensor.detach().numpy().reshape(-1)], [params[name].reshape(-1)], name)
+        numbers = {key: float(theirs.state[tensor][key]) for key in rule.scalars}
+        assert [numbers, numbers] == distances(optimizer)

@@ -218,7 +218,7 @@ def test_the_first_steps_of_radam_do_not_look_at_the_second_moment(backend):
 
 @pytest.mark.parametrize("rule", undecayed(), ids=short)
 def test_references_leave_terms_out_as_kernels_do(rule):
-    states = {name: np.full(2, value) for name, value in rule.states.items()}
+    states = rule.remembered((2,))
     p = np.array([-np.inf, np.inf])
     for step in range(1, 20):
         p, states = rule.reference(step, p, np.zeros(2), **states)

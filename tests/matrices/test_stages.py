@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
-from cases import STAGED, bits, cases, first_states, short
+from cases import STAGED, bits, cases, short
 
 import fastopt
 from fastopt import SGD, SOAP, Adafactor, AdamW, FlatBuffer, Muon, Optimizer, Rule
@@ -59,9 +59,7 @@ def test_a_rule_stays_near_its_reference(rule, backends):
             rule = rule.replace(eps=(2.0**-23, rule.eps[1]))
         optimizers = [start(rule, dtype, backend=backend, threads=2) for backend in backends]
         first = optimizers[0].params
-        exact = {
-            name: (np.float64(array), first_states(rule, array.shape)) for name, array in first.items() if array.size
-        }
+        exact = {name: (np.float64(array), rule.remembered(array.shape)) for name, array in first.items() if array.size}
         for step, grads in enumerate(gradients(shapes(rule), STEPS, dtype), 1):
             for name, (p, state) in exact.items():
                 exact[name] = rule.reference(step, p, np.float64(grads[name]), **state)

@@ -10,6 +10,7 @@ from fastopt import (
     SGD,
     Adam,
     AdamW,
+    DAdaptAdam,
     FlatBuffer,
     Lion,
     Momentum,
@@ -217,7 +218,7 @@ def test_with_every_group_frozen_a_step_counts_and_updates_nothing(backend):
 )
 def test_a_new_learning_rate_takes_effect_at_the_next_step(rule, backend, dtype):
     """As a schedule with the same values does; Rprop takes only its first learning rate. The averages of MADGRAD and of
-    schedule-free rules go on."""
+    schedule-free rules go on, and so does the momentum of DAdaptAdam, which has the rate in it."""
     rates = [0.1, 0.1, 0.02, 0.3, 0.0]
     changed = Optimizer(random_buffer(0, dtype), rule, backend=backend)
     scheduled = Optimizer(random_buffer(0, dtype), rule.replace(lr=lambda step: rates[step - 1]), backend=backend)
@@ -228,7 +229,7 @@ def test_a_new_learning_rate_takes_effect_at_the_next_step(rule, backend, dtype)
         before = scheduled.flat.copy()
         scheduled.step(random_buffer(seed, dtype))
     assert changed.flat.tobytes() == scheduled.flat.tobytes()
-    averaging = isinstance(rule, (MADGRAD, ScheduleFree))
+    averaging = isinstance(rule, (MADGRAD, ScheduleFree, DAdaptAdam))
     if not averaging and (not getattr(rule, "weight_decay", 0) or rule.decoupled_weight_decay):
         np.testing.assert_array_equal(scheduled.flat, before)  # a rate of zero moves nothing
 

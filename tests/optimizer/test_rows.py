@@ -93,6 +93,27 @@ def test_every_storage_has_the_bits_of_a_dense_step(dtype, options, gradients, b
     check(*optimizers, before)
 
 
+@pytest.mark.parametrize("rule", [rule() for rule in fastopt.RULES.values() if rule.rowwise], ids=str)
+@pytest.mark.parametrize(("dtype", "options"), STORED, ids=str)
+@pytest.mark.parametrize("gradients", ["float32", "bfloat16"])
+def test_stages_that_go_by_rows_have_the_bits_of_a_dense_step(rule, dtype, options, gradients, backend):
+    rules = {"table": rule.replace(lr=schedules.Linear(lr=0.1, steps=9), weight_decay=0.1), "*": rule}
+    optimizers = [Optimizer(buffer(0, dtype), rules, backend=backend, **options) for _ in range(2)]
+    before = tables(optimizers[0])
+    for seed in range(1, 4):
+        for optimizer, gradient in zip(optimizers, both(seed, gradients), strict=True):
+            optimizer.step(gradient, grad_scale=0.5)
+    check(*optimizers, before)
+    optimizers[0].step({**buffer(7, gradients), "table": Rows(np.empty(0, int), np.zeros((0, 7), np.float32))})
+    optimizers[1].step({**buffer(7, gradients), "table": np.zeros((40, 7), np.float32)})
+    assert optimizers[0].state["sum"]["table"].tobytes() == optimizers[1].state["sum"]["table"].tobytes()
+    twice = [Rows([3, 1, 3], np.ones((3, 7), np.float32)), Rows([1, 3], np.float32([[1.0] * 7, [2.0] * 7]))]
+    optimizer, other = (Optimizer(buffer(0), rule, backend=backend) for _ in twice)
+    optimizer.step(dict(buffer(1)) | {"table": twice[0]})
+    other.step(dict(buffer(1)) | {"table": twice[1]})
+    assert snapshot(optimizer) == snapshot(other)
+
+
 def test_both_backends_have_the_same_bits_on_any_number_of_threads(backends):
     """Of many rows and few long ones, some of them twice, with what follows, and a norm."""
     found = set()

@@ -403,3 +403,180 @@ def test_soap_is_that_of_pytorch_optimizer(shape):
         other.step()
     # Its bases are rounded to float32.
     np.testing.assert_allclose(params["w"], p.detach().numpy(), rtol=0, atol=1e-5)
+
+
+PRODIGY = [
+    ({}, {}),
+    ({"weight_decay": 0.1}, {"weight_decay": 0.1}),
+    ({"weight_decay": 0.1, "decoupled_weight_decay": False}, {"weight_decay": 0.1, "decouple": False}),
+    ({"use_bias_correction": True, "d_coef": 0.5}, {"use_bias_correction": True, "d_coef": 0.5}),
+    ({"safeguard_warmup": True, "lr": 0.5, "beta3": 0.9}, {"safeguard_warmup": True, "lr": 0.5, "beta3": 0.9}),
+    ({"growth_rate": 1.2, "d0": 1e-3}, {"growth_rate": 1.2, "d0": 1e-3}),
+]
+
+
+def descended(step, start: np.ndarray = START) -> np.ndarray:
+    """Where 60 steps arrive on the way to a place at a distance of about one, with noise; ``step`` takes gradients."""
+    rng = np.random.default_rng(8)
+    target, p = rng.standard_normal(SIZE), start
+    for _ in range(60):
+        p = step(p - target + 0.1 * rng.standard_normal(SIZE))
+    return p
+
+
+def by_class(kind, **arguments):
+    torch = pytest.importorskip("torch")
+    p = torch.nn.Parameter(torch.from_numpy(START.copy()))
+    optimizer = kind([p], **arguments)
+
+    def step(gradient: np.ndarray) -> np.ndarray:
+        p.grad = torch.from_numpy(gradient)
+        optimizer.step()
+        return p.detach().numpy().copy()
+
+    return descended(step), optimizer.param_groups[0]["d"]
+
+
+def by_rule(rule: fastopt.Rule, pattern: str = "*", other: fastopt.Rule | None = None):
+    """The same by a rule, or by two in turn, of which one has the elements from the 20th on."""
+    params = fastopt.FlatBuffer({"first": START[:20], "second": START[20:]}, dtype="float64")
+    optimizer = fastopt.Optimizer(params, {pattern: rule} | ({} if other is None else {"*": other}))
+
+    def step(gradient: np.ndarray) -> np.ndarray:
+        optimizer.step({"first": gradient[:20], "second": gradient[20:]})
+        return np.concatenate([*params.values()])
+
+    return descended(step), [group.scalars["d"] for group in optimizer.groups.values()]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PRODIGY, ids=str)
+def test_prodigy(ours, theirs, capsys):
+    package = pytest.importorskip("prodigyopt")
+    expected, d = by_class(package.Prodigy, **theirs)
+    path, found = by_rule(fastopt.Prodigy(**ours))
+    assert found == [pytest.approx(d, rel=1e-9)] and d > 0.01
+    np.testing.assert_allclose(path, expected, rtol=1e-8, atol=1e-9)
+
+
+def test_groups_of_prodigy_have_one_distance_as_long_as_they_make_the_same_steps():
+    """In prodigyopt, too, which takes the betas of the first group for all."""
+    torch, package = pytest.importorskip("torch"), pytest.importorskip("prodigyopt")
+    tensors = [torch.nn.Parameter(torch.from_numpy(part.copy())) for part in (START[:20], START[20:])]
+    groups = [{"params": tensors[:1]}, {"params": tensors[1:], "weight_decay": 0.1}]
+    optimizer = package.Prodigy(groups)
+
+    def step(gradient: np.ndarray) -> np.ndarray:
+        for tensor, part in zip(tensors, (gradient[:20], gradient[20:]), strict=True):
+            tensor.grad = torch.from_numpy(part)
+        optimizer.step()
+        return np.concatenate([tensor.detach().numpy() for tensor in tensors])
+
+    expected = descended(step)
+    path, (first, second) = by_rule(fastopt.Prodigy(), "first", fastopt.Prodigy(weight_decay=0.1))
+    assert first == second == pytest.approx(optimizer.param_groups[0]["d"], rel=1e-9)
+    np.testing.assert_allclose(path, expected, rtol=1e-8, atol=1e-9)
+
+
+def by_optax_class(transformation) -> np.ndarray:
+    jax = pytest.importorskip("jax")
+    optax = pytest.importorskip("optax")
+    with jax.enable_x64(True):
+        p = jax.numpy.asarray(START)
+        state = transformation.init(p)
+
+        def step(gradient: np.ndarray) -> np.ndarray:
+            nonlocal p, state
+            updates, state = transformation.update(jax.numpy.asarray(gradient), state, p)
+            p = optax.apply_updates(p, updates)
+            return np.asarray(p)
+
+        return descended(step)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_prodigy_of_optax_corrects_biases(decay):
+    optax = pytest.importorskip("optax")
+    expected = by_optax_class(optax.contrib.prodigy(1.0, weight_decay=decay))
+    path, _ = by_rule(fastopt.Prodigy(use_bias_correction=True, weight_decay=decay))
+    np.testing.assert_allclose(path, expected, rtol=1e-8, atol=1e-9)
+    assert abs(by_rule(fastopt.Prodigy(weight_decay=decay))[0] - expected).max() > 1e-3
+
+
+DADAPT = [
+    ({}, {}),
+    ({"weight_decay": 0.1}, {"weight_decay": 0.1}),
+    ({"weight_decay": 0.1, "decoupled_weight_decay": True}, {"weight_decay": 0.1, "decouple": True}),
+    ({"use_bias_correction": True, "lr": 0.5}, {"use_bias_correction": True, "lr": 0.5}),
+    ({"growth_rate": 1.2, "d0": 1e-3}, {"growth_rate": 1.2, "d0": 1e-3}),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), DADAPT, ids=str)
+def test_dadaptadam(ours, theirs, capsys):
+    package = pytest.importorskip("dadaptation")
+    expected, d = by_class(package.DAdaptAdam, **theirs)
+    path, found = by_rule(fastopt.DAdaptAdam(**ours))
+    assert found == [pytest.approx(d, rel=1e-9)] and d > 1e-3
+    np.testing.assert_allclose(path, expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_dadapt_adamw_of_optax_corrects_biases(decay):
+    optax = pytest.importorskip("optax")
+    expected = by_optax_class(optax.contrib.dadapt_adamw(1.0, weight_decay=decay))
+    rule = fastopt.DAdaptAdam(use_bias_correction=True, weight_decay=decay, decoupled_weight_decay=True)
+    np.testing.assert_allclose(by_rule(rule)[0], expected, rtol=1e-8, atol=1e-9)
+    assert abs(by_rule(rule.replace(use_bias_correction=False))[0] - expected).max() > 1e-4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_rowwiseadagrad_of_fbgemm():
+    """In float32: the sums are those of the same additions, and its steps multiply where ours divide."""
+    torch = pytest.importorskip("torch")
+    try:
+        from fbgemm_gpu import split_table_batched_embeddings_ops_training as training
+        from fbgemm_gpu.split_embedding_configs import EmbOptimType
+        from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+    except (ImportError, OSError) as error:  # its libraries are made for one version of torch
+        pytest.skip(f"fbgemm_gpu: {error}")
+    where = 30, 8, EmbeddingLocation.HOST, training.ComputeDevice.CPU
+    table = training.SplitTableBatchedEmbeddingBagsCodegen(
+        [where], optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD, learning_rate=0.1, eps=1e-3
+    )
+    (weights,) = table.split_embedding_weights()
+    rng = np.random.default_rng(3)
+    weights.data.copy_(torch.from_numpy(rng.standard_normal((30, 8)).astype(np.float32)))
+    params = fastopt.FlatBuffer({"table": weights.detach().numpy().copy()}, dtype="float32")
+    optimizer = fastopt.Optimizer(params, fastopt.RowwiseAdagrad(lr=0.1, eps=1e-3))
+    for _ in range(STEPS):
+        indices, values = rng.choice(30, 6, replace=False), rng.standard_normal((6, 8)).astype(np.float32)
+        table(torch.from_numpy(indices), torch.arange(7)).backward(torch.from_numpy(values))
+        optimizer.step({"table": fastopt.Rows(indices, values)})
+    ((sums,),) = table.split_optimizer_states()
+    np.testing.assert_allclose(optimizer.state["sum"]["table"], sums.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(params["table"], weights.detach().numpy(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 2, 3), (7,), ()])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_rowwiseadagrad_row_by_row(shape, decay):
+    """Written down for one row after the other, after the code of FBGEMM; and of one axis it is Adagrad."""
+    rng = np.random.default_rng(3)
+    start = rng.standard_normal(shape)
+    params = fastopt.FlatBuffer({"table": start}, dtype="float64")
+    optimizer = fastopt.Optimizer(params, fastopt.RowwiseAdagrad(lr=0.1, eps=1e-3, weight_decay=decay))
+    expected = start.reshape(len(start) if shape else 1, -1)
+    moments = [0.0] * len(expected)
+    other = start.reshape(-1).copy()
+    adagrad = fastopt.Optimizer(other, fastopt.Adagrad(lr=0.1, eps=1e-3))
+    for _ in range(STEPS):
+        gradient = rng.standard_normal(shape)
+        optimizer.step({"table": gradient})
+        adagrad.step(gradient.reshape(-1).copy())
+        for number, (row, values) in enumerate(zip(gradient.reshape(expected.shape), expected, strict=True)):
+            moments[number] += sum(float(each) ** 2 for each in row) / len(row)
+            values *= 1 - 0.1 * decay
+            values -= 0.1 / (moments[number] ** 0.5 + 1e-3) * row
+    np.testing.assert_allclose(params["table"].reshape(expected.shape), expected, rtol=1e-12, atol=1e-14)
+    if len(shape) < 2 and not decay:
+        np.testing.assert_allclose(params["table"].reshape(-1), other, rtol=1e-12, atol=1e-14)

@@ -51,6 +51,8 @@ def formula(optimizer, group, p):
 @every_variant
 @narrow
 def test_steps_are_the_formula_rounded_once(name, arguments, dtype, backend):
+    if fastopt.RULES[name].totals:
+        pytest.skip("a step of one parameter follows from all of them")
     optimizer = make(getattr(fastopt.torch, name), arguments, dtype)
     generator = torch.Generator().manual_seed(2)
     for step in range(5):

@@ -10,8 +10,9 @@ SPARSE = "SparseAdam"
 #: The other rules that torch.optim has, too.
 SHARED = sorted(name for name in ELEMENTWISE if hasattr(torch.optim, name) and name != SPARSE)
 
-#: Arguments besides the defaults: every flag that changes what is kept.
-VARIANTS = [(name, {}) for name in ELEMENTWISE] + [
+#: Arguments besides the defaults: every flag that changes what is kept; and a limit where random gradients, which lead
+#: nowhere, would make steps larger and larger.
+VARIANTS = [(name, {"growth_rate": 1.05} if rule.totals else {}) for name, rule in ELEMENTWISE.items()] + [
     ("SGD", {"momentum": 0.9, "dampening": 0.3}),
     ("SGD", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
     ("Adam", {"amsgrad": True, "weight_decay": 0.1}),
