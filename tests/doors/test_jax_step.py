@@ -258,7 +258,9 @@ def test_errors_when_traced():
         fj.step(fastopt.Adam(), threads=0)
     with pytest.raises(TypeError, match="NAdam: lr must be a number or one of fastopt.schedules"):
         fj.step(fastopt.NAdam(lr=lambda step: 0.1))
-    with pytest.raises(TypeError, match="rule must be one whose running numbers follow from its steps alone, not Prodigy"):
+    with pytest.raises(
+        TypeError, match="rule must be one whose running numbers follow from its steps alone, not Prodigy"
+    ):
         fj.step(fastopt.Prodigy())
     with pytest.raises(TypeError, match="rule must be one without a stage, which is NumPy's work, not Muon"):
         fj.step(fastopt.Muon())
