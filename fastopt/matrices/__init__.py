@@ -14,14 +14,14 @@ import numpy as np
 
 from fastopt.matrices.adafactor import adafactor
 from fastopt.matrices.muon import muon
-from fastopt.matrices.rowwise_adagrad import rowwise_adagrad
+from fastopt.matrices.rowwiseadagrad import rowwiseadagrad
 from fastopt.matrices.soap import soap
 
 Stage = Callable[..., tuple[np.ndarray, dict[str, np.ndarray]]]
 
 #: The stages by name, read-only.
 STAGES: Mapping[str, Stage] = MappingProxyType(
-    {each.__name__: each for each in (adafactor, muon, rowwise_adagrad, soap)}
+    {each.__name__: each for each in (adafactor, muon, rowwiseadagrad, soap)}
 )
 
 

@@ -29,7 +29,7 @@ class RowwiseAdagrad(Rule):
 
     tolerance = 1e-5
     kernel = "sgd"
-    stage = "rowwise_adagrad"
+    stage = "rowwiseadagrad"
     rowwise: ClassVar = True
 
     @property

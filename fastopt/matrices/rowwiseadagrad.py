@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 
-def rowwise_adagrad(
+def rowwiseadagrad(
     rule: Any, step: int, p: np.ndarray, g: np.ndarray, sum: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """See :class:`fastopt.RowwiseAdagrad`."""
