@@ -180,7 +180,8 @@ def _order(indices: np.ndarray, count: int) -> _Order:
     np.not_equal(indices[1:], indices[:-1], out=new[1:])
     if new.all():
         return _Order(indices, places, places[:0], places[:0])
-    return _Order(indices[new], places[new], places[~new], np.cumsum(new)[~new] - 1)
+    again = np.flatnonzero(~new)
+    return _Order(indices[new], places[new], places[again], again - np.arange(1, again.size + 1))
 
 
 def _spans(starts: np.ndarray, sources: np.ndarray, width: int) -> Spans:
