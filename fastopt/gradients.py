@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt.backend.program import Spans
-from fastopt.buffers import DTYPES, FlatBuffer, check_array, check_unmasked
+from fastopt.buffers import DTYPES, FlatBuffer, check_array, check_unmasked, is_known
 from fastopt.encoded import of_array
 from fastopt.errors import nearest, quoted
 from fastopt.rows import Merged, Rows, check_rows
@@ -127,7 +127,7 @@ def check_mapping(
             check_rows(f"grads[{name!r}]", array, shapes[name])
             rows[name] = array
             continue
-        if not isinstance(array, np.ndarray) or array.dtype.name not in DTYPES or not array.dtype.isnative:
+        if not isinstance(array, np.ndarray) or not is_known(array.dtype):
             kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
             raise TypeError(f"grads[{name!r}] must be an array of {' or '.join(DTYPES)}, not {kind}")
         if type(array) is not np.ndarray:

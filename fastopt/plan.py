@@ -128,8 +128,8 @@ class StepPlan:
             self._finish.append((setitem, state.accumulated.flat, _ALL, 0))
             self._total = FlatBuffer.empty(state.layout, state.dtype).flat
         self._sum = Reading(Flat(state, self._total), lasts=False)
-        #: Where mappings are copied to that are not read in place.
-        self._staging: tuple[FlatBuffer, Reading] | None = None
+        #: Where mappings are copied to that are not read in place: of which dtype it is, and its members.
+        self._staging: tuple[np.dtype, dict[str, np.ndarray], Reading] | None = None
 
     # Take: which memory a gradient is in
 
@@ -147,12 +147,12 @@ class StepPlan:
             return Reading(Apart(self.state, arrays), lasts=False)
         dtypes = {array.dtype for array in arrays.values()}
         dtype = dtypes.pop() if len(dtypes) == 1 else self.state.dtype
-        if self._staging is None or self._staging[0].dtype != dtype:
+        if self._staging is None or self._staging[0] != dtype:
             buffer = FlatBuffer.empty(self.state.layout, dtype)
-            self._staging = buffer, Reading(Flat(self.state, buffer.flat), lasts=False)
-        buffer, reading = self._staging
+            self._staging = dtype, dict(buffer), Reading(Flat(self.state, buffer.flat), lasts=False)
+        _, members, reading = self._staging
         with np.errstate(all="ignore"):  # numbers of float64 may be beyond those of float32
-            for name, staged in buffer.items():
+            for name, staged in members.items():
                 staged[...] = arrays.get(name, 0)
         return reading
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastopt.backend.program import Backend, Spans, Work, run
-from fastopt.buffers import DTYPES, as_array, check_unmasked
+from fastopt.buffers import DTYPES, as_array, check_unmasked, is_known
 from fastopt.encoded import of_array
 from fastopt.errors import quoted
 
@@ -68,7 +68,7 @@ def _checked_indices(given: ArrayLike) -> np.ndarray:
 
 
 def _checked_values(values: Any) -> np.ndarray:
-    if not isinstance(values, np.ndarray) or values.dtype.name not in DTYPES or not values.dtype.isnative:
+    if not isinstance(values, np.ndarray) or not is_known(values.dtype):
         kind = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
         raise TypeError(f"values must be an array of {_KINDS}, not {kind}")
     check_unmasked("values", values)
