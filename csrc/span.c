@@ -118,11 +118,12 @@ void fetch_ahead(const fastopt_span *span, const fastopt_run *run)
         return;
     for (int stream = 0; stream < stream_count(span); stream++) {
         const fastopt_stream *numbers = &span->streams[stream];
-        if (stream == GRADIENT || (numbers->storage != FASTOPT_FLOAT32 && numbers->storage != FASTOPT_FLOAT64))
+        const int64_t start = stream == GRADIENT ? run->source : run->start;
+        if (numbers->storage != FASTOPT_FLOAT32 && numbers->storage != FASTOPT_FLOAT64)
             continue;
-        const char *stop = element(numbers, run->start + run->length);
-        for (const char *line = element(numbers, run->start); line < stop; line += LINE)
-            __builtin_prefetch(line, 1);
+        const char *stop = element(numbers, start + run->length);
+        for (const char *line = element(numbers, start); line < stop; line += LINE)
+            __builtin_prefetch(line);
     }
 }
 

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +18,18 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 ALIGNMENT = LINE  # bytes: a cache line, and the widest vector register
 
 _KINDS_BY_NAME = "float32, float64, bfloat16 or float16"
+
+
+@lru_cache(maxsize=64)
+def name_of(dtype: np.dtype) -> str:
+    """A dtype's name. NumPy puts it together anew each time it is asked for, in Python."""
+    return dtype.name
+
+
+@lru_cache(maxsize=64)
+def is_known(dtype: np.dtype) -> bool:
+    """Whether a dtype is one of :data:`DTYPES`, in native byte order."""
+    return dtype.name in DTYPES and dtype.isnative
 
 
 def aligned_empty(size: int, dtype: np.dtype) -> np.ndarray:
@@ -47,7 +60,7 @@ def check_dtype(name: str, dtype: DTypeLike) -> np.dtype:
         found = bfloat16(name) if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype)
     except TypeError:
         raise TypeError(f"{name} must be {_KINDS_BY_NAME}, not {quoted(dtype)}") from None
-    if found.name not in DTYPES or not found.isnative:
+    if not is_known(found):
         raise TypeError(f"{name} must be {_KINDS_BY_NAME} in native byte order, not {found.str} ({found})")
     return found
 

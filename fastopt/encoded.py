@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastopt.buffers import FlatBuffer, Layout, aligned_empty, as_array
+from fastopt.buffers import FlatBuffer, Layout, aligned_empty, as_array, name_of
 from fastopt.errors import nearest
 from fastopt.storage import Storage, Stream
 from fastopt.storages import STORAGES
@@ -168,12 +168,12 @@ def _restore(cls: Any, shapes: Any, names: dict[str, str], computes: Any, stocha
 
 def native(stream: Stream, computes: np.dtype) -> np.ndarray | Stream:
     """A stream as engines take it: an array where its numbers are stored as kernels compute."""
-    return stream.parts[0] if stream.storage.name == computes.name else stream
+    return stream.parts[0] if stream.storage.name == name_of(computes) else stream
 
 
 def of_array(array: np.ndarray, computes: np.dtype, *, stochastic: bool = False) -> np.ndarray | Stream:
     """A 1-D array of one of the dtypes of parameters as engines take it, where kernels compute in ``computes``."""
-    storage = STORAGES[array.dtype.name]
+    storage = STORAGES[name_of(array.dtype)]
     return native(Stream(storage, (array.view(storage.parts[0].dtype),), array.size, stochastic), computes)
 
 

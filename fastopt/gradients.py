@@ -1,14 +1,14 @@
 """A gradient comes in: checked, and read where it lies."""
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt.backend.program import Spans
-from fastopt.buffers import DTYPES, FlatBuffer, check_array, check_unmasked
+from fastopt.buffers import DTYPES, FlatBuffer, check_array, check_unmasked, is_known
 from fastopt.encoded import of_array
 from fastopt.errors import nearest, quoted
 from fastopt.rows import Merged, Rows, check_rows
@@ -22,19 +22,14 @@ _WORTH_BINDING = 100_000
 class Piece(NamedTuple):
     """A run of parameters without gaps, by the first and the last name: its place in flat buffers, and its gradient.
 
-    ``rows``, if there are some, say to which elements the gradient belongs.
+    ``spans`` say to which elements the gradient belongs, if not to all.
     """
 
     first: str
     last: str
     place: slice
     array: np.ndarray
-    rows: Merged | None = None
-
-    @property
-    def spans(self) -> Spans | None:
-        """The elements that the gradient belongs to, or None: all of them."""
-        return None if self.rows is None else self.rows.spans
+    spans: Spans | None = None
 
     def stream(self, computes: np.dtype) -> np.ndarray | Stream:
         """The gradient as engines take it, where kernels compute in that dtype."""
@@ -50,6 +45,7 @@ class Flat(NamedTuple):
 
     state: OptimizerState
     array: np.ndarray
+    rows: Mapping[str, tuple[Merged, ...]] = MappingProxyType({})  # there are none
 
     @property
     def itemsize(self) -> int:
@@ -77,19 +73,23 @@ class Apart(NamedTuple):
 
     state: OptimizerState
     arrays: Mapping[str, np.ndarray]
-    rows: Mapping[str, Merged] = MappingProxyType({})
+    rows: Mapping[str, tuple[Merged, ...]] = MappingProxyType({})
 
     @property
     def itemsize(self) -> int:
         """Bytes of the widest of its numbers."""
-        return max((array.itemsize for array in self.arrays.values()), default=0)
+        few = (part.array for parts in self.rows.values() for part in parts)
+        return max((array.itemsize for array in chain(self.arrays.values(), few)), default=0)
 
     def pieces(self, runs: Sequence[Sequence[str]]) -> list[Piece]:
-        """The gradients of some parameters, a piece each."""
-        places, rows = self.state.layout.places, self.rows
-        arrays = [(name, self.arrays[name].reshape(-1).view(np.ndarray)) for run in runs for name in run]
-        found = [Piece(name, name, places[name], array, rows.get(name)) for name, array in arrays]
-        return [piece for piece in found if piece.array.size or piece.rows]
+        """The gradients of some parameters, a piece each, or one for each part of its rows."""
+        places, found = self.state.layout.places, []
+        for name in chain.from_iterable(runs):
+            if name in self.rows:
+                found += [Piece(name, name, places[name], part.array, part.spans) for part in self.rows[name]]
+            else:
+                found.append(Piece(name, name, places[name], self.arrays[name].reshape(-1).view(np.ndarray)))
+        return [piece for piece in found if piece.array.size and (piece.spans is None or piece.spans.starts.size)]
 
     @property
     def whole(self) -> list[Piece]:
@@ -127,7 +127,7 @@ def check_mapping(
             check_rows(f"grads[{name!r}]", array, shapes[name])
             rows[name] = array
             continue
-        if not isinstance(array, np.ndarray) or array.dtype.name not in DTYPES or not array.dtype.isnative:
+        if not isinstance(array, np.ndarray) or not is_known(array.dtype):
             kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
             raise TypeError(f"grads[{name!r}] must be an array of {' or '.join(DTYPES)}, not {kind}")
         if type(array) is not np.ndarray:

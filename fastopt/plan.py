@@ -1,7 +1,7 @@
 """How a step runs: the gradient, its norm, the rows of coefficients, and the commit that nothing interrupts."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
 from operator import setitem
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from fastopt.encoded import between, block_of
 from fastopt.gradients import Apart, Flat, check_flat, check_mapping, is_readable, worth_reading_in_place
 from fastopt.groups import Group
 from fastopt.norm import Norm
-from fastopt.rows import Merged, Rows, merged, others
+from fastopt.rows import Merged, Rows, divided, merged, others
 from fastopt.state import MICRO_STEP, STEP, OptimizerState
 from fastopt.storage import Stream
 from fastopt.storages import noise
@@ -130,8 +130,8 @@ class StepPlan:
             self._finish.append((setitem, state.accumulated.flat, _ALL, 0))
             self._total = FlatBuffer.empty(state.layout, state.dtype).flat
         self._sum = Reading(Flat(state, self._total), lasts=False)
-        #: Where mappings are copied to that are not read in place.
-        self._staging: tuple[FlatBuffer, Reading] | None = None
+        #: Where mappings are copied to that are not read in place: of which dtype it is, and its members.
+        self._staging: tuple[np.dtype, dict[str, np.ndarray], Reading] | None = None
 
     # Take: which memory a gradient is in
 
@@ -149,12 +149,12 @@ class StepPlan:
             return Reading(Apart(self.state, arrays), lasts=False)
         dtypes = {array.dtype for array in arrays.values()}
         dtype = dtypes.pop() if len(dtypes) == 1 else self.state.dtype
-        if self._staging is None or self._staging[0].dtype != dtype:
+        if self._staging is None or self._staging[0] != dtype:
             buffer = FlatBuffer.empty(self.state.layout, dtype)
-            self._staging = buffer, Reading(Flat(self.state, buffer.flat), lasts=False)
-        buffer, reading = self._staging
+            self._staging = dtype, dict(buffer), Reading(Flat(self.state, buffer.flat), lasts=False)
+        _, members, reading = self._staging
         with np.errstate(all="ignore"):  # numbers of float64 may be beyond those of float32
-            for name, staged in buffer.items():
+            for name, staged in members.items():
                 staged[...] = arrays.get(name, 0)
         return reading
 
@@ -166,15 +166,13 @@ class StepPlan:
         def readable(array: np.ndarray) -> np.ndarray:
             return array if is_readable(array, written) else array.copy()
 
-        found = {
-            name: merged(
-                given.indices, readable(given.values), state.layout.shapes[name][0], state.dtype, self.backend,
-                gathered=measured,
-            )
-            for name, given in rows.items() if name in self.names
-        }  # fmt: skip
-        dense = {name: readable(array) for name, array in arrays.items()}
-        return Apart(state, dense | {name: few.array for name, few in found.items()}, found)
+        def parts(name: str, given: Rows) -> tuple[Merged, ...]:
+            count = state.layout.shapes[name][0]
+            wanted = given.indices, readable(given.values), count, state.dtype, self.backend
+            return (merged(*wanted, gathered=True),) if measured else divided(*wanted)
+
+        found = {name: parts(name, given) for name, given in rows.items() if name in self.names}
+        return Apart(state, {name: readable(array) for name, array in arrays.items()}, found)
 
     def _check_rows(self, names: Collection[str]) -> None:
         """TypeError or ValueError if steps cannot touch some rows of these parameters and leave others alone."""
@@ -319,8 +317,6 @@ class StepPlan:
         kernel, states = group.rule.kernel, [state.states[name] for name in group.rule.states]
         for piece in reading.gradient.pieces(state.runs(group)):
             first, last = piece.first, piece.last
-            if piece.rows is not None and followed and state.ema is not None:
-                works += self._average_of_others(first, piece.rows, state.ema)
             if not piece.array.size:
                 continue
             kept = [between(buffer, first, last, state.dtype) for buffer in states]
@@ -329,13 +325,16 @@ class StepPlan:
             followers = self._followers(first, last) if followed else ()
             k = group.adapted.rows[group.names.index(first)] if group.adapted else group.k
             works.append(Work(kernel, streams, k, followers, keys, piece.spans))
+        if followed and state.ema is not None:
+            for name in filter(reading.gradient.rows.__contains__, group.names):
+                works += self._average_of_others(name, reading.gradient.rows[name], state.ema)
         return works
 
-    def _average_of_others(self, name: str, rows: Merged, ema: FlatBuffer) -> list[Work]:
+    def _average_of_others(self, name: str, parts: Sequence[Merged], ema: FlatBuffer) -> list[Work]:
         """The average of the rows that a step leaves as they are moves towards them."""
         state, shape = self.state, self.state.layout.shapes[name]
-        width = math.prod(shape[1:])
-        spans = others(rows.indices, width, shape[0] * width)
+        width, indices = math.prod(shape[1:]), np.sort(np.concatenate([part.indices for part in parts]))
+        spans = others(indices, width, shape[0] * width)
         streams = between(ema, name, name, state.dtype), only_read(state.numbers(name, name))
         return [Work("blend", streams, self._average_k, spans=spans)] if spans.starts.size else []
 

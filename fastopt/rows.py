@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastopt.backend.program import Backend, Spans, Work, run
-from fastopt.buffers import DTYPES, as_array, check_unmasked
+from fastopt.buffers import DTYPES, as_array, check_unmasked, is_known
 from fastopt.encoded import of_array
 from fastopt.errors import quoted
 
@@ -68,7 +68,7 @@ def _checked_indices(given: ArrayLike) -> np.ndarray:
 
 
 def _checked_values(values: Any) -> np.ndarray:
-    if not isinstance(values, np.ndarray) or values.dtype.name not in DTYPES or not values.dtype.isnative:
+    if not isinstance(values, np.ndarray) or not is_known(values.dtype):
         kind = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
         raise TypeError(f"values must be an array of {_KINDS}, not {kind}")
     check_unmasked("values", values)
@@ -185,7 +185,8 @@ def _order(indices: np.ndarray, count: int) -> _Order:
     np.not_equal(indices[1:], indices[:-1], out=new[1:])
     if new.all():
         return _Order(indices, places, places[:0], places[:0])
-    return _Order(indices[new], places[new], places[~new], np.cumsum(new)[~new] - 1)
+    again = np.flatnonzero(~new)
+    return _Order(indices[new], places[new], places[again], again - np.arange(1, again.size + 1))
 
 
 def _spans(starts: np.ndarray, sources: np.ndarray, width: int) -> Spans:

@@ -271,18 +271,17 @@ class Rule(Declared):
                 values["grad_scale"] *= scale
             row.pack(*values.values())
         except OverflowError:
-            dtype = row.array.dtype
-            largest = float(np.finfo(dtype).max)
-            large = {name: value for name, value in values.items() if abs(value) > largest}
-            found = large or f"the coefficients of step {step}"
-            raise ValueError(f"{quoted(self)}: too large for {dtype.name}: {found}") from None
+            raise self._too_large(row.array.dtype, values, step) from None
 
     @np.errstate(all="ignore")
     def fill_measured(self, row: Row, step: int, scale: float = 1.0, scalars: Mapping[str, float] = _NONE) -> None:
         """As :meth:`fill`, with the coefficients of the rule's sum."""
         values = self._scaled(step, scale, scalars)
-        measured = self.measured(step, values, **scalars) if self.totals else self.measured(step, values)
-        self._pack(row.array[np.newaxis], step, measured)
+        values = self.measured(step, values, **scalars) if self.totals else self.measured(step, values)
+        try:
+            row.pack(*values.values())
+        except OverflowError:
+            raise self._too_large(row.array.dtype, values, step) from None
 
     @np.errstate(all="ignore")
     def fill_adapted(
@@ -301,23 +300,27 @@ class Rule(Declared):
         """
         values = self._scaled(step, scale, scalars)
         adapted = self.adapted(step, values, **after) if self.totals else self.adapted(step, values, sizes, *sums.T)
-        self._pack(rows, step, values | adapted)
+        adapted = values | adapted
+        found = np.empty((len(adapted), len(rows)))
+        for place, value in enumerate(adapted.values()):
+            found[place] = value
+        large = np.isfinite(found) & (np.abs(found) > np.finfo(rows.dtype).max)
+        if large.any():
+            first = dict(zip(adapted, found[:, large.any(axis=0).argmax()].tolist(), strict=True))
+            raise self._too_large(rows.dtype, first, step)
+        rows[...] = found.T
+
+    def _too_large(self, dtype: np.dtype, values: Mapping[str, float], step: int) -> ValueError:
+        """For the coefficients of a step, or what became of them until one was too large even for Python."""
+        largest = float(np.finfo(dtype).max)
+        large = {name: value for name, value in values.items() if abs(value) > largest}
+        found = large or f"the coefficients of step {step}"
+        return ValueError(f"{quoted(self)}: too large for {dtype.name}: {found}")
 
     def _scaled(self, step: int, scale: float, scalars: Mapping[str, float]) -> dict[str, float]:
         values = self.coefficients(step, **scalars)
         values["grad_scale"] *= scale
         return values
-
-    def _pack(self, rows: np.ndarray, step: int, values: Mapping[str, Any]) -> None:
-        """Fills rows with numbers, or arrays of a number for each row. ValueError if their dtype cannot hold one."""
-        found = np.empty((len(values), len(rows)))
-        for place, value in enumerate(values.values()):
-            found[place] = value
-        large = np.isfinite(found) & (np.abs(found) > np.finfo(rows.dtype).max)
-        if large.any():
-            name = [*values][large.any(axis=1).argmax()]
-            raise ValueError(f"{quoted(self)}: too large for {rows.dtype.name}: {name} of step {step}")
-        rows[...] = found.T
 
     def table(self, steps: int, dtype: DTypeLike = np.float64) -> np.ndarray:
         """The coefficients of the steps 1 to ``steps``, a row each: shape ``(steps, coefficients)``.

@@ -9,7 +9,7 @@ import numpy as np
 from fastopt.backend import drivers
 from fastopt.backend.compile import blend_address, codec_address
 from fastopt.backend.program import GRADIENT, Follower, Work
-from fastopt.buffers import aligned_empty
+from fastopt.buffers import aligned_empty, name_of
 from fastopt.sizes import GRAIN, LINE, TILE
 from fastopt.storage import Stream
 from fastopt.storages import EXACT
@@ -56,7 +56,7 @@ def is_tiled(work: Work) -> bool:
 
 def is_native(stream: np.ndarray | Stream, dtype: np.dtype) -> bool:
     """Whether numbers are stored as kernels that compute in this dtype read them."""
-    return not isinstance(stream, Stream) or stream.storage.name == dtype.name
+    return not isinstance(stream, Stream) or stream.storage.name == name_of(dtype)
 
 
 def array_of(stream: np.ndarray | Stream) -> np.ndarray:

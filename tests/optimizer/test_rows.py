@@ -38,6 +38,13 @@ def both(seed, dtype="float32", shapes=SHAPES, where=WHERE):
     return dict(dense) | {"table": Rows(where, values)}, dense
 
 
+def halved(rows):
+    """The same rows, of which the first two come twice: in halves."""
+    values = rows.values.copy()
+    values[:2] /= 2
+    return Rows(np.append(rows.indices, rows.indices[:2]), np.concatenate([values, values[:2]]))
+
+
 def tables(optimizer):
     """All that is kept of the table."""
     found = {"params": optimizer.params["table"], "ema": optimizer.ema, "copy": optimizer.copy}
@@ -167,8 +174,11 @@ def test_the_average_of_other_rows_moves(backend):
     for optimizer in optimizers:
         optimizer.ema.flat[:] = 1
     for seed, where in enumerate([WHERE, np.arange(40), WHERE[:0], np.array([5])]):
-        for optimizer, gradient in zip(optimizers, both(seed, where=where), strict=True):
-            optimizer.step(gradient)
+        for twice in (False, True):
+            rows, dense = both(seed, where=where)
+            rows |= {"table": halved(rows["table"])} if twice else {}
+            optimizers[0].step(rows)
+            optimizers[1].step(dense)
     assert optimizers[0].flat.tobytes() == optimizers[1].flat.tobytes()
     assert optimizers[0].ema.flat.tobytes() == optimizers[1].ema.flat.tobytes()
 
