@@ -28,8 +28,8 @@ def by_kernel(
     """optax's transformation ``like`` by a kernel.
 
     The kernel's states are the arrays of optax's state in its order, or its fields ``states``. ``coefficients`` may
-    follow from the state's counts of the update, from 1. What they leave out is 1 for ``grad_scale``, or else 0: no
-    weight decay, and a direction in the place of new parameters.
+    follow from the number of the update, from 1, or from several, where the state has several counts. What they leave
+    out is 1 for ``grad_scale``, or else 0: no weight decay, and a direction in the place of new parameters.
     """
     ffi.register()
     order = ffi.coefficients(kernel)
