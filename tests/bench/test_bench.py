@@ -1,6 +1,7 @@
 """``fastopt bench``: what is measured, that peers make the same step, what the command says. No test asserts a time."""
 
 import json
+import sys
 
 import click.testing
 import numpy as np
