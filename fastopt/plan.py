@@ -162,6 +162,7 @@ class StepPlan:
         """A gradient of which some parameters have few rows: the others are read in place where that can be done."""
         self._check_rows(rows)
         state, written = self.state, [buffer for _, buffer in self.state.written()]
+        staged = {name for group in self.groups if group.rule.stage is not None for name in group.names}
 
         def readable(array: np.ndarray) -> np.ndarray:
             return array if is_readable(array, written) else array.copy()
@@ -169,7 +170,9 @@ class StepPlan:
         def parts(name: str, given: Rows) -> tuple[Merged, ...]:
             count = state.layout.shapes[name][0]
             wanted = given.indices, readable(given.values), count, state.dtype, self.backend
-            return (merged(*wanted, gathered=True),) if measured else divided(*wanted)
+            if measured or name in staged:  # by what reads a gradient's rows one after the other
+                return (merged(*wanted, gathered=measured),)
+            return divided(*wanted)
 
         found = {name: parts(name, given) for name, given in rows.items() if name in self.names}
         return Apart(state, {name: readable(array) for name, array in arrays.items()}, found)

@@ -77,9 +77,9 @@ class StagedPlan(StepPlan):
 
     def _of(self, group: Group) -> Iterator[_Parameter]:
         for name in group.names:
-            yield self._parameter(group, name, None)
+            yield self._parameter(group, name)
 
-    def _parameter(self, group: Group, name: str, rows: Merged | None) -> _Parameter:
+    def _parameter(self, group: Group, name: str, rows: Merged | None = None) -> _Parameter:
         state = self.state
         p = self._kept(state.numbers(name, name), state.layout.shapes[name], rows)
         buffers = {kind: state.states[kind] for kind in group.rule.states if name in state.states[kind]}
@@ -104,7 +104,7 @@ class StagedPlan(StepPlan):
         if reading.staged is None:
             rows = reading.gradient.rows if isinstance(reading.gradient, Apart) else {}
             reading.staged = [
-                self._parameter(each.group, each.name, rows[each.name]) if each.name in rows else each
+                self._parameter(each.group, each.name, *rows[each.name]) if each.name in rows else each
                 for each in self._parameters
             ]
         return reading.staged
@@ -144,7 +144,7 @@ class StagedPlan(StepPlan):
             if each.group is not group:
                 continue
             if each.rows is not None and followed and self.state.ema is not None:
-                works += self._average_of_others(each.name, each.rows, self.state.ema)
+                works += self._average_of_others(each.name, [each.rows], self.state.ema)
             name, keys = each.name, self._keys if is_stochastic(each.p.stream) else None
             streams = each.p.stream, each.direction.reshape(-1)
             followers = self._followers(name, name) if followed else ()
