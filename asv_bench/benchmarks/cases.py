@@ -50,6 +50,14 @@ CASES = {
     "ScheduleFreeRAdam": {},
 }
 
+#: The same of the rules that have a stage.
+STAGED = {
+    "Adafactor": {},
+    "Muon": {},
+    "RowwiseAdagrad": {},
+    "SOAP": {},
+}
+
 #: How numbers are stored: the dtypes of parameters and gradient, and what the optimizer is asked for.
 MIXES = {
     "float32": ("float32", "float32", {}),
@@ -73,6 +81,9 @@ BACKENDS = ["numba", "c"]
 DTYPES = ["float32", "float64"]
 THREADS = ["1", "all"]
 
+#: Rows and columns of matrices: a product of two takes some hundred microseconds, or some milliseconds.
+SIDES = [128, 512]
+
 #: Elements: the least that have states of 8 bits, in or close to the first-level cache.
 IN_CACHE = 4096
 
@@ -85,4 +96,4 @@ def rule(fastopt: ModuleType, label: str):
     kind = getattr(fastopt, label.partition("(")[0], None)
     if kind is None:
         raise NotImplementedError(f"this commit has no {label}")
-    return kind(**CASES[label])
+    return kind(**(CASES | STAGED)[label])

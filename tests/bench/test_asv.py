@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cases import ELEMENTWISE
+from cases import ELEMENTWISE, STAGED
 from conftest import BACKENDS
 
 import fastopt
@@ -50,6 +50,7 @@ def test_the_lists_are_literal():
     tree = ast.parse((ASV / "benchmarks" / "cases.py").read_text())
     assigned = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
     assert isinstance(ast.literal_eval(assigned["CASES"]), dict)
+    assert isinstance(ast.literal_eval(assigned["STAGED"]), dict)
     assert isinstance(ast.literal_eval(assigned["MIXES"]), dict)
 
 
@@ -57,6 +58,13 @@ def test_the_list_has_every_rule_and_every_kernel(suite):
     listed = [suite["cases"].rule(fastopt, label) for label in suite["cases"].CASES]
     assert {type(rule).__name__ for rule in listed} == set(ELEMENTWISE)
     assert {rule.kernel for rule in listed} == set(kernels.KERNELS) - {"blend"}  # which is no rule's
+
+
+def test_every_rule_with_a_stage_is_measured(suite):
+    assert suite["cases"].STAGED.keys() == STAGED.keys()
+    for label in suite["cases"].STAGED:
+        step, product = suite["matrices"].step_and_product(label, BACKENDS[-1], 8)
+        assert step().step == 1 and product().shape == (8, 8)
 
 
 def test_the_list_is_what_the_bench_derives(suite):
@@ -125,7 +133,7 @@ def test_every_track_has_a_unit_and_lower_is_better(benchmarks):
     for name, (kind, function) in benchmarks.items():
         if ".track_" in name:
             unit = getattr(function, "unit", None) or getattr(kind, "unit", None)
-            assert unit in {"seconds", "nanoseconds", "ratio", "Python loops"}, name  # never a throughput
+            assert unit in {"seconds", "nanoseconds", "ratio", "Python loops", "products"}, name  # never a throughput
 
 
 def test_setup_caches_are_apart(benchmarks):
