@@ -193,7 +193,7 @@ def test_numpy_has_every_rule_in_both_dtypes():
     for rule in cases.cases().values():
         for mix in (Mix(), Mix("float64", "float64")):
             found = difference("numpy", rule, mix)
-            assert found is not None and found.ulp <= 16
+            assert found is not None and (found.excess <= 1 if rule.totals else found.ulp <= 16), rule
 
 
 @pytest.mark.parametrize(
