@@ -33,7 +33,7 @@ class Staged:
         #: Where these lie: the direction, then the states after the step.
         self.addresses = [array.ctypes.data for array in (self.direction, *self._after.values())]
         self._keys = {name: np.zeros(1, np.uint64) for name in self._states}
-        #: Of a sparse gradient: where its rows are in the parameter, the direction in which they go, and such works.
+        #: Of a sparse gradient that has rows: where they are in the parameter, their direction, and such works.
         self._few: tuple[Spans, np.ndarray, list[Work]] | None = None
         copy = np.array([0.0, 1.0], self._dtype)
         #: Their gradients are the states after the step.
@@ -61,10 +61,13 @@ class Staged:
 
     def run_rows(self, rule: Rule, step: int, few: Merged, scale: float) -> None:
         """The same for a gradient of which there are some rows."""
+        self._few = None
+        if not few.array.size:
+            return
         self._refresh(step)
         shape, indices = self._p.tensors[0].shape[1:], few.indices
         width = math.prod(shape)
-        values = few.array.reshape(-1, *shape)[few.spans.sources // max(width, 1)]
+        values = few.array.reshape(-1, *shape)[few.spans.sources // width]
         g = values.astype(self._dtype) * self._dtype.type(scale)
         states = {name: self._rows(each, indices) for name, each in self._states.items()}
         direction, after = staged(self._stage, rule, step, self._rows(self._p, indices), g, states)
@@ -77,10 +80,9 @@ class Staged:
 
     def works_of_rows(self, work: Work) -> list[Work]:
         """What brings what the stage has given for some rows to the parameter, as the work would, and to the states."""
-        assert self._few is not None
-        spans, direction, writes = self._few
-        if not direction.size:
+        if self._few is None:
             return []
+        spans, direction, writes = self._few
         return [work._replace(streams=(work.streams[0], direction), spans=spans), *writes]
 
     def _rows(self, numbers: Numbers, indices: np.ndarray) -> np.ndarray:

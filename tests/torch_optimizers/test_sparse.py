@@ -317,3 +317,7 @@ def test_stages_that_go_by_rows_have_the_bits_of_a_dense_step(name, dtype, optio
     params[0].grad = torch.zeros(9, 4, 2, dtype=dtype).to_sparse(1)
     rows.step()
     assert torch.equal(params[0], before)
+    for shape in ((5, 0), (0, 3)):
+        empty = torch.nn.Parameter(torch.ones(shape, dtype=dtype))
+        empty.grad = torch.zeros(shape, dtype=dtype).to_sparse(1)
+        getattr(fastopt.torch, name)([empty], **options).step()
