@@ -172,6 +172,11 @@ class Numbers(NamedTuple):
         """The numbers, in the order in which they lie in memory: float32 or float64."""
         return self.storage.decode(*self._parts())
 
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """Copies of some rows, along the first axis, one after the other: of contiguous tensors, without blocks."""
+        parts = (part.reshape(len(self.tensors[0]), -1)[indices] for part in self._parts())
+        return self.storage.decode(*(part.reshape(-1) for part in parts))
+
     def _parts(self) -> tuple[np.ndarray, ...]:
         pairs = zip(map(local, self.tensors), self.storage.parts, strict=True)
         return tuple(flat(tensor, part.dtype) for tensor, part in pairs)

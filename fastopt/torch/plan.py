@@ -137,7 +137,7 @@ class Plan:
                 if part.moved:
                     self._use(part.rows, part.k, part.keys)
                 if batch.stage is not None:
-                    self._stages.run(rule, part, gradients.tensors)
+                    self._stages.run(rule, part, gradients, self.backend)
         if self._adapting:
             totals = total([batch.sums for batch in self._adapting if rules[batch.group].totals])
             for batch in self._adapting:
@@ -187,6 +187,9 @@ class Plan:
         works = []
         for number, found in sparse.items():
             work = self._sparse[number]
+            if number in self._stages:
+                works += self._stages.works_of_rows(number, work)
+                continue
             p, _, *states = work.streams
             parts = divided(found.indices, found.values, self._params[number].shape[0], work.k.dtype, self.backend)
             for part in parts:

@@ -78,7 +78,7 @@ def kind(rule: Rule, options: Options, in_torch: bool) -> Kind:
             rule.check()
     except (TypeError, ValueError) as error:
         return Kind(None, (), False, None, f"has hyperparameters that no kernel is made for ({error})", options)
-    rows = rule.sums is None and rule.stage is None and not (in_torch and rule.torch_moves_all_rows)
+    rows = rule.sums is None and (rule.stage is None or rule.rowwise) and not (in_torch and rule.torch_moves_all_rows)
     return Kind(rule.kernel, tuple(rule.states), rows, rule.sums, None, options)
 
 
@@ -192,7 +192,7 @@ def _row(
                 "in the first step, so that one must be of all rows"
             )
         for numbers in kept.numbers:
-            if math.prod(p.shape[1:]) % numbers.storage.block:
+            if math.prod(numbers.tensors[0].shape[1:]) % numbers.storage.block:
                 raise RuntimeError(
                     f"{describe(p)} has a sparse gradient, and a state in blocks of {numbers.storage.block} elements, "
                     "of which a row has no whole number; with state_dtype='bfloat16' there are none"

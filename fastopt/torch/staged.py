@@ -1,5 +1,6 @@
 """Parameters whose rule has a stage: what that reads and gives, in the order in which tensors lie in memory."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,12 +8,14 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
-from fastopt.backend.program import Work
+from fastopt.backend.program import Backend, Spans, Work
 from fastopt.matrices import staged
+from fastopt.rows import Merged, consecutive, merged
 from fastopt.rule import Rule
 from fastopt.storages import noise
 from fastopt.torch import memory
 from fastopt.torch.batch import Part
+from fastopt.torch.gradients import Gradients
 from fastopt.torch.memory import Numbers
 from fastopt.torch.rows import Row
 
@@ -30,6 +33,8 @@ class Staged:
         #: Where these lie: the direction, then the states after the step.
         self.addresses = [array.ctypes.data for array in (self.direction, *self._after.values())]
         self._keys = {name: np.zeros(1, np.uint64) for name in self._states}
+        #: Of a sparse gradient that has rows: where they are in the parameter, their direction, and such works.
+        self._few: tuple[Spans, np.ndarray, list[Work]] | None = None
         copy = np.array([0.0, 1.0], self._dtype)
         #: Their gradients are the states after the step.
         self.writes = [
@@ -42,11 +47,51 @@ class Staged:
         g = self._read(memory.numbers(memory.local(gradient)))
         if scale != 1.0:
             g = g * self._dtype.type(scale)
+        self._refresh(step)
         states = {name: self._read(each) for name, each in self._states.items()}
         direction, after = staged(self._stage, rule, step, self._read(self._p), g, states)
         _in_order(self.direction, self._p.tensors[0])[...] = direction
         for name, array in self._after.items():
             _in_order(array, self._states[name].tensors[0])[...] = after[name]
+
+    @property
+    def count(self) -> int:
+        """How many rows, along its first axis, the parameter has."""
+        return len(self._p.tensors[0])
+
+    def run_rows(self, rule: Rule, step: int, few: Merged, scale: float) -> None:
+        """The same for a gradient of which there are some rows."""
+        self._few = None
+        if not few.array.size:
+            return
+        self._refresh(step)
+        shape, indices = self._p.tensors[0].shape[1:], few.indices
+        width = math.prod(shape)
+        values = few.array.reshape(-1, *shape)[few.spans.sources // width]
+        g = values.astype(self._dtype) * self._dtype.type(scale)
+        states = {name: self._rows(each, indices) for name, each in self._states.items()}
+        direction, after = staged(self._stage, rule, step, self._rows(self._p, indices), g, states)
+        writes = []
+        for (name, each), write in zip(self._states.items(), self.writes, strict=True):
+            streams = write.streams[0], self._flat(after[name])
+            spans = consecutive(indices, math.prod(each.tensors[0].shape[1:]))
+            writes.append(write._replace(streams=streams, spans=spans))
+        self._few = consecutive(indices, width), self._flat(direction), writes
+
+    def works_of_rows(self, work: Work) -> list[Work]:
+        """What brings what the stage has given for some rows to the parameter, as the work would, and to the states."""
+        if self._few is None:
+            return []
+        spans, direction, writes = self._few
+        return [work._replace(streams=(work.streams[0], direction), spans=spans), *writes]
+
+    def _rows(self, numbers: Numbers, indices: np.ndarray) -> np.ndarray:
+        return numbers.rows(indices).astype(self._dtype, copy=False).reshape(-1, *numbers.tensors[0].shape[1:])
+
+    def _flat(self, array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(array, self._dtype).reshape(-1)
+
+    def _refresh(self, step: int) -> None:
         for pair, keys in enumerate(self._keys.values(), 1):
             keys[0] = noise.key(self._seed, step, pair)
 
@@ -65,6 +110,9 @@ class Stages:
 
     def __bool__(self) -> bool:
         return bool(self._rows)
+
+    def __contains__(self, row: int) -> bool:
+        return row in self._rows
 
     def __setitem__(self, row: int, staged: Staged) -> None:
         self._rows[row] = staged
@@ -85,11 +133,20 @@ class Stages:
             writes += states
         return np.concatenate([found, np.array(writes, np.int64)])
 
-    def run(self, rule: Rule, part: Part, gradients: Sequence[Any]) -> None:
+    def run(self, rule: Rule, part: Part, gradients: Gradients, backend: Backend) -> None:
         """Runs the stage of some rows. The sign and the scale are for it: the kernel takes what it gives as it is."""
         scale, part.k[0] = float(part.k[0]), 1.0
         for row in part.rows:
-            self._rows[row].run(rule, part.step, gradients[row], scale)
+            each, found = self._rows[row], gradients.sparse.get(row)
+            if found is None:
+                each.run(rule, part.step, gradients.tensors[row], scale)
+            else:
+                few = merged(found.indices, found.values, each.count, part.k.dtype, backend, gathered=False)
+                each.run_rows(rule, part.step, few, scale)
+
+    def works_of_rows(self, row: int, work: Work) -> list[Work]:
+        """See :meth:`Staged.works_of_rows`."""
+        return self._rows[row].works_of_rows(work)
 
 
 def _in_order(array: np.ndarray, tensor: Tensor) -> np.ndarray:

@@ -284,3 +284,40 @@ def test_momentum_is_left_to_torch_which_moves_other_rows_too():
             optimizer.step()
         results.append(p)
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("name", [name for name, rule in fastopt.RULES.items() if rule.rowwise])
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        (torch.float32, {}),
+        (torch.float64, {}),
+        (torch.float16, {"master": "float32"}),
+        (torch.bfloat16, {"master": "split", "state_dtype": "bfloat16", "seed": 3}),
+    ],
+    ids=str,
+)
+def test_stages_that_go_by_rows_have_the_bits_of_a_dense_step(name, dtype, options):
+    torch.manual_seed(0)
+    start = torch.randn(9, 4, 2).to(dtype)
+    params = [torch.nn.Parameter(start.clone()) for _ in range(2)]
+    rows, dense = (getattr(fastopt.torch, name)([p], lr=0.1, weight_decay=0.1, **options) for p in params)
+    where = torch.tensor([[7, 2, 5, 4]])
+    for _ in range(3):
+        gradient = torch.sparse_coo_tensor(where, torch.randn(4, 4, 2).to(dtype), (9, 4, 2), check_invariants=True)
+        params[0].grad, params[1].grad = gradient, gradient.to_dense()
+        rows.step()
+        dense.step()
+    assert uses_kernels(rows)
+    others = torch.tensor([0, 1, 3, 6, 8])
+    assert torch.equal(params[0][where[0]], params[1][where[0]])
+    assert torch.equal(params[0][others], start[others])
+    assert torch.equal(rows.state[params[0]]["sum"], dense.state[params[1]]["sum"])
+    before = params[0].detach().clone()
+    params[0].grad = torch.zeros(9, 4, 2, dtype=dtype).to_sparse(1)
+    rows.step()
+    assert torch.equal(params[0], before)
+    for shape in ((5, 0), (0, 3)):
+        empty = torch.nn.Parameter(torch.ones(shape, dtype=dtype))
+        empty.grad = torch.zeros(shape, dtype=dtype).to_sparse(1)
+        getattr(fastopt.torch, name)([empty], **options).step()
