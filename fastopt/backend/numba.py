@@ -50,16 +50,15 @@ class NumbaBackend:
         return NumbaSums(works, name)
 
     def bind_sum_squares(self, gradients: Sequence[np.ndarray | Stream], threads: int) -> Callable[[float], float]:
-        rows = {8: np.ones(1), 4: np.ones(1, np.float32)}
-        works = []
+        one, scales, works = np.ones(1, np.float32), np.ones(1), []
         for gradient in gradients:
             name = gradient.storage.name if isinstance(gradient, Stream) else name_of(gradient.dtype)
-            works.append(Work("sgd", (gradient, gradient), rows[8 if name == "float64" else 4]))
+            works.append(Work("sgd", (gradient, gradient), scales if name == "float64" else one))
         runs = [list(each) for _, each in groupby(works, key=lambda work: work.k.dtype)]
         batches = [_SumBatch(SUMS["sum_squares"], run[0].k.dtype, run, np.arange(len(run))) for run in runs]
 
         def total(scale: float) -> float:
-            rows[8][:] = scale
+            scales[:] = scale
             total = 0.0
             for batch in batches:
                 batch.run(threads)
