@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from copy import deepcopy
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
@@ -527,10 +528,15 @@ def _copies(members: Mapping[str, Stored]) -> dict[str, Any]:
     return {name: in_state_dict(stored) for name, stored in members.items()}
 
 
+@cache
+def _largest(dtype: np.dtype) -> float:
+    return float(np.finfo(dtype).max)
+
+
 def _checked_scale(value: Any, dtype: np.dtype) -> float:
-    number = real("grad_scale", value, "a finite number")
+    number = value if type(value) is float else real("grad_scale", value, "a finite number")
     if not math.isfinite(number):
         raise ValueError(f"grad_scale must be a finite number, not {quoted(value)}")
-    if abs(number) > float(np.finfo(dtype).max):
+    if abs(number) > _largest(dtype):
         raise ValueError(f"grad_scale must be a number of {dtype}, not {quoted(value)}")
     return number

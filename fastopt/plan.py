@@ -225,7 +225,7 @@ class StepPlan:
         if unit != 1.0:
             total = reading.sum_squares(unit)
         norm = math.sqrt(total)
-        if reading.gradient.itemsize > self.state.dtype.itemsize and norm / unit > _LARGEST:
+        if norm / unit > _LARGEST and reading.gradient.itemsize > self.state.dtype.itemsize:
             norm = math.inf  # kernels read float64 numbers as float32, and would read infinities
         return Norm(abs(scale) * norm, unit)
 

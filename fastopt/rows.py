@@ -128,7 +128,7 @@ def divided(
     in_place = Merged(once, flat, _spans(once, found.firsts[~several], width))
     if not found.more.size:
         return (in_place,)
-    into = (np.cumsum(several) - 1)[found.into]
+    into = np.searchsorted(np.flatnonzero(several), found.into)
     rest = _Order(found.indices[several], found.firsts[several], found.more, into)
     return in_place, _added(rest, flat, width, computes, backend)
 

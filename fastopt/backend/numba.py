@@ -1,6 +1,7 @@
 """The numba backend: kernels compiled on first use and cached on disk."""
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numba
@@ -23,7 +24,7 @@ from fastopt.backend.tables import (
     tile_table,
 )
 from fastopt.backend.versions import Terms, look, places, terms
-from fastopt.buffers import aligned_empty
+from fastopt.buffers import aligned_empty, name_of
 from fastopt.errors import BackendError
 from fastopt.kernels import KERNELS
 from fastopt.sizes import BLOCK, GRAIN
@@ -49,24 +50,21 @@ class NumbaBackend:
         return NumbaSums(works, name)
 
     def bind_sum_squares(self, gradients: Sequence[np.ndarray | Stream], threads: int) -> Callable[[float], float]:
-        works = []
+        one, scales, works = np.ones(1, np.float32), np.ones(1), []
         for gradient in gradients:
-            kind = gradient.storage.name if isinstance(gradient, Stream) else gradient.dtype.name
-            k = np.ones(1, np.float64 if kind == "float64" else np.float32)
-            works.append(Work("sgd", (gradient, gradient), k))
-        sums = NumbaSums(works, "sum_squares")
-        blocks = [(work.k, partials[:, 0]) for work, partials in zip(works, sums.partials, strict=True)]
+            name = gradient.storage.name if isinstance(gradient, Stream) else name_of(gradient.dtype)
+            works.append(Work("sgd", (gradient, gradient), scales if name == "float64" else one))
+        runs = [list(each) for _, each in groupby(works, key=lambda work: work.k.dtype)]
+        batches = [_SumBatch(SUMS["sum_squares"], run[0].k.dtype, run, np.arange(len(run))) for run in runs]
 
         def total(scale: float) -> float:
-            for k, _ in blocks:
-                if k.itemsize == 8:
-                    k[:] = scale
-            sums.run(threads)
+            scales[:] = scale
             total = 0.0
-            for k, partials in blocks:
-                for partial in partials.tolist():
+            for batch in batches:
+                batch.run(threads)
+                for partial in batch.partials[:, 0].tolist():
                     # squares of float32 numbers neither overflow nor vanish, and the scale may be no such number
-                    total += partial if k.itemsize == 8 else partial * scale * scale
+                    total += partial if batch.dtype.itemsize == 8 else partial * scale * scale
             return total
 
         return total
@@ -82,11 +80,6 @@ class NumbaSums:
             _SumBatch(SUMS[name], dtype, works, np.array([number for number, of in enumerate(dtypes) if of == dtype]))
             for dtype in dict.fromkeys(dtypes)
         ]
-        #: The numbers of each block of each work.
-        self.partials = [np.empty((0, self._width))] * len(works)
-        for batch in self._batches:
-            for work, partials in zip(batch.which, np.split(batch.partials, batch.starts[1:-1]), strict=True):
-                self.partials[work] = partials
 
     def use(self, rows: slice | np.ndarray, k: np.ndarray) -> None:
         chosen = np.zeros(len(self._works), bool)
@@ -95,26 +88,20 @@ class NumbaSums:
             batch.table[chosen[batch.which], drivers.K] = address(k)
 
     def take(self, threads: int, gradients: np.ndarray | None = None) -> np.ndarray:
-        if gradients is not None:
-            for batch in self._batches:
-                batch.read(gradients)
-        self.run(threads)
         numbers = np.empty((len(self._works), self._width))
         for batch in self._batches:
+            if gradients is not None:
+                batch.read(gradients)
+            batch.run(threads)
             numbers[batch.which] = batch.numbers
         return numbers
-
-    def run(self, threads: int) -> None:
-        """Takes the sums, and those of every block."""
-        for batch in self._batches:
-            batch.run(threads)
 
 
 class _SumBatch:
     """The works that compute in one dtype, by their numbers ``which``, as the loop of a sum takes them."""
 
     def __init__(self, wanted: Sum, dtype: np.dtype, works: Sequence[Work], which: np.ndarray) -> None:
-        self._wanted, self._dtype, self.which = wanted, dtype, which
+        self._wanted, self.dtype, self.which = wanted, dtype, which
         self._keeps = [works[number] for number in which]
         self.table = sum_table(self._keeps, wanted.first, len(wanted.streams))
         self._sizes = self.table[:, drivers.SIZE].copy()
@@ -144,7 +131,7 @@ class _SumBatch:
         shares = max(1, min(useful_threads(self._size, threads), len(self.partials)))
         words = drivers.scratch_words(len(self._wanted.streams))
         scratch = aligned_empty(shares * words, np.dtype(np.int64)).reshape(shares, words)
-        loop = sum_driver(self._wanted.name, self._dtype, shares > 1)
+        loop = sum_driver(self._wanted.name, self.dtype, shares > 1)
         calls: list[Call] = [(loop, self.table, self.starts, self.partials, self.numbers, scratch)]
         return Program(with_threads(threads, calls), (), region) if shares > 1 else Program(calls, ())
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastopt.backend.program import Call
-from fastopt.buffers import as_array
+from fastopt.buffers import as_array, name_of
 from fastopt.declared import real
 from fastopt.errors import CheckpointError, nearest, quoted
 from fastopt.rule import Rule
@@ -64,7 +64,7 @@ class InMemory(NamedTuple):
 
     @property
     def storage(self) -> str:
-        return self.array.dtype.name
+        return name_of(self.array.dtype)
 
     @property
     def dtype(self) -> np.dtype:
@@ -114,7 +114,7 @@ def _words(parts: Mapping[str, Any]) -> str:
 
 def plain(array: np.ndarray) -> Stored:
     """An array that is a storage of its own: one of float32, float64, float16 or bfloat16."""
-    storage = STORAGES.get(array.dtype.name)
+    storage = STORAGES.get(name_of(array.dtype))
     if storage is None:
         return Stored(str(array.dtype), {"values": array})
     part = storage.parts[0]
