@@ -63,6 +63,7 @@ class RuleOptimizer(torch.optim.Optimizer):
       Their other states are float32 then. Whoever writes to such a parameter deletes these states of it.
     - ``state_dtype`` says how states are stored: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"8bit"``, for all or
       in a dict by the state's name. In 8 bits ``exp_avg`` holds codes, and ``exp_avg_scales`` a scale for each 256.
+      DTensors have them where each process has whole blocks of 256.
     - ``rounding="stochastic"`` rounds 16-bit states, and 16-bit parameters without a master, up or down at random:
       ``"nearest"`` cannot add up what is small. It is the default where one of the two above is given.
     - ``seed`` is that of the random numbers, which are a function of it, the step and the place in the parameter:

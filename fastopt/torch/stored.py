@@ -13,7 +13,7 @@ from fastopt.precision import Precision, check_precision, check_seed
 from fastopt.rule import Rule
 from fastopt.storage import Storage
 from fastopt.storages import STORAGES, find
-from fastopt.torch import memory
+from fastopt.torch import memory, sharded
 from fastopt.torch.memory import Numbers
 
 #: The options of a group, which torch's optimizers do not have, with what does as torch does.
@@ -113,7 +113,7 @@ def keep(rule: Rule, p: Tensor, entry: Mapping[str, Any], precision: Precision) 
     else:
         exact = exact._replace(stochastic=precision.is_stochastic(exact.storage))
     kept: list[str] = []
-    numbers, size, computes = [exact], memory.local(p).numel(), memory.STORED[p.dtype].computes
+    numbers, size, computes = [exact], p.numel(), memory.STORED[p.dtype].computes
     for place, (name, first) in enumerate(rule.states.items(), 1):
         shape = rule.state_shape(name, tuple(p.shape))
         if shape is None:
@@ -180,15 +180,20 @@ def _state(
         dtype = _TENSORS[storage.name]
         reused = _reused(p, name, given, dtype)
         return (memory.state_like(p, first, dtype, place, places) if reused is None else reused,)
-    if memory.is_distributed(p):
-        raise ValueError("is a DTensor, whose states cannot be stored in 8 bits")
+    if memory.is_distributed(p) and not sharded.has_whole_blocks(p, storage.block):
+        raise ValueError(
+            f"is a DTensor, of which processes do not have whole blocks of {storage.block} elements: "
+            "its states cannot be stored in 8 bits"
+        )
     values = _reused(p, name, given, torch.float32)
     if values is None:
         code, scale = (part.item(0) for part in storage.encode(np.full(1, first, np.float32)))
         codes = memory.state_like(p, code, torch.uint8, place, places)
-        return codes, torch.full(storage.lengths(p.numel())[1:], scale, dtype=torch.float32)
-    found, scales = storage.encode(memory.numbers(values).decode())
-    return _laid_out(p, found, torch.uint8), torch.from_numpy(scales)
+        scales = torch.full(storage.lengths(memory.local(p).numel())[1:], scale, dtype=torch.float32)
+    else:
+        found, encoded = storage.encode(memory.numbers(values).decode())
+        codes, scales = _laid_out(p, found, torch.uint8), torch.from_numpy(encoded)
+    return codes, sharded.blocks_like(p, scales, storage.block)
 
 
 def _in_bytes(p: Tensor, entry: Mapping[str, Any], name: str, first: float) -> Numbers:
@@ -198,7 +203,8 @@ def _in_bytes(p: Tensor, entry: Mapping[str, Any], name: str, first: float) -> N
     assert codes is not None
     _check_shape(p, name, codes)
     wanted = storage.lengths(p.numel())[1:]
-    if not isinstance(scales, Tensor) or tuple(scales.shape) != wanted:
+    known = isinstance(scales, Tensor) and memory.is_distributed(scales) == memory.is_distributed(p)
+    if not known or tuple(scales.shape) != wanted:
         raise ValueError(f"has a state {name!r} in 8 bits without {wanted[0]} {names(name, storage)[1]}")
     if not memory.is_dense(codes):
         codes = codes.contiguous()
@@ -208,5 +214,5 @@ def _in_bytes(p: Tensor, entry: Mapping[str, Any], name: str, first: float) -> N
 def _laid_out(tensor: Tensor, values: np.ndarray, dtype: torch.dtype) -> Tensor:
     """A tensor of numbers that are in the order in which those of another one lie in memory."""
     made = torch.empty_like(tensor, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
-    memory.flat(made, values.dtype)[:] = values
+    memory.flat(memory.local(made), values.dtype)[:] = values
     return made

@@ -126,6 +126,51 @@ def narrow_fsdp(options):
     return losses + train(model, again)
 
 
+def in_8_bits():
+    """FSDP2 with states in 8 bits: the codes and scales of the whole tensor, there and back through a checkpoint."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    made = torch.nn.Linear(64, 127)  # one process has a row less
+    whole, model = (torch.nn.Linear(64, 127) for _ in range(2))
+    for each in (whole, model):
+        each.load_state_dict(made.state_dict())
+    fully_shard(model)
+    options = {"lr": 0.1, "momentum": 0.9, "state_dtype": "8bit"}
+
+    def make(of):
+        return fastopt.torch.SGD(of.parameters(), **options)
+
+    def step(of, optimizer, number):
+        x = torch.randn(4, 64, generator=torch.Generator().manual_seed(number))  # the same in both processes
+        of(x).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    optimizers = [make(whole), make(model)]
+    for number in range(6):
+        for of, optimizer in zip((whole, model), optimizers, strict=True):
+            step(of, optimizer, number)
+        if number == 2:
+            saved = get_optimizer_state_dict(model, optimizers[1])
+            optimizers[1] = make(model)
+            set_optimizer_state_dict(model, optimizers[1], saved)
+    assert optimizers[1].explain().kernels and not optimizers[1].explain().torch
+    for expected, found in zip(*(optimizer.state.values() for optimizer in optimizers), strict=True):
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            assert torch.equal(found[name].full_tensor(), value) if value.dim() else found[name] == value, name
+    refused = fully_shard(torch.nn.Linear(65, 128, bias=False))
+    try:
+        refused(torch.ones(2, 65)).sum().backward()
+        make(refused).step()
+    except RuntimeError as error:
+        assert "do not have whole blocks of 256 elements" in str(error)
+    else:
+        raise AssertionError("blocks were cut")
+
+
 def clipped(module):
     """FSDP2 with gradients that are clipped: the losses, and the norms that both report."""
     from torch.distributed.fsdp import fully_shard
@@ -150,6 +195,7 @@ def main():
         for options in FORMATS.values():
             losses = kind(options)
             assert losses[-1] < losses[0]
+    in_8_bits()
     torch.testing.assert_close(*(torch.tensor(clipped(module)) for module in (fastopt.torch, torch.optim)))
     for kind in (ddp, zero, fsdp, offloaded):
         for name, arguments in RULES.items():
