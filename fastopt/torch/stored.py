@@ -199,8 +199,8 @@ def _state(
 def _in_bytes(p: Tensor, entry: Mapping[str, Any], name: str, first: float) -> Numbers:
     """A state that is there in 8 bits, which may lie in memory in another order than the parameter."""
     storage = find("8bit", signed=getattr(first, "signed", True))
-    codes, scales = (entry.get(part) for part in names(name, storage))
-    assert codes is not None
+    parts: Any = map(entry.get, names(name, storage))
+    codes, scales = parts
     _check_shape(p, name, codes)
     wanted = storage.lengths(p.numel())[1:]
     known = isinstance(scales, Tensor) and memory.is_distributed(scales) == memory.is_distributed(p)
