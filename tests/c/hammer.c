@@ -229,7 +229,7 @@ static void errors(void)
     if (fastopt_create("adm", FASTOPT_FLOAT32, 1, &code) || code != FASTOPT_NO_KERNEL ||
         fastopt_create(NULL, FASTOPT_FLOAT32, 1, NULL) || fastopt_create("sgd", 9, 1, &code) ||
         code != FASTOPT_NO_DTYPE || fastopt_create("sgd", FASTOPT_FLOAT32, -1, &code) || code != FASTOPT_NO_BUFFER ||
-        fastopt_create("adam", FASTOPT_FLOAT64, INT64_MAX, &code) || code != FASTOPT_NO_MEMORY)
+        fastopt_create("amsgrad", FASTOPT_FLOAT64, INT64_MAX, &code) || code != FASTOPT_NO_MEMORY)
         abort();
     fastopt_optimizer *adam = fastopt_create("amsgrad", FASTOPT_FLOAT64, 3, &code);
     if (!adam || code != FASTOPT_OK || !fastopt_state(adam, 2) || fastopt_state(adam, 3) || fastopt_state(adam, -1))

@@ -212,7 +212,7 @@ def test_thread_sanitizer(tmp_path):
     program = tmp_path / "hammer"
     pool = ["-fPIC", "-shared", "-Wl,-soname,libgomp.so.1", "-o", tmp_path / "libgomp.so.1"]
     shell(CC, *FLAGS, "-O1", "-fsanitize=thread", HERE / "pool.c", *pool, "-lpthread")
-    kernels = "-DKERNELS(_)=_(sgd) _(adam)"  # how many states there are makes no difference to threads
+    kernels = "-DKERNELS(_)=_(sgd) _(amsgrad)"  # how many states there are makes no difference to threads
     options = [*FLAGS, *FEW[1:], kernels, "-O1", "-fsanitize=thread"]
     shell(CC, *options, *SOURCES, HERE / "hammer.c", "-o", program, "-lpthread", "-ldl", "-lm")
     assert "same bits, pool libgomp" in shell(program, env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)})
