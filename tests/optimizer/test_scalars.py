@@ -89,6 +89,25 @@ def test_a_checkpoint_holds_them(tmp_path):
     assert "scalars" not in start(fastopt.Adam()).state_dict()["groups"]["*"]
 
 
+@pytest.mark.parametrize("rule", [rule() for rule in fastopt.RULES.values() if rule.totals], ids=repr)
+def test_those_that_follow_from_sums_are_in_checkpoints_and_go_to_torch_and_back(rule, tmp_path):
+    def down(optimizer: Optimizer, steps: int) -> Optimizer:
+        for _ in range(steps):
+            optimizer.step(optimizer.flat.copy())
+        return optimizer
+
+    whole, half, resumed, read = (start(rule) for _ in range(4))
+    down(whole, 20)
+    down(half, 10).save(tmp_path / "half")
+    resumed.load(tmp_path / "half")
+    assert 1e3 * rule.d0 < half.groups["*"].scalars["d"] != whole.groups["*"].scalars["d"]
+    assert snapshot(down(resumed, 10)) == snapshot(whole)
+    pytest.importorskip("torch")
+    read.load_state_dict(fastopt.checkpoint.read(fastopt.checkpoint.to_torch(half), like=read))
+    read.flat[:] = half.flat
+    assert snapshot(down(read, 10)) == snapshot(whole)
+
+
 def test_one_that_has_none_goes_on_with_the_same_bits():
     """They were recomputed once, and not saved."""
     whole, half = run(start(), 1, 9), run(start(), 1, 5)
