@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Size, Tensor
 
 from fastopt.torch import memory
 
@@ -31,5 +31,5 @@ def blocks_like(tensor: Any, local: Tensor, every: int) -> Tensor:
 
     if not memory.is_distributed(tensor):
         return local
-    shape = (-(-tensor.numel() // every),)
+    shape = Size([-(-tensor.numel() // every)])
     return DTensor.from_local(local, tensor.device_mesh, tensor.placements, run_check=False, shape=shape, stride=(1,))
