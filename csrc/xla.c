@@ -17,7 +17,7 @@
 
 enum { EXTENSION_METADATA = 1, STAGE_EXECUTE = 3, ATTR_SCALAR = 3, ATTR_STRING = 4, INVALID_ARGUMENT = 3 };
 enum { MESSAGE = 512 };
-enum { S32 = 4, S64 = 5, F16 = 10, F32 = 11, F64 = 12, BF16 = 16 };
+enum { S32 = 4, S64 = 5, U32 = 8, F16 = 10, F32 = 11, F64 = 12, BF16 = 16 };
 
 struct extension {
     size_t size;
@@ -428,16 +428,30 @@ EXPORT void *fastopt_xla_step(struct frame *frame)
     return wrong ? error(frame, wrong) : NULL;
 }
 
-/* Fills the rows of a rule for `count` steps from `step`; with `lr`, for that learning rate. Returns zero, or has written
- * what is wrong to `message`. */
-typedef int32_t fill_rows(const char *rule, int64_t length, int64_t step, int64_t count, const double *lr, int32_t dtype,
-                          int64_t coefficients, void *rows, char *message, int64_t message_size);
+/* What a program gives with each step, where the learning rate is one of its numbers: that, and the running numbers of
+ * the rule before the step, if it has some. */
+struct given {
+    const double *lr, *scalars;
+    int64_t scalar_count;
+    double value;
+};
+
+/* Fills the rows of a rule for `count` steps from `step`, with what the program gives, if it gives that. Returns zero, or
+ * has written what is wrong to `message`. */
+typedef int32_t fill_rows(const char *rule, int64_t length, int64_t step, int64_t count, const double *lr,
+                          const double *scalars, int64_t scalar_count, int32_t dtype, int64_t coefficients, void *rows,
+                          char *message, int64_t message_size);
 
 /* Fills the row of a rule's sum, or where there are its numbers, for parameters of these sizes, a row for each of them.
  * Returns zero, or has written what is wrong to `message`. */
-typedef int32_t adapt_rows(const char *rule, int64_t length, int64_t step, const double *lr, int32_t dtype, int64_t count,
-                           const int64_t *sizes, const double *numbers, int64_t width, int64_t coefficients, void *rows,
-                           char *message, int64_t message_size);
+typedef int32_t adapt_rows(const char *rule, int64_t length, int64_t step, const double *lr, const double *scalars,
+                           int64_t scalar_count, int32_t dtype, int64_t count, const int64_t *sizes,
+                           const double *numbers, int64_t width, int64_t coefficients, void *rows, char *message,
+                           int64_t message_size);
+
+/* Fills in the running numbers of a rule after a step. Returns zero, or has written what is wrong to `message`. */
+typedef int32_t advance_scalars(const char *rule, int64_t length, int64_t step, const double *lr, const double *scalars,
+                                int64_t scalar_count, double *after, char *message, int64_t message_size);
 
 /* The next rows of a rule, made in advance: to ask its host for every single one would have each step wait for Python. */
 struct window {
@@ -455,12 +469,32 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct window *windows;
 static fill_rows *fill;
 static adapt_rows *adapt;
+static advance_scalars *advance;
 
-/* Sets what fills rows: once, before the first step. */
-EXPORT void fastopt_xla_set_rows(fill_rows *filling, adapt_rows *adapting)
+/* Sets what fills rows and advances numbers: once, before the first step. */
+EXPORT void fastopt_xla_set_rows(fill_rows *filling, adapt_rows *adapting, advance_scalars *advancing)
 {
     fill = filling;
     adapt = adapting;
+    advance = advancing;
+}
+
+/* Reads what a program gives from the operands from `first` to `last`: lr, then the scalars, doubles in pairs of 32 bits.
+ * Returns zero if they are something else. */
+static int read_given(const struct frame *frame, int64_t first, int64_t last, struct given *given)
+{
+    *given = (struct given){0};
+    if (last - first > 2 || (last - first > 1 && operand(frame, first + 1)->dtype != U32))
+        return 0;
+    if (last > first) {
+        given->value = value(operand(frame, first));
+        given->lr = &given->value;
+    }
+    if (last - first > 1) {
+        given->scalars = operand(frame, first + 1)->data;
+        given->scalar_count = length(operand(frame, first + 1)) / 2;
+    }
+    return 1;
 }
 
 static struct window *find_window(const struct text *rule, int32_t dtype, int64_t coefficients)
@@ -494,7 +528,8 @@ static int32_t windowed_row(const struct text *rule, int64_t step, int32_t dtype
         const int64_t next = window->count && step == window->first + window->count ? 2 * window->count : 1;
         const int64_t count = next < MOST_ROWS ? next : MOST_ROWS;
         window->count = 0;
-        if (fill(rule->characters, window->length, step, count, NULL, dtype, coefficients, window->rows, message, MESSAGE))
+        if (fill(rule->characters, window->length, step, count, NULL, NULL, 0, dtype, coefficients,
+                 window->rows, message, MESSAGE))
             return 1;
         window->first = step;
         window->count = count;
@@ -504,7 +539,7 @@ static int32_t windowed_row(const struct text *rule, int64_t step, int32_t dtype
     return 0;
 }
 
-/* A row of coefficients: operands step, an int32, and perhaps lr; result k. Attributes: rule, by which its host knows it;
+/* A row of coefficients: operands step, an int32, and what the program gives; result k. Attributes: rule, by which its host knows it;
  * window, whether its rows follow from the step alone. */
 EXPORT void *fastopt_xla_row(struct frame *frame)
 {
@@ -514,7 +549,9 @@ EXPORT void *fastopt_xla_row(struct frame *frame)
         return error(frame, "fastopt: this version of XLA calls in a way that is not known");
     const struct text *rule = attribute(frame, "rule", ATTR_STRING);
     const int64_t operands = frame->operands.count;
-    if (!rule || !fill || operands < 1 || operands > 2 || frame->results.count != 1 || operand(frame, 0)->dtype != S32)
+    struct given given;
+    if (!rule || !fill || operands < 1 || frame->results.count != 1 || operand(frame, 0)->dtype != S32 ||
+        !read_given(frame, 1, operands, &given))
         return error(frame, "fastopt: a row needs a rule and its step");
     const struct buffer *k = result(frame, 0);
     const int32_t dtype = storage(k);
@@ -524,16 +561,39 @@ EXPORT void *fastopt_xla_row(struct frame *frame)
     float_mode mode; /* of XLA's threads, not of Python's */
     get_float_mode(&mode);
     set_default_float_mode();
-    if (operands == 2) {
-        const double lr = value(operand(frame, 1));
-        code = fill(rule->characters, (int64_t)rule->length, step, 1, &lr, dtype, coefficients, k->data, message, MESSAGE);
-    } else if (number(frame, "window") == 0) {
-        code = fill(rule->characters, (int64_t)rule->length, step, 1, NULL, dtype, coefficients, k->data, message, MESSAGE);
+    if (given.lr || number(frame, "window") == 0) {
+        code = fill(rule->characters, (int64_t)rule->length, step, 1, given.lr, given.scalars, given.scalar_count, dtype,
+                    coefficients, k->data, message, MESSAGE);
     } else {
         pthread_mutex_lock(&lock);
         code = windowed_row(rule, step, dtype, coefficients, k->data, message);
         pthread_mutex_unlock(&lock);
     }
+    set_float_mode(&mode);
+    return code ? error(frame, message) : NULL;
+}
+
+/* The running numbers of a rule after a step: operands step, lr and these numbers before it; result like the last one.
+ * Attribute: rule. */
+EXPORT void *fastopt_xla_advance(struct frame *frame)
+{
+    if (is_question(frame) || frame->stage != STAGE_EXECUTE)
+        return NULL;
+    if (!is_known(frame))
+        return error(frame, "fastopt: this version of XLA calls in a way that is not known");
+    const struct text *rule = attribute(frame, "rule", ATTR_STRING);
+    struct given given;
+    if (!rule || !advance || frame->operands.count != 3 || frame->results.count != 1 ||
+        operand(frame, 0)->dtype != S32 || !read_given(frame, 1, 3, &given) ||
+        length(result(frame, 0)) != length(operand(frame, 2)))
+        return error(frame, "fastopt: a rule's numbers need the rule, its step and the numbers before that");
+    char message[MESSAGE] = "";
+    float_mode mode; /* of XLA's threads, not of Python's */
+    get_float_mode(&mode);
+    set_default_float_mode();
+    const int32_t code =
+        advance(rule->characters, (int64_t)rule->length, *(const int32_t *)operand(frame, 0)->data, given.lr,
+                given.scalars, given.scalar_count, result(frame, 0)->data, message, MESSAGE);
     set_float_mode(&mode);
     return code ? error(frame, message) : NULL;
 }
@@ -566,8 +626,8 @@ static int allocate_sums(const fastopt_call *call, int64_t coefficients, struct 
 
 /* The sums of each parameter, and the rows that follow from them: see fastopt_xla_adapted_step(). Returns zero, or has
  * written what is wrong to `message`. */
-static int32_t adapt_call(struct frame *frame, const struct update *update, const struct text *rule, const double *lr,
-                          struct sums *sums, char *message)
+static int32_t adapt_call(struct frame *frame, const struct update *update, const struct text *rule,
+                          const struct given *given, struct sums *sums, char *message)
 {
     const fastopt_call *call = &update->call;
     const int64_t step = *(const int32_t *)operand(frame, 0)->data, size = (int64_t)rule->length;
@@ -577,8 +637,8 @@ static int32_t adapt_call(struct frame *frame, const struct update *update, cons
     float_mode mode; /* of XLA's threads, not of Python's */
     get_float_mode(&mode);
     set_default_float_mode();
-    int32_t wrong = adapt(rule->characters, size, step, lr, dtype, 1, NULL, NULL, 0, about->coefficient_count, sums->rows,
-                          message, MESSAGE);
+    int32_t wrong = adapt(rule->characters, size, step, given->lr, given->scalars, given->scalar_count, dtype, 1, NULL, NULL,
+                          0, about->coefficient_count, sums->rows, message, MESSAGE);
     if (!wrong) {
         set_rows(update, sums->rows, 0);
         const int32_t code = measure_on(call, sums->index, sums->partials, sums->numbers, run_on_xla, frame);
@@ -590,8 +650,8 @@ static int32_t adapt_call(struct frame *frame, const struct update *update, cons
     if (!wrong) {
         for (int64_t index = 0; index < call->count; index++)
             sums->sizes[index] = call->spans[index].length;
-        wrong = adapt(rule->characters, size, step, lr, dtype, call->count, sums->sizes, sums->numbers, about->number_count,
-                      coefficients, sums->rows, message, MESSAGE);
+        wrong = adapt(rule->characters, size, step, given->lr, given->scalars, given->scalar_count, dtype, call->count,
+                      sums->sizes, sums->numbers, about->number_count, coefficients, sums->rows, message, MESSAGE);
         set_rows(update, sums->rows,
                  (size_t)coefficients * (dtype == FASTOPT_FLOAT32 ? sizeof(float) : sizeof(double)));
     }
@@ -599,9 +659,9 @@ static int32_t adapt_call(struct frame *frame, const struct update *update, cons
     return wrong;
 }
 
-/* A step of a rule with sums: operands step, an int32, and perhaps lr, then p, g and the states of each parameter, which
- * are all computed in one dtype; results as of fastopt_xla_step(). Attributes: rule and threads; kernel and sum, by name;
- * isa. The sums of each parameter are taken, its host makes a row for each from them, and then kernels run. */
+/* A step of a rule with sums: operands step, an int32, and what the program gives, then p, g and the states of each
+ * parameter, which are all computed in one dtype; results as of fastopt_xla_step(). Attributes: rule and threads; kernel
+ * and sum, by name; isa; given, how many operands the program gives. The sums of each parameter are taken, its host makes a row for each from them, and then kernels run. */
 EXPORT void *fastopt_xla_adapted_step(struct frame *frame)
 {
     if (is_question(frame) || frame->stage != STAGE_EXECUTE)
@@ -613,13 +673,15 @@ EXPORT void *fastopt_xla_adapted_step(struct frame *frame)
     if (!rule || !adapt || !copy_name(attribute(frame, "sum", ATTR_STRING), name, sizeof name) ||
         frame->operands.count < 1 || operand(frame, 0)->dtype != S32)
         return error(frame, "fastopt: a step with sums needs a rule, a sum and its number");
-    const int traced = number(frame, "traced") != 0;
-    const double lr = traced && frame->operands.count > 1 ? value(operand(frame, 1)) : 0;
+    const int64_t givens = number(frame, "given");
+    struct given given;
+    if (givens < 0 || givens >= frame->operands.count || !read_given(frame, 1, 1 + givens, &given))
+        return error(frame, "fastopt: a step with sums has operands that are not known");
     struct sums sums = {.index = fastopt_find_sum(name)};
     if (sums.index < 0)
         return error(frame, fastopt_error(FASTOPT_NO_SUM));
     struct update update;
-    const char *wrong = begin(frame, 1 + traced, 0, &update);
+    const char *wrong = begin(frame, 1 + givens, 0, &update);
     if (wrong)
         return error(frame, wrong);
     const int64_t count = update.call.count;
@@ -629,7 +691,7 @@ EXPORT void *fastopt_xla_adapted_step(struct frame *frame)
     if (!wrong && count > 0) {
         if (!allocate_sums(&update.call, fastopt_kernel_at(update.spans[0].kernel)->coefficient_count, &sums)) {
             wrong = fastopt_error(FASTOPT_NO_MEMORY);
-        } else if (adapt_call(frame, &update, rule, traced ? &lr : NULL, &sums, message)) {
+        } else if (adapt_call(frame, &update, rule, &given, &sums, message)) {
             wrong = message;
         } else {
             const int32_t code = step_on(&update.call, NULL, run_on_xla, frame);

@@ -24,19 +24,30 @@ STORED = ("float32", "float64", "bfloat16", "float16")
 def register() -> None:
     """Makes the handlers known to XLA, once. BackendError, which says why, if there is no C backend."""
     library = ctypes.CDLL(get_library())
-    library.fastopt_xla_set_rows(rows.fill, rows.adapt)
-    for name in ("fastopt_xla_step", "fastopt_xla_adapted_step", "fastopt_xla_row"):
+    library.fastopt_xla_set_rows(rows.fill, rows.adapt, rows.advance)
+    for name in ("fastopt_xla_step", "fastopt_xla_adapted_step", "fastopt_xla_row", "fastopt_xla_advance"):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
 
 
-def row(source: rows.Source, step: jax.Array, lr: Any, size: int, dtype: np.dtype) -> jax.Array:
+def row(source: rows.Source, step: jax.Array, given: Sequence[jax.Array], size: int, dtype: np.dtype) -> jax.Array:
     """The row of coefficients of a step (an int32, from 1), of which there are ``size``.
 
-    ``lr`` is the learning rate where the source is traced, or else None.
+    ``given`` are, where the source is traced, the learning rate, and the rule's scalars if it has some: see
+    :func:`first_scalars`.
     """
     call = jax.ffi.ffi_call("fastopt_xla_row", jax.ShapeDtypeStruct((size,), dtype), vmap_method="sequential")
-    operands = (step,) if lr is None else (step, lr)
-    return call(*operands, rule=source.name, window=np.int64(source.ahead))
+    return call(step, *given, rule=source.name, window=np.int64(source.ahead))
+
+
+def first_scalars(rule: Rule) -> np.ndarray:
+    """A rule's scalars before the first step: float64, which programs need not know, as pairs of uint32."""
+    return np.array([*rule.scalars.values()], np.float64).view(np.uint32).reshape(-1, 2)
+
+
+def advance(source: rows.Source, step: jax.Array, given: Sequence[jax.Array]) -> jax.Array:
+    """The scalars after a step, given the learning rate, and them before it."""
+    result = jax.ShapeDtypeStruct(given[1].shape, np.uint32)
+    return jax.ffi.ffi_call("fastopt_xla_advance", result, vmap_method="sequential")(step, *given, rule=source.name)
 
 
 class Required(NamedTuple):
@@ -73,14 +84,19 @@ def update(
 
 
 def adapted_update(
-    rule: Rule, source: rows.Source, step: jax.Array, lr: Any, spans: Sequence[Sequence[Any]], threads: int | None
+    rule: Rule,
+    source: rows.Source,
+    step: jax.Array,
+    given: Sequence[jax.Array],
+    spans: Sequence[Sequence[Any]],
+    threads: int | None,
 ) -> list[list[jax.Array]]:
     """As :func:`update`, by a rule whose coefficients follow from sums over each parameter: see :attr:`Rule.sums`.
 
-    ``step`` and ``lr`` are those of :func:`row`.
+    ``step`` and ``given`` are those of :func:`row`.
     """
-    before = [step] if lr is None else [step, lr]
-    attributes = {"kernel": rule.kernel, "sum": rule.sums, "rule": source.name, "traced": np.int64(source.traced)}
+    before = [step, *given]
+    attributes = {"kernel": rule.kernel, "sum": rule.sums, "rule": source.name, "given": np.int64(len(given))}
 
     def call(dtype: np.dtype, spans: list) -> list[list[jax.Array]]:
         return _call("fastopt_xla_adapted_step", before, spans, [], attributes | _engine(threads))

@@ -67,12 +67,20 @@ def _scalars_before(name: str, rule: Rule, step: int) -> dict[str, float]:
     return scalars
 
 
-def _found(name: str, lr: Any) -> Rule:
-    """The rule of that name, with the learning rate at an address, if there is one."""
-    rule = _known.get(name)
+def _found(name: int, size: int, step: int, lr: Any, scalars: Any, count: int) -> tuple[str, Rule, dict[str, float]]:
+    """The rule whose name is at an address, with the learning rate and the scalars before the step, if they are given.
+
+    If there are none these are those of a run with this rule alone.
+    """
+    text = ctypes.string_at(name, size).decode()
+    rule = _known.get(text)
     if rule is None:
         raise LookupError("this program was compiled in another process: trace the function again")
-    return rule.replace(lr=lr[0]) if lr else rule
+    if lr:
+        rule = rule.replace(lr=lr[0])
+    if scalars:
+        return text, rule, dict(zip(rule.scalars, scalars[:count], strict=True))
+    return text, rule, _scalars_before(text, rule, step)
 
 
 def _array(address: int, dtype: np.dtype, *shape: int) -> np.ndarray:
@@ -88,24 +96,24 @@ def _report(error: BaseException, message: int, room: int) -> int:
     return 1
 
 
-def _fill(name, size, step, count, lr, dtype, coefficients, rows, message, room) -> int:
+def _fill(name, size, step, count, lr, given, givens, dtype, coefficients, rows, message, room) -> int:
     """Fills rows at an address. Returns zero, or writes what is wrong."""
     try:
-        name = ctypes.string_at(name, size).decode()
-        rule = _found(name, lr)
+        text, rule, scalars = _found(name, size, step, lr, given, givens)
         for index, array in enumerate(_array(rows, _DTYPES[dtype], count, coefficients)):
-            rule.fill(Row(array), step + index, 1.0, _scalars_before(name, rule, step + index))
+            scalars = _scalars_before(text, rule, step + index) if index else scalars
+            rule.fill(Row(array), step + index, 1.0, scalars)
         return 0
     except BaseException as error:
         return _report(error, message, room)
 
 
-def _adapt(name, size, step, lr, dtype, count, sizes, numbers, width, coefficients, rows, message, room) -> int:
+def _adapt(
+    name, size, step, lr, given, givens, dtype, count, sizes, numbers, width, coefficients, rows, message, room
+) -> int:
     """Fills at an address the row of a rule's sum, or from its numbers a row for each parameter. Else as _fill."""
     try:
-        name = ctypes.string_at(name, size).decode()
-        rule = _found(name, lr)
-        scalars = _scalars_before(name, rule, step)
+        _, rule, scalars = _found(name, size, step, lr, given, givens)
         array = _array(rows, _DTYPES[dtype], count, coefficients)
         if sizes:
             sums = _array(numbers, np.dtype(np.float64), count, width)
@@ -117,16 +125,26 @@ def _adapt(name, size, step, lr, dtype, count, sizes, numbers, width, coefficien
         return _report(error, message, room)
 
 
-_FILL: Any = ctypes.CFUNCTYPE(
-    ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(ctypes.c_double),
-    ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
-)  # fmt: skip
-_ADAPT: Any = ctypes.CFUNCTYPE(
-    ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(ctypes.c_double), ctypes.c_int32,
-    ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p,
-    ctypes.c_int64,
-)  # fmt: skip
+def _advance(name, size, step, lr, given, givens, after, message, room) -> int:
+    """Writes a rule's scalars after a step to an address. Else as _fill."""
+    try:
+        _, rule, scalars = _found(name, size, step, lr, given, givens)
+        _array(after, np.dtype(np.float64), givens)[:] = list(rule.advance(step, **scalars).values())
+        return 0
+    except BaseException as error:
+        return _report(error, message, room)
 
-#: :func:`_fill` and :func:`_adapt` for C, for as long as the process lives.
-fill: Any = _FILL(_fill)
-adapt: Any = _ADAPT(_adapt)
+
+_NUMBER, _DTYPE, _ADDRESS, _DOUBLES = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p, ctypes.POINTER(ctypes.c_double)
+_GIVEN = _DOUBLES, _DOUBLES, _NUMBER  # the learning rate, the scalars and how many there are
+_MESSAGE = _ADDRESS, _NUMBER
+
+#: These functions for C, for as long as the process lives.
+fill: Any = ctypes.CFUNCTYPE(
+    ctypes.c_int32, _ADDRESS, _NUMBER, _NUMBER, _NUMBER, *_GIVEN, _DTYPE, _NUMBER, _ADDRESS, *_MESSAGE
+)(_fill)
+adapt: Any = ctypes.CFUNCTYPE(
+    ctypes.c_int32, _ADDRESS, _NUMBER, _NUMBER, *_GIVEN, _DTYPE, _NUMBER, _ADDRESS, _ADDRESS, _NUMBER, _NUMBER,
+    _ADDRESS, *_MESSAGE,
+)(_adapt)  # fmt: skip
+advance: Any = ctypes.CFUNCTYPE(ctypes.c_int32, _ADDRESS, _NUMBER, _NUMBER, *_GIVEN, _ADDRESS, *_MESSAGE)(_advance)

@@ -13,10 +13,15 @@ from fastopt.rule import Rule
 
 
 class StepState(NamedTuple):
-    """What a step keeps: how many there were (an int32), and by its name each state, a pytree like the parameters."""
+    """What a step keeps: how many there were (an int32), and by its name each state, a pytree like the parameters.
+
+    Where a schedule is traced and the rule keeps numbers between steps, these are ``scalars``: each a float64, as two
+    uint32. Elsewhere they follow from the step.
+    """
 
     step: jax.Array
     states: dict[str, Any]
+    scalars: Any = ()
 
 
 def step(rule: Rule, *, threads: int | None = None) -> "Step":
@@ -27,7 +32,8 @@ def step(rule: Rule, *, threads: int | None = None) -> "Step":
     :class:`fastopt.Optimizer` with ``rounding="nearest"``: of 16-bit parameters states are float32.
 
     Where ``rule.lr`` is a number or one of :mod:`fastopt.schedules`, coefficients are those that the rule computes in
-    float64. Any other schedule is traced: it is called with the step (an int32, counted from 1) as part of the program.
+    float64. Any other schedule is traced: it is called with the step (an int32, counted from 1) as part of the program;
+    numbers that the rule keeps between steps are then a part of the state.
 
     TypeError if the C backend has no kernel for the rule, if it has a stage, or if its running numbers follow from sums
     over all parameters. BackendError without the C backend.
@@ -52,11 +58,7 @@ class Step:
         self.rule, self.threads = rule, threads
         self._source = rows.source(rule)
         self._size = len((rule.replace(lr=0.0) if self._source.traced else rule).coefficients(1))
-        if self._source.traced and rule.scalars:
-            raise TypeError(
-                f"{type(rule).__name__}: lr must be a number or one of fastopt.schedules, not a function to trace: "
-                f"the rule keeps {', '.join(rule.scalars)} between steps"
-            )
+        self._runs = self._source.traced and bool(rule.scalars)
 
     def init(self, params: Any) -> StepState:
         """The state before the first step of parameters, whose shapes it has."""
@@ -67,7 +69,9 @@ class Step:
             name: tree.unflatten([jnp.full(jnp.shape(leaf), float(first), ffi.computes(leaf)) for leaf in leaves])
             for name, first in self.rule.states.items()
         }
-        return StepState(jnp.zeros((), jnp.int32), states)
+        return StepState(
+            jnp.zeros((), jnp.int32), states, jnp.array(ffi.first_scalars(self.rule)) if self._runs else ()
+        )
 
     def __call__(self, params: Any, grads: Any, state: StepState) -> tuple[Any, StepState]:
         """The parameters and the state after a step. TypeError or ValueError, which name what does not fit."""
@@ -77,27 +81,32 @@ class Step:
         if not isinstance(state, StepState) or set(state.states) != set(self.rule.states):
             expected = ", ".join(self.rule.states) or "none"
             raise TypeError(f"state must be a StepState with the states {expected}, not {quoted(state)}")
+        if self._runs and getattr(state.scalars, "shape", None) != (len(self.rule.scalars), 2):
+            raise TypeError(
+                f"state must be a StepState with the scalars {', '.join(self.rule.scalars)}, not {quoted(state)}"
+            )
         for name in self.rule.states:
             kept.append(ffi.leaves_like(f"state.states[{name!r}]", state.states[name], "params", leaves, tree))
         number = ffi.following(state.step)
-        lr = self._rate(number)
+        given = self._given(number, state)
 
         def row(dtype: np.dtype) -> jax.Array:
-            return ffi.row(self._source, number, lr, self._size, dtype)
+            return ffi.row(self._source, number, given, self._size, dtype)
 
         spans = list(zip(leaves, gradients, *kept, strict=True))
         if self.rule.sums is None:
             found = ffi.update(self.rule.kernel, row, spans, threads=self.threads)
         else:
-            found = ffi.adapted_update(self.rule, self._source, number, lr, spans, self.threads)
+            found = ffi.adapted_update(self.rule, self._source, number, given, spans, self.threads)
         new, *states = (tree.unflatten([each[index] for each in found]) for index in range(1 + len(kept)))
-        return new, StepState(number, dict(zip(self.rule.states, states, strict=True)))
+        scalars = ffi.advance(self._source, number, given) if self._runs else ()
+        return new, StepState(number, dict(zip(self.rule.states, states, strict=True)), scalars)
 
-    def _rate(self, number: jax.Array) -> Any:
-        """The learning rate of a step where it is traced: a float32, or float64 where JAX has that; or else None."""
+    def _given(self, number: jax.Array, state: StepState) -> list[jax.Array]:
+        """What of a step is traced: the learning rate, a float32, or float64 where JAX has that, and the scalars."""
         if not self._source.traced:
-            return None
+            return []
         lr = jnp.asarray(self.rule.lr(number))  # type: ignore[operator, arg-type]
         if lr.shape != () or not jnp.issubdtype(lr.dtype, jnp.number):
             raise TypeError(f"{type(self.rule).__name__}: lr must give a number, not {quoted(lr)}")
-        return lr.astype(jnp.result_type(float))
+        return [lr.astype(jnp.result_type(float)), *([state.scalars] if self._runs else [])]

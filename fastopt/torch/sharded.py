@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Size, Tensor
 
 from fastopt.torch import memory
 
@@ -32,5 +31,5 @@ def blocks_like(tensor: Any, local: Tensor, every: int) -> Tensor:
 
     if not memory.is_distributed(tensor):
         return local
-    shape = torch.Size([-(-tensor.numel() // every)])
+    shape = Size([-(-tensor.numel() // every)])
     return DTensor.from_local(local, tensor.device_mesh, tensor.placements, run_check=False, shape=shape, stride=(1,))

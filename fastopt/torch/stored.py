@@ -203,8 +203,8 @@ def _in_bytes(p: Tensor, entry: Mapping[str, Any], name: str, first: float) -> N
     codes, scales = parts
     _check_shape(p, name, codes)
     wanted = storage.lengths(p.numel())[1:]
-    known = isinstance(scales, Tensor) and memory.is_distributed(scales) == memory.is_distributed(p)
-    if not known or tuple(scales.shape) != wanted:
+    alike = memory.is_distributed(scales) == memory.is_distributed(p)
+    if not (isinstance(scales, Tensor) and alike) or tuple(scales.shape) != wanted:
         raise ValueError(f"has a state {name!r} in 8 bits without {wanted[0]} {names(name, storage)[1]}")
     if not memory.is_dense(codes):
         codes = codes.contiguous()

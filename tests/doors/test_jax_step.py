@@ -170,7 +170,7 @@ def test_scan_and_vmap():
 def test_rules_that_keep_numbers(rule):
     table = rule.table(60, np.float32)
     source = rows.source(rule)
-    row = jax.jit(lambda number: ffi.row(source, number, None, table.shape[1], np.dtype("float32")))
+    row = jax.jit(lambda number: ffi.row(source, number, (), table.shape[1], np.dtype("float32")))
     for number in [*range(1, 20), 3, 60, 4, 5, 6]:
         assert np.asarray(row(jnp.int32(number))).tobytes() == table[number - 1].tobytes(), number
 
@@ -184,7 +184,7 @@ def test_schedules_of_our_own_in_a_long_run_that_jumps(lr):
     fj.step(rule)
     table = rule.table(700, np.float32)
     source = rows.source(rule)
-    row = jax.jit(lambda number: ffi.row(source, number, None, table.shape[1], np.dtype("float32")))
+    row = jax.jit(lambda number: ffi.row(source, number, (), table.shape[1], np.dtype("float32")))
     for number in [*range(1, 530), 3, 4, 699, 5, *range(600, 660)]:
         assert np.asarray(row(jnp.int32(number))).tobytes() == table[number - 1].tobytes(), number
 
@@ -202,7 +202,12 @@ def test_a_plateau_that_has_learnt():
     assert params["w"].tolist() == pytest.approx([-0.55] * 3)
 
 
-@pytest.mark.parametrize("kind", [fastopt.AdamW, fastopt.LAMB])
+SCALARS = [kind for kind in fastopt.RULES.values() if kind().scalars and kind().stage is None and not kind().totals]
+
+
+@pytest.mark.parametrize(
+    "kind", [fastopt.AdamW, fastopt.LAMB, lambda lr: fastopt.NAdam(lr=lr, cautious=True), *SCALARS]
+)
 def test_other_schedules_are_traced(kind):
     calls = []
 
@@ -256,14 +261,15 @@ def test_errors_when_traced():
         fj.step("adam")
     with pytest.raises(ValueError, match="threads must be"):
         fj.step(fastopt.Adam(), threads=0)
-    with pytest.raises(TypeError, match="NAdam: lr must be a number or one of fastopt.schedules"):
-        fj.step(fastopt.NAdam(lr=lambda step: 0.1))
     with pytest.raises(
         TypeError, match="rule must be one whose running numbers follow from its steps alone, not Prodigy"
     ):
         fj.step(fastopt.Prodigy())
     with pytest.raises(TypeError, match="rule must be one without a stage, which is NumPy's work, not Muon"):
         fj.step(fastopt.Muon())
+    traced = fj.step(fastopt.NAdam(lr=lambda step: 0.1))
+    with pytest.raises(TypeError, match="state must be a StepState with the scalars mu_product, not StepState"):
+        traced(params, params, fj.step(fastopt.NAdam()).init(params))
     with pytest.raises(TypeError, match="lr must give a number"):
         fj.step(fastopt.Adam(lr=lambda step: jnp.ones(2)))(params, params, state)
 
