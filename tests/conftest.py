@@ -11,6 +11,7 @@ import fastopt
 # Before numba and libgomp are loaded: so that four threads can be tested on two processors. BLAS keeps its own number.
 os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "4"
 os.environ.setdefault("OPENBLAS_NUM_THREADS", str(os.cpu_count()))
+os.environ["OMP_WAIT_POLICY"] = "passive"  # threads that wait, of four on two processors, leave them to those that work
 os.environ["PYTHONSAFEPATH"] = "1"  # child processes import the installed package, not the folder that they start in
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 for _name in ("FASTOPT_BACKEND", "FASTOPT_NUM_THREADS", "FASTOPT_ISA"):

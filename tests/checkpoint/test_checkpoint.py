@@ -255,7 +255,7 @@ def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path):
     moments, versions, left = random.Random(0), [], []
     environment = os.environ | {"PYTHONPATH": TEST_PATH}
     command = [sys.executable, "-c", textwrap.dedent(SAVER), str(path), BACKENDS[-1]]
-    for kill in range(1, 13):
+    for kill in range(1, 61):  # twelve are enough, unless the machine is busy
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
             assert process.stdout.read(5) == b"ready"
             time.sleep(moments.uniform(0.0, 0.02 * kill))
@@ -264,8 +264,11 @@ def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path):
         if path.exists():
             versions.append(version := optimizer.load(path))
             assert (optimizer.flat == version).all() and (optimizer.state["exp_avg"].flat == -version).all()
-    assert len(versions) > 6 and max(versions) > 1
-    assert max(left) == 1, f"{left}: no process was killed while it wrote, or what one had left has stayed"
+        assert left[-1] <= 1, "what a killed process had left has stayed"
+        if kill > 11 and len(versions) > 6 and max(versions) > 1 and any(left):
+            break
+    else:
+        raise AssertionError(f"saved: {versions}, left beside them: {left}")
     optimizer.save(path)
     assert os.listdir(tmp_path) == [path.name]
 
