@@ -13,14 +13,21 @@ def cases() -> dict[str, Rule]:
     Not those that have a stage: what they take is not what their kernel takes.
     """
     kinds = [kind for kind in fastopt.RULES.values() if kind.stage is None]
-    rules: list[Rule] = [kind() for kind in kinds]
+    rules: list[Rule] = [steady(kind()) for kind in kinds]
     kernels = {rule.kernel for rule in rules}
     for kind in kinds:
         for rule in kind.forms():
             if rule.kernel not in kernels:
                 kernels.add(rule.kernel)
-                rules.append(rule)
+                rules.append(steady(rule))
     return {label(rule): rule for rule in rules}
+
+
+def steady(rule: Rule) -> Rule:
+    """The rule with a step size that stays: as the gradient is the same in every step, one that is found would grow."""
+    if rule.totals and getattr(rule, "growth_rate", 1.0) is None:
+        return rule.replace(growth_rate=1.0)
+    return rule
 
 
 def by_kernel() -> dict[str, Rule]:

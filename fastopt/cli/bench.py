@@ -57,7 +57,7 @@ class RuleSpec(Kind):
         if value.lower() == "all":
             return tuple(cases.cases().values())
         try:
-            return (specs.rule(value, "rule"),)
+            return (cases.steady(specs.rule(value, "rule")),)
         except InputError as error:
             self.fail(error.message, param, ctx)
 
