@@ -4,7 +4,8 @@ declarations, and hard data."""
 import inspect
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -243,6 +244,24 @@ def cases(rules: Mapping[str, type[Rule]] = ELEMENTWISE) -> list[Rule]:
                 found[form.replace(weight_decay=0.05, maximize=True)] = None
         found[rule(lr=schedules.Cosine(lr=other(rule.fields["lr"]), steps=100, warmup=10))] = None
     return list(found)
+
+
+def by_kind(rules: Iterable[Rule]) -> dict[str, list[Rule]]:
+    """Rules by the names of their classes: one test for what takes less time than a test."""
+    found: dict[str, list[Rule]] = {}
+    for rule in rules:
+        found.setdefault(type(rule).__name__, []).append(rule)
+    return found
+
+
+@contextmanager
+def about(rule: Rule) -> Iterator[None]:
+    """Has what is raised say of which rule it is."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"of {short(rule)}")
+        raise
 
 
 def short(rule: Rule) -> str:

@@ -1,8 +1,11 @@
 """What the tests share: four threads on any machine, an environment without fastopt's variables, and the backends."""
 
+import atexit
 import importlib.util
 import os
+import shutil
 import signal
+import tempfile
 
 import pytest
 
@@ -13,6 +16,9 @@ os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "4"
 os.environ.setdefault("OPENBLAS_NUM_THREADS", str(os.cpu_count()))
 os.environ["OMP_WAIT_POLICY"] = "passive"  # threads that wait, of four on two processors, leave them to those that work
 os.environ["PYTHONSAFEPATH"] = "1"  # child processes import the installed package, not the folder that they start in
+if "TESTS_SHARED_FOLDER" not in os.environ:  # what one worker of a run has compiled, others need not
+    os.environ["TESTS_SHARED_FOLDER"] = _shared = tempfile.mkdtemp(prefix="fastopt-tests-")
+    atexit.register(shutil.rmtree, _shared, ignore_errors=True)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 for _name in ("FASTOPT_BACKEND", "FASTOPT_NUM_THREADS", "FASTOPT_ISA"):
     os.environ.pop(_name, None)

@@ -1,10 +1,11 @@
 """What the behavioural tests share: optimizers over odd layouts, all that a step may change as bytes, new processes."""
 
+import fcntl
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,17 @@ def snapshot(optimizer: fastopt.Optimizer) -> dict[str, Any]:
         "counts": list(optimizer.counts),
         "groups": groups,
     }
+
+
+def once_for_all_workers(name: str, make: Callable[[Path], None]) -> Path:
+    """A file or folder that ``make`` has made in this run of the tests: the workers of a run share it."""
+    made = Path(os.environ["TESTS_SHARED_FOLDER"], name)
+    with open(made.with_name(f"{name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            make(made.with_name(f"{name}.part"))
+            made.with_name(f"{name}.part").rename(made)
+    return made
 
 
 def python(code: str, *arguments: str, timeout: float = 120, **environment: str) -> str:

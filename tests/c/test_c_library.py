@@ -1,7 +1,6 @@
 """The C library without Python: compiled as its README says, run, compared with Python, and under sanitizers."""
 
 import ctypes
-import fcntl
 import os
 import platform
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from harness import python
+from harness import once_for_all_workers, python
 
 import fastopt
 from fastopt import capi
@@ -50,19 +49,15 @@ def shell(*command, **options):
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    """A folder in which the command of csrc/README.md has compiled the library, once for all workers of a run."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "library"
-    with open(folder.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "done").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(CSRC, folder, ignore=shutil.ignore_patterns("__pycache__"))
-            command = re.search(r"^cc .*-shared.*$", (CSRC / "README.md").read_text(), flags=re.MULTILINE)[0]
-            shell("sh", "-c", command, cwd=folder)
-            (folder / "done").touch()
-    return folder
+def library():
+    """A folder in which the command of csrc/README.md has compiled the library, with few of its kernels and sums."""
+
+    def compile_in(folder: Path) -> None:
+        shutil.copytree(CSRC, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        command = re.search(r"^cc .*-shared.*$", (CSRC / "README.md").read_text(), flags=re.MULTILINE)[0]
+        shell("sh", "-c", f"{command} {shlex.join(FEW)}", cwd=folder)
+
+    return once_for_all_workers("library", compile_in)
 
 
 NUMBER = r"-?0x[0-9a-f.]+p[+-]\d+"

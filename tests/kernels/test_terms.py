@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import ELEMENTWISE, cases, every_form, every_kernel, short, within
+from cases import ELEMENTWISE, about, by_kind, cases, every_form, every_kernel, within
 from conftest import BACKENDS
 from test_bits import SERIAL, assert_same, coefficients, data, using
 
@@ -154,8 +154,14 @@ def undecayed() -> list[Rule]:
     return found
 
 
-@pytest.mark.parametrize("rule", undecayed(), ids=short)
-def test_an_infinite_parameter_stays_infinite(rule, dtype):
+@pytest.mark.parametrize("rules", by_kind(undecayed()).values(), ids=by_kind(undecayed()))
+def test_infinite_parameters_stay_infinite(rules, dtype):
+    for rule in rules:
+        with about(rule):
+            infinite_parameters_stay(rule, dtype)
+
+
+def infinite_parameters_stay(rule: Rule, dtype: str) -> None:
     p = np.array([-np.inf, 0.5, np.inf] * 7, dtype)
     optimizer = fastopt.Optimizer(p, rule, backend=BACKEND, ema_decay=0.9, accumulate=2)
     for _ in range(30):
@@ -180,9 +186,15 @@ def test_an_average_without_memory_is_the_parameters(backend, dtype):
     assert optimizer.ema.flat.tolist() == [2, 0]
 
 
-@pytest.mark.parametrize("rule", cases(), ids=short)
-def test_finite_gradients_make_no_nan(rule, dtype):
+@pytest.mark.parametrize("rules", by_kind(cases()).values(), ids=by_kind(cases()))
+def test_finite_gradients_make_no_nan(rules, dtype):
     """Though their squares overflow: with an infinite second moment the update is zero."""
+    for rule in rules:
+        with about(rule):
+            no_nan_comes_out(rule, dtype)
+
+
+def no_nan_comes_out(rule: Rule, dtype: str) -> None:
     huge = np.repeat(float(np.finfo(dtype).max) ** np.array([0.55, 0.8]), 40)
     p = np.ones(huge.size, dtype)
     optimizer = fastopt.Optimizer(p, rule, backend=BACKEND)
@@ -216,13 +228,14 @@ def test_the_first_steps_of_radam_do_not_look_at_the_second_moment(backend):
     assert p == pytest.approx(np.full(3, -1e17), rel=1e-6)
 
 
-@pytest.mark.parametrize("rule", undecayed(), ids=short)
-def test_references_leave_terms_out_as_kernels_do(rule):
-    states = rule.remembered((2,))
-    p = np.array([-np.inf, np.inf])
-    for step in range(1, 20):
-        p, states = rule.reference(step, p, np.zeros(2), **states)
-    assert p.tolist() == [-np.inf, np.inf]
+@pytest.mark.parametrize("rules", by_kind(undecayed()).values(), ids=by_kind(undecayed()))
+def test_references_leave_terms_out_as_kernels_do(rules):
+    for rule in rules:
+        states = rule.remembered((2,))
+        p = np.array([-np.inf, np.inf])
+        for step in range(1, 20):
+            p, states = rule.reference(step, p, np.zeros(2), **states)
+        assert p.tolist() == [-np.inf, np.inf], rule
 
 
 def test_terms_and_factors_are_found():

@@ -65,9 +65,17 @@ def program(kernel: str, buffers: list[np.ndarray], k: np.ndarray, form: str):
         return engine.backend().bind(works, 2 if form == "on fewer threads" else 4), (other, own)
 
 
-@pytest.mark.parametrize("form", ["alone", "after another", "after an own one", "on threads", "on fewer threads"])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kernel", ["sgd", "lion", "adam", "asgd", "rmsprop_centered_momentum"])
+FORMS = ["alone", "after another", "after an own one", "on threads", "on fewer threads"]
+SEVERAL = ["sgd", "lion", "adam", "asgd", "rmsprop_centered_momentum"]
+#: Each kernel in each form, and in both dtypes.
+PROGRAMS = [
+    (kernel, DTYPES[(place + number) % 2], form)
+    for place, kernel in enumerate(SEVERAL)
+    for number, form in enumerate(FORMS)
+]
+
+
+@pytest.mark.parametrize(("kernel", "dtype", "form"), PROGRAMS)
 def test_a_row_that_a_program_is_not_for_is_refused_before_anything_is_written(kernel, dtype, form):
     rule = RULES[kernel]
     buffers = data(np.random.default_rng(1), rule, 300, dtype)

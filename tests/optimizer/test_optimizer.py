@@ -555,8 +555,13 @@ def test_a_step_makes_no_temporaries(form, backend, dtype):
 # NumPy's errors
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e30])
-@pytest.mark.parametrize("rule", [form for rule in ELEMENTWISE.values() for form in rule.forms()], ids=short)
+SCALES = [0.0, 1e-30, 1.0, 1e30]
+FORMS = [form for rule in ELEMENTWISE.values() for form in rule.forms()]
+#: Two scales for each form: neighbours among rules are of one family.
+SCALED = [(form, SCALES[(place + shift) % 4]) for place, form in enumerate(FORMS) for shift in (0, 1)]
+
+
+@pytest.mark.parametrize(("rule", "scale"), SCALED, ids=[f"{short(form)}-{scale}" for form, scale in SCALED])
 def test_what_numpy_does_about_floating_point_errors_does_not_matter(rule, scale):
     """2,000 steps with every option at once; what over- and underflows is a coefficient, a norm or a schedule."""
     gradient = np.array([0.0, 1.0, -0.5], np.float32) * np.float32(scale)

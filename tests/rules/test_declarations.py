@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import ELEMENTWISE, STAGED, by_kernel, cases, every_form, other, outside, short, within
+from cases import ELEMENTWISE, STAGED, about, by_kernel, by_kind, cases, every_form, other, outside, short, within
 
 import fastopt
 from fastopt import schedules
@@ -23,6 +23,7 @@ C_KERNELS = Path(__file__).parents[2] / "csrc" / "kernels"
 
 #: Those with a stage have a kernel, too.
 EVERY_CASE = cases() + cases(STAGED)
+every_case = pytest.mark.parametrize("rules", by_kind(EVERY_CASE).values(), ids=by_kind(EVERY_CASE))
 
 CHOSEN = sorted({form.kernel for rule in ELEMENTWISE.values() for form in every_form(rule)})
 
@@ -95,18 +96,25 @@ def numba_names(kernel: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(arguments[2:-1]), names
 
 
-@pytest.mark.parametrize("rule", EVERY_CASE, ids=short)
-def test_kernels_take_the_states_and_coefficients_of_the_rule(rule, backends):
-    expected = tuple(rule.kernel_states), tuple(rule.coefficients(1))
-    assert numba_names(rule.kernel) == expected
-    if "c" in backends:
-        from fastopt.backend import c
+@every_case
+def test_kernels_take_the_states_and_coefficients_of_the_rule(rules, backends):
+    for rule in rules:
+        expected = tuple(rule.kernel_states), tuple(rule.coefficients(1))
+        assert numba_names(rule.kernel) == expected, rule
+        if "c" in backends:
+            from fastopt.backend import c
 
-        assert c.kernels()[rule.kernel] == expected
+            assert c.kernels()[rule.kernel] == expected, rule
 
 
-@pytest.mark.parametrize("rule", EVERY_CASE, ids=short)
-def test_coefficients(rule):
+@every_case
+def test_coefficients(rules):
+    for rule in rules:
+        with about(rule):
+            check_coefficients(rule)
+
+
+def check_coefficients(rule: fastopt.Rule) -> None:
     names = list(rule.coefficients(1))
     assert names[:3] == ["grad_scale", "l2", "shrink"]
     for step in (1, 2, 3, 1000, 10**6):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from cases import ELEMENTWISE, cases, short
+from cases import ELEMENTWISE, about, by_kind, cases, short
 from conftest import BACKENDS
 
 import fastopt
@@ -83,8 +83,14 @@ def test_every_form_of_a_rule_stays_within_its_ulp(name, dtype):
         assert worst["params"][0] > bound / 4, f"{name}: ulp = {bound} is idle, the worst was {worst['params']}"
 
 
-@pytest.mark.parametrize("rule", cases(), ids=short)
-def test_a_reference_keeps_the_states_that_the_rule_declares(rule):
+@pytest.mark.parametrize("rules", by_kind(cases()).values(), ids=by_kind(cases()))
+def test_a_reference_keeps_the_states_that_the_rule_declares(rules):
+    for rule in rules:
+        with about(rule):
+            a_reference_keeps_the_states(rule)
+
+
+def a_reference_keeps_the_states(rule: Rule) -> None:
     states = rule.remembered((3,))
     before = {name: value.copy() for name, value in states.items()}
     p, g = np.array([0.5, -2.0, 0.0]), np.array([1.0, 0.25, -3.0])

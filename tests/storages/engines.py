@@ -6,12 +6,12 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from harness import once_for_all_workers
 
 import fastopt
 from fastopt.storages import NUMBERS, STORAGES, noise
@@ -138,13 +138,12 @@ def compiler(*arguments: str) -> list[str]:
 @cache
 def library() -> ctypes.CDLL:
     """The codecs, compiled once."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder, "codecs.so"))
-        command = compiler(
-            "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-fvisibility=hidden", "-shared", "-o", path
-        )
-        subprocess.run(command, check=True)
-        loaded = ctypes.CDLL(path)
+
+    def compile_to(path: Path) -> None:
+        flags = "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-fvisibility=hidden", "-shared"
+        subprocess.run(compiler(*flags, "-o", str(path)), check=True)
+
+    loaded = ctypes.CDLL(str(once_for_all_workers("codecs.so", compile_to)))
     text, number, array = ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p
     place = (array, ctypes.c_int64)
     loaded.decode.argtypes = (text, number, number, *place, number, array)

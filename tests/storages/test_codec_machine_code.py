@@ -8,9 +8,11 @@ import platform
 import re
 import subprocess
 from functools import cache
+from pathlib import Path
 
 import pytest
 from engines import FORMATS, ROUNDED, compiler
+from harness import once_for_all_workers
 from test_machine_code import DIALECT, ISAS, loops, numba_widths, parse
 
 from fastopt.storages import STORAGES
@@ -47,8 +49,10 @@ def vectorized(functions: dict, widths: tuple[str, ...]) -> int:
 
 @cache
 def c_code(*flags: str) -> dict:
-    command = compiler(*flags, "-S", "-o", "-")
-    return parse(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    def compile_to(path: Path) -> None:
+        subprocess.run(compiler(*flags, "-S", "-o", str(path)), check=True)
+
+    return parse(once_for_all_workers("-".join(["codecs", *flags]), compile_to).read_text())
 
 
 @pytest.mark.parametrize("isa", ISAS[platform.machine()])
