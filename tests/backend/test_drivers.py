@@ -23,6 +23,8 @@ from fastopt.backend.program import OtherTerms
 from fastopt.backend.versions import watched
 from fastopt.kernels import KERNELS
 
+pytestmark = pytest.mark.compiled
+
 RULES = by_kernel()
 FEW = ("sgd", "adam", "rmsprop_centered")
 SIZES = [1, 0, *(size + more for size in (LINE // 4, TILE, 2 * TILE, BLOCK) for more in (-1, 0, 1)), 3 * TILE + 17]

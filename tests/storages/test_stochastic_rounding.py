@@ -6,6 +6,8 @@ from engines import DEFINITION, ENGINES, ROUNDED, SHIFTS
 
 from fastopt.storages import STORAGES, noise
 
+pytestmark = pytest.mark.compiled
+
 SEEDS = 4096
 
 

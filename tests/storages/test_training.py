@@ -6,6 +6,8 @@ import pytest
 import fastopt
 from fastopt.train import Run, Settings, load_data
 
+pytestmark = pytest.mark.compiled
+
 SEEDS = range(10)
 EPOCHS = 15
 STORED = {
