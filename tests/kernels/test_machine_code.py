@@ -122,15 +122,25 @@ def parse(assembly: str) -> dict[str, tuple[list[Instruction], dict[str, int]]]:
 
 
 def loops(dialect: Dialect, code: list[Instruction], labels: dict[str, int]) -> list[list[Instruction]]:
-    """The innermost loops: from the target of each jump back to the jump."""
-    spans = []
-    for end, instruction in enumerate(code):
-        if re.fullmatch(dialect.jumps, instruction.name):
-            target = re.sub(r" <.*>$", "", instruction.operands).split(", ")[-1]
-            if labels.get(target, len(code)) <= end:
-                spans.append((labels[target], end))
-    inner = [s for s in spans if not any(t != s and s[0] <= t[0] and t[1] <= s[1] for t in spans)]
-    return [code[start : end + 1] for start, end in inner]
+    """The innermost loops: from the target of each jump back to the jump, and what they jump to that jumps back."""
+
+    def target(index: int) -> int:
+        """Where an instruction jumps to."""
+        return labels.get(re.sub(r" <.*>$", "", code[index].operands).split(", ")[-1], len(code))
+
+    jumps = [index for index, instruction in enumerate(code) if re.fullmatch(dialect.jumps, instruction.name)]
+    spans = [(target(end), end) for end in jumps if target(end) <= end]
+    found = []
+    for start, stop in spans:
+        if any(other != (start, stop) and start <= other[0] and other[1] <= stop for other in spans):
+            continue
+        loop = code[start : stop + 1]
+        for begin in {target(index) for index in jumps if start <= index <= stop < target(index) < len(code)}:
+            end = next((index for index in jumps if index >= begin and code[index].name in ("jmp", "b")), begin)
+            if start <= target(end) <= stop:
+                loop += code[begin : end + 1]
+        found.append(loop)
+    return found
 
 
 def arithmetic(dialect: Dialect, loop: list[Instruction], dtype: str, width: str) -> Counter:
