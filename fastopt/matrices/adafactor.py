@@ -41,7 +41,8 @@ def adafactor(
 
 
 def _mean(array: np.ndarray, axis: int) -> np.ndarray:
-    return np.mean(array, axis=axis, keepdims=True)
+    """As np.mean, which takes three times as long for small matrices."""
+    return np.add.reduce(array, axis=axis, keepdims=True) / array.dtype.type(array.shape[axis])
 
 
 def _rms(array: np.ndarray) -> float:

@@ -35,6 +35,14 @@ class Staged:
         self._keys = {name: np.zeros(1, np.uint64) for name in self._states}
         #: Of a sparse gradient that has rows: where they are in the parameter, their direction, and such works.
         self._few: tuple[Spans, np.ndarray, list[Work]] | None = None
+        numbers = {"params": self._p, **self._states}
+        streams = {name: each.stream(self._dtype) for name, each in numbers.items()}
+        #: What lies in memory in that dtype, in the shape of its tensor, which a plan keeps where it is.
+        self._in_place = {
+            name: _in_order(stream, numbers[name].tensors[0])
+            for name, stream in streams.items()
+            if isinstance(stream, np.ndarray)
+        }
         copy = np.array([0.0, 1.0], self._dtype)
         #: Their gradients are the states after the step.
         self.writes = [
@@ -48,8 +56,8 @@ class Staged:
         if scale != 1.0:
             g = g * self._dtype.type(scale)
         self._refresh(step)
-        states = {name: self._read(each) for name, each in self._states.items()}
-        direction, after = staged(self._stage, rule, step, self._read(self._p), g, states)
+        p, *states = (self._kept(name, each) for name, each in (("params", self._p), *self._states.items()))
+        direction, after = staged(self._stage, rule, step, p, g, dict(zip(self._states, states, strict=True)))
         _in_order(self.direction, self._p.tensors[0])[...] = direction
         for name, array in self._after.items():
             _in_order(array, self._states[name].tensors[0])[...] = after[name]
@@ -94,6 +102,10 @@ class Staged:
     def _refresh(self, step: int) -> None:
         for pair, keys in enumerate(self._keys.values(), 1):
             keys[0] = noise.key(self._seed, step, pair)
+
+    def _kept(self, name: str, numbers: Numbers) -> np.ndarray:
+        found = self._in_place.get(name)
+        return self._read(numbers) if found is None else found
 
     def _read(self, numbers: Numbers) -> np.ndarray:
         """Numbers in the dtype in which kernels compute: their memory, or a copy where they are stored otherwise."""
@@ -151,5 +163,7 @@ class Stages:
 
 def _in_order(array: np.ndarray, tensor: Tensor) -> np.ndarray:
     """A view of a 1-D array in the shape of a dense tensor whose elements lie in that order."""
+    if tensor.is_contiguous():
+        return array.reshape(tensor.shape)
     strides = [stride * array.itemsize for stride in tensor.stride()]
     return as_strided(array, tuple(tensor.shape), strides)
