@@ -393,15 +393,26 @@ static void run_on_xla(void *pool, parallel_task *task, void *context, int threa
     release(job);
 }
 
+/* Whether a handler has nothing to do: XLA asks something else of it, or, with an error, calls in an unknown way. */
+static int is_answered(struct frame *frame, void **answer)
+{
+    *answer = NULL;
+    if (is_question(frame) || frame->stage != STAGE_EXECUTE)
+        return 1;
+    if (is_known(frame))
+        return 0;
+    *answer = error(frame, "fastopt: this version of XLA calls in a way that is not known");
+    return 1;
+}
+
 /* A step: operands k, then p, g and the states of each parameter; results p and the states of each. Attributes: kernel,
  * by name; threads; isa, or -1 for the best one; reads, whether the kernel is to read p or only to write it; required, if
  * there is one operand more that must be zero: a sentence that says so. */
 EXPORT void *fastopt_xla_step(struct frame *frame)
 {
-    if (is_question(frame) || frame->stage != STAGE_EXECUTE)
-        return NULL;
-    if (!is_known(frame))
-        return error(frame, "fastopt: this version of XLA calls in a way that is not known");
+    void *answer;
+    if (is_answered(frame, &answer))
+        return answer;
     const struct text *required = attribute(frame, "required", ATTR_STRING);
     struct update update;
     char message[MESSAGE];
@@ -539,14 +550,13 @@ static int32_t windowed_row(const struct text *rule, int64_t step, int32_t dtype
     return 0;
 }
 
-/* A row of coefficients: operands step, an int32, and what the program gives; result k. Attributes: rule, by which its host knows it;
- * window, whether its rows follow from the step alone. */
+/* A row of coefficients: operands step, an int32, and what the program gives; result k. Attributes: rule, by which its host
+ * knows it; window, whether its rows follow from the step alone. */
 EXPORT void *fastopt_xla_row(struct frame *frame)
 {
-    if (is_question(frame) || frame->stage != STAGE_EXECUTE)
-        return NULL;
-    if (!is_known(frame))
-        return error(frame, "fastopt: this version of XLA calls in a way that is not known");
+    void *answer;
+    if (is_answered(frame, &answer))
+        return answer;
     const struct text *rule = attribute(frame, "rule", ATTR_STRING);
     const int64_t operands = frame->operands.count;
     struct given given;
@@ -577,10 +587,9 @@ EXPORT void *fastopt_xla_row(struct frame *frame)
  * Attribute: rule. */
 EXPORT void *fastopt_xla_advance(struct frame *frame)
 {
-    if (is_question(frame) || frame->stage != STAGE_EXECUTE)
-        return NULL;
-    if (!is_known(frame))
-        return error(frame, "fastopt: this version of XLA calls in a way that is not known");
+    void *answer;
+    if (is_answered(frame, &answer))
+        return answer;
     const struct text *rule = attribute(frame, "rule", ATTR_STRING);
     struct given given;
     if (!rule || !advance || frame->operands.count != 3 || frame->results.count != 1 ||
@@ -664,10 +673,9 @@ static int32_t adapt_call(struct frame *frame, const struct update *update, cons
  * and sum, by name; isa; given, how many operands the program gives. The sums of each parameter are taken, its host makes a row for each from them, and then kernels run. */
 EXPORT void *fastopt_xla_adapted_step(struct frame *frame)
 {
-    if (is_question(frame) || frame->stage != STAGE_EXECUTE)
-        return NULL;
-    if (!is_known(frame))
-        return error(frame, "fastopt: this version of XLA calls in a way that is not known");
+    void *answer;
+    if (is_answered(frame, &answer))
+        return answer;
     const struct text *rule = attribute(frame, "rule", ATTR_STRING);
     char name[64], message[MESSAGE] = "";
     if (!rule || !adapt || !copy_name(attribute(frame, "sum", ATTR_STRING), name, sizeof name) ||
