@@ -49,8 +49,6 @@ class _Parameter(NamedTuple):
     direction: np.ndarray
     states: dict[str, _Kept]
     after: dict[str, np.ndarray]
-    #: The keys of stochastic rounding of each state: they are streams by themselves.
-    keys: dict[str, np.ndarray]
     #: The rows of the gradient, if it has some only; all arrays have these alone.
     rows: Merged | None = None
 
@@ -73,6 +71,8 @@ class StagedPlan(StepPlan):
         self._scales = {group.pattern: np.array([0.0, 1.0], computes) for group in self.groups}
         self._rows = {group.pattern: group.k.copy() for group in self.groups}
         self._copy = np.array([0.0, 1.0], computes)
+        #: The keys of stochastic rounding of states, from number 1 on: they are streams by themselves.
+        self._state_keys = np.zeros(1 + max(len(group.rule.states) for group in self.groups), np.uint64)
         self._parameters = [each for group in self.groups if group.rule.stage is not None for each in self._of(group)]
 
     def _of(self, group: Group) -> Iterator[_Parameter]:
@@ -88,8 +88,7 @@ class StagedPlan(StepPlan):
             for kind, buffer in buffers.items()
         }
         after = {kind: np.empty_like(kept.array) for kind, kept in states.items()}
-        keys = {kind: np.zeros(1, np.uint64) for kind in states}
-        return _Parameter(group, name, p, np.empty(p.array.shape, state.dtype), states, after, keys, rows)
+        return _Parameter(group, name, p, np.empty(p.array.shape, state.dtype), states, after, rows)
 
     def _kept(self, stream: np.ndarray | Stream, shape: tuple[int, ...], rows: Merged | None) -> _Kept:
         dtype = self.state.dtype
@@ -118,8 +117,7 @@ class StagedPlan(StepPlan):
         self._run(reading.stage or self._bind_stage(reading), partial(self._bind_stage, reading))
         for each in self._staged(reading):
             each.run(self.counts[each.group.index])
-            for pair, keys in enumerate(each.keys.values(), 1):
-                keys[0] = noise.key(self.state.seed, self.counts[STEP], pair)
+        noise.fill_keys(self._state_keys, self.state.seed, self.counts[STEP])
         super().commit(reading)
 
     def _bind_stage(self, reading: Reading) -> Program:
@@ -149,8 +147,8 @@ class StagedPlan(StepPlan):
             streams = each.p.stream, each.direction.reshape(-1)
             followers = self._followers(name, name) if followed else ()
             works.append(Work(group.rule.kernel, streams, self._rows[group.pattern], followers, keys, each.p.spans))
-            for kind, kept in each.states.items():
-                keys = each.keys[kind] if is_stochastic(kept.stream) else None
+            for pair, (kind, kept) in enumerate(each.states.items(), 1):
+                keys = self._state_keys[pair : pair + 1] if is_stochastic(kept.stream) else None
                 streams = kept.stream, each.after[kind].reshape(-1)
                 works.append(Work("blend", streams, self._copy, (), keys, kept.spans))
         return [work for work in works if _has_elements(work)]

@@ -32,22 +32,17 @@ class Staged:
         self._after = {name: np.empty(each.tensors[0].numel(), self._dtype) for name, each in self._states.items()}
         #: Where these lie: the direction, then the states after the step.
         self.addresses = [array.ctypes.data for array in (self.direction, *self._after.values())]
-        self._keys = {name: np.zeros(1, np.uint64) for name in self._states}
+        #: Those of the states are from number 1 on: they are streams by themselves.
+        self._keys = np.zeros(1 + len(self._states), np.uint64)
         #: Of a sparse gradient that has rows: where they are in the parameter, their direction, and such works.
         self._few: tuple[Spans, np.ndarray, list[Work]] | None = None
-        numbers = {"params": self._p, **self._states}
-        streams = {name: each.stream(self._dtype) for name, each in numbers.items()}
-        #: What lies in memory in that dtype, in the shape of its tensor, which a plan keeps where it is.
-        self._in_place = {
-            name: _in_order(stream, numbers[name].tensors[0])
-            for name, stream in streams.items()
-            if isinstance(stream, np.ndarray)
-        }
+        #: Each of them as it lies in memory in that dtype, where a plan keeps it, or None if it is stored otherwise.
+        self._in_place = [(each, self._lying(each)) for each in (self._p, *states)]
         copy = np.array([0.0, 1.0], self._dtype)
         #: Their gradients are the states after the step.
         self.writes = [
-            Work("blend", (each.stream(self._dtype), self._after[name]), copy, (), self._keys[name])
-            for name, each in self._states.items()
+            Work("blend", (each.stream(self._dtype), self._after[name]), copy, (), self._keys[pair : pair + 1])
+            for pair, (name, each) in enumerate(self._states.items(), 1)
         ]
 
     def run(self, rule: Rule, step: int, gradient: Any, scale: float) -> None:
@@ -56,7 +51,7 @@ class Staged:
         if scale != 1.0:
             g = g * self._dtype.type(scale)
         self._refresh(step)
-        p, *states = (self._kept(name, each) for name, each in (("params", self._p), *self._states.items()))
+        p, *states = (self._read(each) if array is None else array for each, array in self._in_place)
         direction, after = staged(self._stage, rule, step, p, g, dict(zip(self._states, states, strict=True)))
         _in_order(self.direction, self._p.tensors[0])[...] = direction
         for name, array in self._after.items():
@@ -100,18 +95,19 @@ class Staged:
         return np.ascontiguousarray(array, self._dtype).reshape(-1)
 
     def _refresh(self, step: int) -> None:
-        for pair, keys in enumerate(self._keys.values(), 1):
-            keys[0] = noise.key(self._seed, step, pair)
+        noise.fill_keys(self._keys, self._seed, step)
 
-    def _kept(self, name: str, numbers: Numbers) -> np.ndarray:
-        found = self._in_place.get(name)
-        return self._read(numbers) if found is None else found
+    def _lying(self, numbers: Numbers) -> np.ndarray | None:
+        """The memory of numbers in the dtype in which kernels compute; None where they are stored otherwise."""
+        stream = numbers.stream(self._dtype)
+        return _in_order(stream, numbers.tensors[0]) if isinstance(stream, np.ndarray) else None
 
     def _read(self, numbers: Numbers) -> np.ndarray:
-        """Numbers in the dtype in which kernels compute: their memory, or a copy where they are stored otherwise."""
-        stream = numbers.stream(self._dtype)
-        found = stream if isinstance(stream, np.ndarray) else numbers.decode().astype(self._dtype, copy=False)
-        return _in_order(found, numbers.tensors[0])
+        """Numbers in that dtype: their memory, or a copy."""
+        found = self._lying(numbers)
+        if found is None:
+            found = _in_order(numbers.decode().astype(self._dtype, copy=False), numbers.tensors[0])
+        return found
 
 
 class Stages:
