@@ -22,8 +22,8 @@ class AdaptingBatch(Batch):
         #: The coefficients of the sum.
         self._measured = np.empty((len(rows), len(rule.measured(1, values))), self.dtype)
         self._sizes = np.array([row.param.numel() for row in rows], np.float64)
-        #: The numbers of the sum over each row, once they are taken for a step.
-        self.sums = np.empty((len(rows), 0))
+        #: Those of the sum over each row, once they are taken for a step.
+        self.numbers = np.empty((len(rows), 0))
         self._scale = 1.0
         self._distinct: list[tuple[np.ndarray, list[float]]] = []
         self.k = np.empty((len(rows), len(values)), self.dtype)
@@ -46,7 +46,7 @@ class AdaptingBatch(Batch):
             with np.errstate(all="ignore"):
                 rule.fill_measured(row, step, scale, before)
             self._measured[chosen] = row.array
-        self.sums = self._sums.take(torch.get_num_threads(), addresses[self.start : self.stop])
+        self.numbers = self._sums.take(torch.get_num_threads(), addresses[self.start : self.stop])
         return []
 
     def adapt(self, rule: Rule, totals: tuple[float, ...]) -> None:
@@ -61,7 +61,9 @@ class AdaptingBatch(Batch):
             found = np.empty((len(chosen), self.k.shape[1]), self.dtype)
             following = dict(zip(rule.torch_scalars, after[1:], strict=True))
             with np.errstate(all="ignore"):
-                rule.fill_adapted(found, step, self._scale, before, self._sizes[chosen], self.sums[chosen], following)
+                rule.fill_adapted(
+                    found, step, self._scale, before, self._sizes[chosen], self.numbers[chosen], following
+                )
             self.k[chosen] = found
             for number in chosen:
                 refresh(self.keys[number], self.seed, step)

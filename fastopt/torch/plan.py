@@ -139,7 +139,7 @@ class Plan:
                 if batch.stage is not None:
                     self._stages.run(rule, part, gradients, self.backend)
         if self._adapting:
-            totals = total([batch.sums for batch in self._adapting if rules[batch.group].totals])
+            totals = total([batch.numbers for batch in self._adapting if rules[batch.group].totals])
             for batch in self._adapting:
                 batch.adapt(rules[batch.group], totals)
 
