@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import pytest
 
 import fastopt
 from fastopt import schedules
@@ -246,12 +247,12 @@ def cases(rules: Mapping[str, type[Rule]] = ELEMENTWISE) -> list[Rule]:
     return list(found)
 
 
-def by_kind(rules: Iterable[Rule]) -> dict[str, list[Rule]]:
-    """Rules by the names of their classes: one test for what takes less time than a test."""
+def by_kind(rules: Iterable[Rule]) -> pytest.MarkDecorator:
+    """Gives a test the ``rules`` of a class at a time: for what takes less time than a test."""
     found: dict[str, list[Rule]] = {}
     for rule in rules:
         found.setdefault(type(rule).__name__, []).append(rule)
-    return found
+    return pytest.mark.parametrize("rules", found.values(), ids=found)
 
 
 @contextmanager

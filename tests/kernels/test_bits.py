@@ -232,7 +232,7 @@ def descended(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rules", by_kind(cases()).values(), ids=by_kind(cases()))
+@by_kind(cases())
 def test_every_rule_through_the_optimizer(rules, dtype):
     for rule in rules:
         expected, norms = descended(ENGINES[0], {"*": rule}, dtype, max_norm=0.5)

@@ -154,7 +154,7 @@ def undecayed() -> list[Rule]:
     return found
 
 
-@pytest.mark.parametrize("rules", by_kind(undecayed()).values(), ids=by_kind(undecayed()))
+@by_kind(undecayed())
 def test_infinite_parameters_stay_infinite(rules, dtype):
     for rule in rules:
         with about(rule):
@@ -186,7 +186,7 @@ def test_an_average_without_memory_is_the_parameters(backend, dtype):
     assert optimizer.ema.flat.tolist() == [2, 0]
 
 
-@pytest.mark.parametrize("rules", by_kind(cases()).values(), ids=by_kind(cases()))
+@by_kind(cases())
 def test_finite_gradients_make_no_nan(rules, dtype):
     """Though their squares overflow: with an infinite second moment the update is zero."""
     for rule in rules:
@@ -228,7 +228,7 @@ def test_the_first_steps_of_radam_do_not_look_at_the_second_moment(backend):
     assert p == pytest.approx(np.full(3, -1e17), rel=1e-6)
 
 
-@pytest.mark.parametrize("rules", by_kind(undecayed()).values(), ids=by_kind(undecayed()))
+@by_kind(undecayed())
 def test_references_leave_terms_out_as_kernels_do(rules):
     for rule in rules:
         states = rule.remembered((2,))

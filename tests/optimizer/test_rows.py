@@ -88,16 +88,22 @@ def test_every_rule_has_the_bits_of_a_dense_step(kernel, dtype, options, backend
     check(*optimizers, before)
 
 
-@pytest.mark.parametrize(("dtype", "options"), STORED, ids=str)
-@pytest.mark.parametrize("gradients", ["float32", "float64", "bfloat16", "float16"])
-def test_every_storage_has_the_bits_of_a_dense_step(dtype, options, gradients, backend):
-    rules = {"table": AdamW(lr=schedules.Linear(lr=0.1, steps=9), weight_decay=0.1), "*": NAdam()}
-    optimizers = [Optimizer(buffer(0, dtype), rules, backend=backend, **options) for _ in range(2)]
+def stepped_alike(rules, dtype, gradients, **options) -> list[Optimizer]:
+    """Two optimizers after steps by rows and by dense gradients, which must have the same bits."""
+    optimizers = [Optimizer(buffer(0, dtype), rules, **options) for _ in range(2)]
     before = tables(optimizers[0])
     for seed in range(1, 4):
         for optimizer, gradient in zip(optimizers, both(seed, gradients), strict=True):
             optimizer.step(gradient, grad_scale=0.5)
     check(*optimizers, before)
+    return optimizers
+
+
+@pytest.mark.parametrize(("dtype", "options"), STORED, ids=str)
+@pytest.mark.parametrize("gradients", ["float32", "float64", "bfloat16", "float16"])
+def test_every_storage_has_the_bits_of_a_dense_step(dtype, options, gradients, backend):
+    rules = {"table": AdamW(lr=schedules.Linear(lr=0.1, steps=9), weight_decay=0.1), "*": NAdam()}
+    stepped_alike(rules, dtype, gradients, backend=backend, **options)
 
 
 @pytest.mark.parametrize("rule", [rule() for rule in fastopt.RULES.values() if rule.rowwise], ids=str)
@@ -105,12 +111,7 @@ def test_every_storage_has_the_bits_of_a_dense_step(dtype, options, gradients, b
 @pytest.mark.parametrize("gradients", ["float32", "bfloat16"])
 def test_stages_that_go_by_rows_have_the_bits_of_a_dense_step(rule, dtype, options, gradients, backend):
     rules = {"table": rule.replace(lr=schedules.Linear(lr=0.1, steps=9), weight_decay=0.1), "*": rule}
-    optimizers = [Optimizer(buffer(0, dtype), rules, backend=backend, **options) for _ in range(2)]
-    before = tables(optimizers[0])
-    for seed in range(1, 4):
-        for optimizer, gradient in zip(optimizers, both(seed, gradients), strict=True):
-            optimizer.step(gradient, grad_scale=0.5)
-    check(*optimizers, before)
+    optimizers = stepped_alike(rules, dtype, gradients, backend=backend, **options)
     optimizers[0].step({**buffer(7, gradients), "table": Rows(np.empty(0, int), np.zeros((0, 7), np.float32))})
     optimizers[1].step({**buffer(7, gradients), "table": np.zeros((40, 7), np.float32)})
     assert optimizers[0].state["sum"]["table"].tobytes() == optimizers[1].state["sum"]["table"].tobytes()

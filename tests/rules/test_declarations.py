@@ -23,7 +23,7 @@ C_KERNELS = Path(__file__).parents[2] / "csrc" / "kernels"
 
 #: Those with a stage have a kernel, too.
 EVERY_CASE = cases() + cases(STAGED)
-every_case = pytest.mark.parametrize("rules", by_kind(EVERY_CASE).values(), ids=by_kind(EVERY_CASE))
+every_case = by_kind(EVERY_CASE)
 
 CHOSEN = sorted({form.kernel for rule in ELEMENTWISE.values() for form in every_form(rule)})
 

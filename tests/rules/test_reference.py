@@ -83,7 +83,7 @@ def test_every_form_of_a_rule_stays_within_its_ulp(name, dtype):
         assert worst["params"][0] > bound / 4, f"{name}: ulp = {bound} is idle, the worst was {worst['params']}"
 
 
-@pytest.mark.parametrize("rules", by_kind(cases()).values(), ids=by_kind(cases()))
+@by_kind(cases())
 def test_a_reference_keeps_the_states_that_the_rule_declares(rules):
     for rule in rules:
         with about(rule):
