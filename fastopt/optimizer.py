@@ -15,7 +15,7 @@ from fastopt import averaging
 from fastopt.ascent import Ascent
 from fastopt.backend.choice import BackendChoice, select
 from fastopt.backend.process import process, resolve_threads
-from fastopt.backend.program import Call, run
+from fastopt.backend.program import Call, make_all
 from fastopt.buffers import FlatBuffer, Layout
 from fastopt.checkpoint.saved import PARTS, Saved, Stored, in_state_dict, parse
 from fastopt.declared import Flag, Interval, Whole, real
@@ -334,7 +334,7 @@ class Optimizer:
         self._state.check_in_place("load_state_dict")
         calls = self._adopting(parse(state_dict), convert)
         self._forget()
-        run(calls)
+        make_all(calls)
 
     def save(self, path: str | os.PathLike, extra: Any = None) -> None:
         """Writes a checkpoint as a safetensors file: parameters, states, rules and counts, and ``extra``.

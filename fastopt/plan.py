@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt.backend.process import process
-from fastopt.backend.program import Backend, Call, Follower, OtherTerms, Program, Work, run
+from fastopt.backend.program import Backend, Call, Follower, OtherTerms, Program, Work, joined, run
 from fastopt.buffers import FlatBuffer
 from fastopt.encoded import between, block_of
 from fastopt.gradients import Apart, Flat, check_flat, check_mapping, is_readable, worth_reading_in_place
@@ -283,18 +283,17 @@ class StepPlan:
         """Updates parameters, states, counts, averages and copies by the gradient."""
         update = reading.update or self._bind_update(reading)
         try:  # as _run does, in every step
-            run(update.calls, update.lock)
+            run(update)
         except OtherTerms:
             update = self._bind_update(reading)
-            run(update.calls, update.lock)
+            run(update)
 
     def _run(self, program: Program, bind: Callable[[], Program], *then: Call) -> None:
         """Runs a program and what follows it, bound anew where its rows have got or lost terms."""
         try:
-            run([*program.calls, *then], program.lock)
+            run(program, *then)
         except OtherTerms:
-            program = bind()
-            run([*program.calls, *then], program.lock)
+            run(bind(), *then)
 
     def _bind_estimate(self, reading: Reading) -> Program:
         reading.estimate = self._bind(self._works(reading, followed=False))
@@ -306,10 +305,7 @@ class StepPlan:
 
     def _update(self, *stages: list[Work]) -> Program:
         """The program of a step that does these works on the parameters that it updates, one stage after the other."""
-        programs = [*map(self._bind, stages), self._average]
-        calls = [call for program in programs for call in program.calls]
-        locks = [program.lock for program in programs if program.lock is not None]
-        return Program([*calls, *self._finish], tuple(programs), locks[0] if locks else None)
+        return joined([*map(self._bind, stages), self._average], *self._finish)
 
     def _works(self, reading: Reading, *, followed: bool) -> list[Work]:
         """The kernels' works over a gradient, and what is written from the new parameters, if they are ``followed``."""
@@ -385,9 +381,8 @@ class StepPlan:
 
     def _bind_add_up(self, reading: Reading) -> Program:
         assert self.state.accumulated is not None
-        add = self._adding(reading, self._total)
-        copy = setitem, self._total, _ALL, self.state.accumulated.flat
-        reading.add_up = Program([copy, *add.calls], add.keeps, add.lock)
+        copy = Program([(setitem, self._total, _ALL, self.state.accumulated.flat)], ())
+        reading.add_up = joined([copy, self._adding(reading, self._total)])
         return reading.add_up
 
     def _adding(self, reading: Reading, array: np.ndarray) -> Program:

@@ -141,7 +141,7 @@ def _added(found: "_Order", flat: np.ndarray, width: int, computes: np.dtype, ba
         streams = made, of_array(flat, made.dtype)
         work = Work("blend", streams, np.ones(2, made.dtype), spans=_spans(found.into, found.more, width))
         program = backend.bind([work], 1)  # a thread does its spans in order
-        run(program.calls, program.lock)
+        run(program)
     return Merged(found.indices, made, _spans(found.indices, np.arange(found.indices.size), width))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.backend.program import Call, run
+from fastopt.backend.program import Call, make_all
 from fastopt.errors import CheckpointError
 
 BLOCK = 256
@@ -69,7 +69,7 @@ class Coded:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         made = np.empty(self.shape, np.float32)
-        run(self.into(made))
+        make_all(self.into(made))
         return made if dtype is None else made.astype(dtype, copy=False)
 
 

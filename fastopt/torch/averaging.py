@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastopt.backend.program import Call, run
+from fastopt.backend.program import Call, make_all
 from fastopt.rule import Rule
 from fastopt.torch.optimizer import RuleOptimizer
 from fastopt.torch.rows import Kind
@@ -55,7 +55,7 @@ class AveragingOptimizer(RuleOptimizer):
                 average = y.lerp(z.to(y), 1 - 1 / rule.averaging)  # type: ignore[attr-defined]
                 calls.append((Tensor.copy_, p, average))
             calls.append((group.update, {"train_mode": False}))
-        run(calls)
+        make_all(calls)
         versions = {p: (y, -1 if p.is_inference() else p._version) for p, y in kept.items()}
         self._kept = (self._kept or {}) | versions
 
@@ -81,7 +81,7 @@ class AveragingOptimizer(RuleOptimizer):
                     calls.append((entry.pop, REMAINDER, None))  # the lower half of other numbers
                 calls.append((Tensor.copy_, p, y))
             calls.append((group.update, {"train_mode": True}))
-        run(calls)
+        make_all(calls)
         self._kept = None
 
     def _members(self, *, train_mode: bool) -> Iterable[tuple[dict[str, Any], list[tuple[Tensor, dict[str, Any]]]]]:

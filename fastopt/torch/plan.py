@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from fastopt.backend.choice import select
-from fastopt.backend.program import Follower, Program, Sums, Work, run
+from fastopt.backend.program import Follower, Program, Sums, Work, joined, run
 from fastopt.encoded import native, of_array
 from fastopt.rows import Rows, divided, merged
 from fastopt.rule import Rule
@@ -128,7 +128,7 @@ class Plan:
         Gradients of the parameters in ``narrow`` are still to be multiplied by a number, and so are the others.
         """
         if self._reads.calls:
-            run(self._reads.calls, self._reads.lock)
+            run(self._reads)
         present = gradients.present
         for batch in self._batches:
             which = None if present is None else present[batch.start : batch.stop]
@@ -179,9 +179,8 @@ class Plan:
         addresses = self._stages.addresses(gradients.addresses) if self._stages else gradients.addresses
         program = self._table.bind(addresses, threads)
         if works:
-            of_rows = self.backend.bind(works, threads)
-            program = Program([*program.calls, *of_rows.calls], (program, of_rows), program.lock or of_rows.lock)
-        run(program.calls, program.lock)
+            program = joined([program, self.backend.bind(works, threads)])
+        run(program)
 
     def _works_of_rows(self, sparse: Mapping[int, Rows]) -> list[Work]:
         works = []

@@ -112,7 +112,7 @@ def stepped(
             k[:] = coefficients(rule, step, k.dtype.name)
             if step <= 2:  # the first step of some rules leaves out a term
                 program = backend.bind(works, engine.threads)
-            run(program.calls)
+            run(program)
     return buffers
 
 

@@ -116,7 +116,7 @@ def expected(rule: Rule, mix: Mix, size: int) -> list[np.ndarray]:
     with np.errstate(all="ignore"):
         for step in range(1, STEPS + 1):
             arrays = [values(numbers, mix.dtype) for numbers in streams]
-            run(backend.bind([Work(rule.kernel, tuple(arrays), coefficients(rule, step, mix.dtype))], 1).calls)
+            run(backend.bind([Work(rule.kernel, tuple(arrays), coefficients(rule, step, mix.dtype))], 1))
             for index, (numbers, new) in enumerate(zip(streams, arrays, strict=True)):
                 if index != 1:
                     words = noise.words(int(keys(step, len(streams))[index // 2]), 0, size)
@@ -149,7 +149,7 @@ def computed(engine, rule: Rule, mix: Mix, size: int, parts: list[slice] | None 
         for step in range(1, STEPS + 1):
             k[:], random[:] = coefficients(rule, step, mix.dtype), keys(step, len(streams))
             bound = backend.bind(works, engine.threads)
-            run(bound.calls, bound.lock)
+            run(bound)
     return memory(streams, followers)
 
 
@@ -236,7 +236,7 @@ def test_streams_of_the_dtype_of_the_kernel_are_arrays(kernel):
                 for step in range(1, STEPS + 1):
                     k[:] = coefficients(rule, step, "float32")
                     bound = select(engine.backend)[0].bind([Work(rule.kernel, streams, k)], engine.threads)
-                    program.run(bound.calls, bound.lock)
+                    program.run(bound)
             assert_same(arrays, right, engine)
 
 
