@@ -34,7 +34,8 @@ def step(rule: Rule, *, threads: int | None = None) -> "Step":
 
     Where ``rule.lr`` is a number or one of :mod:`fastopt.schedules`, coefficients are those that the rule computes in
     float64. Any other schedule is traced: it is called with the step (an int32, counted from 1) as part of the program;
-    numbers that the rule keeps between steps are then a part of the state.
+    numbers that the rule keeps between steps are then a part of the state. The rule is kept for as long as the process
+    lives: programs ask for it by its text.
 
     TypeError if the C backend has no kernel for the rule, if it has a stage, or if its running numbers follow from sums
     over all parameters. BackendError without the C backend.
