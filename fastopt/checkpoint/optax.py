@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.checkpoint.foreign import Member, fitted, kept, two_that_differ
+from fastopt.checkpoint.foreign import Member, fitted, kept, number, two_that_differ, whole
 from fastopt.errors import CheckpointError, quoted
 
 #: What optax calls a state. One that means something else there, as AMSGrad's maximum, is not among them.
@@ -79,11 +79,12 @@ def read(tree: Any, like: Any) -> dict[str, Any]:
 def _field(kind: str, names: Sequence[str], found: Mapping[str, Mapping[str, Any]], nodes: _Nodes) -> str:
     """The field that has a state of all of these parameters."""
     for field in _FIELDS.get(kind, ()):
-        here = found.get(field, {})
-        if all(name in here for name in names):
+        if all(name in found.get(field, {}) for name in names):
             return field
-        lacking = next((name for name in names if name not in here), None)
+    for field in _FIELDS.get(kind, ()):
+        here = found.get(field, {})
         if here:
+            lacking = next(name for name in names if name not in here)
             raise CheckpointError(f"the tree has no {field} of {lacking!r} ({kind}), only of {quoted(list(here))}")
     fields = list(dict.fromkeys(field for each, _ in nodes for field in each))
     wanted = " or ".join(_FIELDS.get(kind, ())) or "nothing"
@@ -154,7 +155,8 @@ def _is_count(field: str, value: Any) -> bool:
 
 
 def _count(fields: Mapping[str, Any]) -> int | None:
-    return next((int(fields[name]) for name in _COUNTS if name in fields and _is_count(name, fields[name])), None)
+    counts = (name for name in _COUNTS if name in fields and _is_count(name, fields[name]))
+    return next((whole(f"the tree: {name}", fields[name]) for name in counts), None)
 
 
 def _any_count(nodes: _Nodes) -> int | None:
@@ -165,9 +167,11 @@ def _injected(given: Any) -> dict[str, Any]:
     """The hyperparameters that ``optax.inject_hyperparams`` keeps in the state, by their names here."""
     if not isinstance(given, Mapping):
         return {}
-    found: dict[str, Any] = {ours: float(given[theirs]) for theirs, ours in _HYPERPARAMETERS.items() if theirs in given}
-    if {"b1", "b2"} <= given.keys():
-        found["betas"] = float(given["b1"]), float(given["b2"])
+    names = [name for name in (*_HYPERPARAMETERS, "b1", "b2") if name in given]
+    numbers = {name: number(f"the tree: hyperparams[{name!r}]", given[name]) for name in names}
+    found: dict[str, Any] = {_HYPERPARAMETERS[name]: numbers[name] for name in names if name in _HYPERPARAMETERS}
+    if {"b1", "b2"} <= numbers.keys():
+        found["betas"] = numbers["b1"], numbers["b2"]
     return found
 
 
