@@ -117,7 +117,8 @@ def _adapt(
         array = _array(rows, _DTYPES[dtype], count, coefficients)
         if sizes:
             sums = _array(numbers, np.dtype(np.float64), count, width)
-            rule.fill_adapted(array, step, 1.0, scalars, _array(sizes, np.dtype(np.int64), count), sums)
+            values = rule.scaled(step, scalars=scalars)
+            rule.fill_adapted(array, step, values, _array(sizes, np.dtype(np.int64), count), sums)
         else:
             rule.fill_measured(Row(array[0]), step, 1.0, scalars)
         return 0
