@@ -3,16 +3,17 @@
 import fnmatch
 from collections.abc import Mapping, Sequence
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastopt.backend.program import Call
-from fastopt.checkpoint.saved import SavedGroup, describe_rule
 from fastopt.declared import OrNone
 from fastopt.errors import QUOTED, nearest, quoted
 from fastopt.rule import Row, Rule
-from fastopt.schedules import Schedule
+
+if TYPE_CHECKING:
+    from fastopt.checkpoint.saved import SavedGroup
 
 
 class Adapted:
@@ -96,6 +97,8 @@ class Group:
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint holds of the group."""
+        from fastopt.checkpoint.saved import describe_rule
+
         described = describe_rule(self._rule) | {
             "step": self.step,
             "frozen": self.frozen,
@@ -103,12 +106,14 @@ class Group:
         }
         return described | ({"scalars": dict(self.scalars)} if self.scalars else {})
 
-    def adopting(self, saved: SavedGroup) -> list[Call]:
+    def adopting(self, saved: "SavedGroup") -> list[Call]:
         """The calls by which the group takes over what is saved of one, but for its step count.
 
         A schedule that is here already stays, and the calls give it its progress: the run may hold it, to report
         metrics to it. TypeError or ValueError, before any of them, if it does not fit, or no step could follow.
         """
+        from fastopt.schedules import Schedule
+
         if saved.rule != type(self._rule).__name__:
             raise ValueError(f"the rule is {saved.rule[:QUOTED]}, not {type(self._rule).__name__} as here")
         if saved.parameters != list(self.names):
@@ -139,7 +144,7 @@ class Group:
         calls.append((self.__dict__.update, {"_rule": rule, "frozen": saved.frozen}))
         return [*calls, (self.scalars.update, scalars)]
 
-    def _adopted_scalars(self, rule: Rule, saved: SavedGroup) -> dict[str, float]:
+    def _adopted_scalars(self, rule: Rule, saved: "SavedGroup") -> dict[str, float]:
         """The running numbers that are saved; where there are none, those that follow from the step."""
         if saved.scalars is None:
             return rule.scalars_after(saved.step)

@@ -8,10 +8,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from fastopt.declared import Declared, Flag, Interval, LearningRate
 from fastopt.errors import quoted
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 _RATE = Interval(0.0)
 _NONE: Mapping[str, float] = MappingProxyType({})
@@ -210,7 +212,7 @@ class Rule(Declared):
         """The average, with which the model is evaluated, where steps have left these parameters and states."""
         raise NotImplementedError(f"{type(self).__name__} declares no average")
 
-    def remembered(self, shape: tuple[int, ...], dtype: DTypeLike = np.float64) -> dict[str, np.ndarray]:
+    def remembered(self, shape: tuple[int, ...], dtype: "DTypeLike" = np.float64) -> dict[str, np.ndarray]:
         """What :meth:`reference` gives besides a parameter of that shape, as it is before the first step, by name.
 
         These are the states, and the scalars where they follow from :attr:`totals`.
@@ -328,7 +330,7 @@ class Rule(Declared):
         values["grad_scale"] *= scale
         return values
 
-    def table(self, steps: int, dtype: DTypeLike = np.float64) -> np.ndarray:
+    def table(self, steps: int, dtype: "DTypeLike" = np.float64) -> np.ndarray:
         """The coefficients of the steps 1 to ``steps``, a row each: shape ``(steps, coefficients)``.
 
         ``dtype`` is that of the buffers, float32 or float64. A row is what a kernel takes as its last argument.
