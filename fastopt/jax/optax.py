@@ -484,8 +484,7 @@ def _rms(
         added = _eps(eps * second if eps_in_sqrt else eps * root, eps_in_sqrt)
         return betas(alpha=decay) | {"step_size": -root, **added}
 
-    counted = {"bias_correction": True} if bias_correction else {}  # an argument that older versions do not have
-    like = optax.scale_by_rms(decay, eps, initial_scale, eps_in_sqrt=eps_in_sqrt, **counted)
+    like = optax.scale_by_rms(decay, eps, initial_scale, eps_in_sqrt=eps_in_sqrt, bias_correction=bias_correction)
     return by_kernel("rmsprop", like, coefficients)
 
 
