@@ -32,7 +32,7 @@ EVERY = sorted([*CHOSEN, "blend"])
 
 
 def stems(folder: Path, pattern: str) -> list[str]:
-    return sorted(path.stem for path in folder.glob(pattern) if path.stem not in ("__init__", "all", "term"))
+    return sorted(path.stem for path in folder.glob(pattern) if path.stem not in ("__init__", "all", "term", "cbrt"))
 
 
 # Completeness: three files for one rule
