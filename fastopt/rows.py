@@ -1,14 +1,16 @@
 """Some rows of a gradient: what an embedding, of which a batch has used a few rows, has in place of a dense one."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from fastopt.backend.program import Backend, Spans, Work, run
 from fastopt.buffers import DTYPES, as_array, check_unmasked, is_known
 from fastopt.encoded import of_array
 from fastopt.errors import quoted
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 _KINDS = " or ".join(DTYPES)
 
@@ -49,7 +51,7 @@ class Rows:
     indices: np.ndarray
     values: np.ndarray
 
-    def __init__(self, indices: ArrayLike, values: np.ndarray) -> None:
+    def __init__(self, indices: "ArrayLike", values: np.ndarray) -> None:
         self.indices, self.values = _checked_indices(indices), _checked_values(values)
         if len(self.values) != self.indices.size:
             raise ValueError(f"values must have {self.indices.size} rows, one for each index, not {len(self.values)}")
@@ -58,7 +60,7 @@ class Rows:
         return f"Rows({self.indices.size} of shape {self.values.shape[1:]}, {self.values.dtype})"
 
 
-def _checked_indices(given: ArrayLike) -> np.ndarray:
+def _checked_indices(given: "ArrayLike") -> np.ndarray:
     indices = as_array("indices", given)
     if indices.dtype.kind not in "iu":
         raise TypeError(f"indices must be whole numbers, not {indices.dtype}")

@@ -111,7 +111,7 @@ def _group(where: str, members: Mapping[str, Member], group: Any, started: bool)
     rule = group.rule
     counted = {name: member.step for name, member in members.items() if member.step is not None}
     if len(set(counted.values())) > 1:
-        (one, first), (other, second) = _two_that_differ(counted)
+        (one, first), (other, second) = two_that_differ(counted)
         raise CheckpointError(f"{where}: {one!r} has made {first} steps and {other!r} {second}")
     step = next(iter(counted.values()), None)
     if step is None:  # nobody counts: whether it is the first step is known all the same
@@ -138,7 +138,7 @@ def _hyperparameters(where: str, members: Mapping[str, Member], rule: Rule, here
         if not values:
             continue
         if len({repr(value) for value in values.values()}) > 1:
-            (one, first), (other, second) = _two_that_differ(values)
+            (one, first), (other, second) = two_that_differ(values)
             raise CheckpointError(f"{where}: {field} is {quoted(first)} for {one!r} and {quoted(second)} for {other!r}")
         value = next(iter(values.values()))
         if field in here:
@@ -149,7 +149,8 @@ def _hyperparameters(where: str, members: Mapping[str, Member], rule: Rule, here
     return found
 
 
-def _two_that_differ(values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+def two_that_differ(values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Two members of a mapping whose values are not the same."""
     first = next(iter(values.items()))
     return first, next(item for item in values.items() if repr(item[1]) != repr(first[1]))
 

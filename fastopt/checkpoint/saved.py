@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastopt.backend.program import Call
-from fastopt.buffers import as_array, name_of
+from fastopt.buffers import PARTS, as_array, name_of
 from fastopt.declared import real
 from fastopt.errors import CheckpointError, nearest, quoted
 from fastopt.rule import Rule
@@ -26,9 +26,6 @@ from fastopt.schedules import SCHEDULES, Schedule
 from fastopt.storages import STORAGES
 
 FORMAT = 2
-
-#: Buffers that an optimizer may have beside its states.
-PARTS = ("ema", "accumulated", "master", "copy", "lookahead")
 
 #: What says how far an optimizer has come.
 PROGRESS = ("step", "micro_step", "groups", "seed")
@@ -149,7 +146,7 @@ class Saved(NamedTuple):
     #: The seed, or None if it was not saved.
     seed: int | None
     state: dict[str, dict[str, Stored]]
-    #: For each of the :data:`PARTS`, what it holds, or None.
+    #: For each of the :data:`fastopt.buffers.PARTS`, what it holds, or None.
     parts: dict[str, dict[str, Stored] | None]
     layout: dict[str, tuple[int, ...]] | None = None
     params: dict[str, Stored] | None = None

@@ -195,13 +195,16 @@ def is_number(value: Any) -> bool:
 
 
 def alias(value: Any) -> Any:
-    """A tensor of the same memory whose storage is another object; of what kernels do not know, the value itself."""
+    """A tensor of the same memory whose storage is another object; of what kernels or NumPy do not know, itself."""
     if type(value) not in PLAIN or _unreachable(value):
         return value
-    value = value.detach()
-    if value.dtype is torch.bfloat16:  # NumPy has no such numbers
-        return torch.from_numpy(np.asarray(_Keeper(value.view(torch.int16)))).view(value.dtype)
-    return torch.from_numpy(np.asarray(_Keeper(value)))
+    own = value.detach()
+    try:
+        if own.dtype is torch.bfloat16:
+            return torch.from_numpy(np.asarray(_Keeper(own.view(torch.int16)))).view(own.dtype)
+        return torch.from_numpy(np.asarray(_Keeper(own)))
+    except (RuntimeError, TypeError):  # such a dtype, or a view that conjugates its memory
+        return value
 
 
 def aliases() -> Counter[int]:

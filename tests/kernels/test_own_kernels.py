@@ -175,6 +175,31 @@ def test_an_own_rule_is_measured(installed):
     assert [refusal["engine"] for refusal in found["refused"]] == ["c"]
 
 
+def test_an_own_rule_of_more_states_than_any_other_is_measured(installed):
+    names = [f"s{number}" for number in range(6)]
+    Path("long.py").write_text(f"""
+import numba
+import fastopt
+from fastopt.declared import LearningRate
+
+@numba.njit(error_model="numpy")
+def kernel(p, g, {", ".join(names)}, k):
+    for i in range(p.size):
+        p[i] -= k[-2] * g[i]
+
+class Long(fastopt.Rule):
+    lr: LearningRate = 0.1
+    states = {dict.fromkeys(names, 0.0)}
+    kernel = kernel
+
+    def coefficients(self, step):
+        return self.common(self.lr) | {{"step_size": self.lr}}
+""")
+    command = ["bench", "--rule", "long.Long", "--size", "1000", "--turns", "1", "--json"]
+    done = installed.invoke(cli, command, catch_exceptions=False)
+    assert [result["engine"] for result in json.loads(done.stdout)["results"]] == ["numba"]
+
+
 def test_an_own_rule_trains(installed):
     command = ["train", "--optimizer", "steps.Ternary:lr=0.001", "--epochs", "2", "--out", "run"]
     assert installed.invoke(cli, command, catch_exceptions=False).exit_code == 0
