@@ -52,6 +52,11 @@ class State(float):
         return f"State({float(self)!r}, signed={self.signed})"
 
 
+def is_signed(first: float) -> bool:
+    """Whether a state that begins so may have negative numbers: what :class:`State` says, or else yes."""
+    return first.signed if isinstance(first, State) else True
+
+
 class Rule(Declared):
     """An update rule with its hyperparameters: a frozen value.
 

@@ -9,7 +9,7 @@ from fastopt.checkpoint import dynamic, saved
 from fastopt.checkpoint.foreign import Member, fitted, kept, named, number, whole
 from fastopt.checkpoint.zipped import Quantized
 from fastopt.errors import CheckpointError, quoted
-from fastopt.rule import Rule
+from fastopt.rule import Rule, is_signed
 from fastopt.storages import find
 
 #: What bitsandbytes calls the part of a parameter's state that is quantized.
@@ -82,8 +82,8 @@ def _member(where: str, entry: dict[str, Any], rule: Rule, kinds: list[str], hyp
         if isinstance(value, Quantized):
             value = dynamic.coded(f"{where}: {kind}", *value)
         elif kind in scales:
-            signed = getattr(rule.states.get(kind, 0.0), "signed", True)
-            value = {"storage": find("8bit", signed=signed).name, "codes": value, "scales": scales[kind]}
+            storage = find("8bit", signed=is_signed(rule.states.get(kind, 0.0)))
+            value = {"storage": storage.name, "codes": value, "scales": scales[kind]}
         state[kind] = value
     return Member(state, step, scalars, hyperparameters, master)
 

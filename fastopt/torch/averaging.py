@@ -51,7 +51,7 @@ class AveragingOptimizer(RuleOptimizer):
             rule = self.make_rule(group)
             for p, entry in members:
                 kept[p] = p.detach().clone()
-                y, z = exact(p, entry), decoded(p, entry, "z")
+                y, z = exact(p, entry), decoded(p, entry, "z", rule.states["z"])
                 average = y.lerp(z.to(y), 1 - 1 / rule.averaging)  # type: ignore[attr-defined]
                 calls.append((Tensor.copy_, p, average))
             calls.append((group.update, {"train_mode": False}))
@@ -73,7 +73,7 @@ class AveragingOptimizer(RuleOptimizer):
             for p, entry in members:
                 y, version = known.get(p, (None, -1))
                 if y is None or p.is_inference() or p._version != version:
-                    z = decoded(p, entry, "z")
+                    z = decoded(p, entry, "z", rule.states["z"])
                     y = entry.get(MASTER)
                     if y is None:
                         x = p.to(z.dtype) if p.dtype.itemsize < z.dtype.itemsize else p
