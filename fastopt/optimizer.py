@@ -4,25 +4,20 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from copy import deepcopy
 from functools import cache
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 
-from fastopt import averaging
-from fastopt.ascent import Ascent
 from fastopt.backend.choice import BackendChoice, select
 from fastopt.backend.process import process, resolve_threads
 from fastopt.backend.program import Call, make_all
-from fastopt.buffers import FlatBuffer, Layout
-from fastopt.checkpoint.saved import PARTS, Saved, Stored, in_state_dict, parse
+from fastopt.buffers import PARTS, FlatBuffer, Layout
 from fastopt.declared import Flag, Interval, Whole, real
 from fastopt.encoded import EncodedBuffer
 from fastopt.errors import NonFiniteGradientError, nearest, one_of, quoted
 from fastopt.groups import Group, assign
-from fastopt.lookahead import check_lookahead
 from fastopt.norm import check_limit
 from fastopt.plan import Explanation, Reading, StepPlan
 from fastopt.plans import make_plan
@@ -30,8 +25,11 @@ from fastopt.precision import Copy, Master, Rounding, StateDtype, check_precisio
 from fastopt.rule import Rule
 from fastopt.state import MICRO_STEP, STEP, OptimizerState, flat_and_layout
 
-NONFINITE = ("propagate", "skip", "raise")
+if TYPE_CHECKING:
+    from fastopt.ascent import Ascent
+    from fastopt.checkpoint.saved import Saved, Stored
 
+NONFINITE = ("propagate", "skip", "raise")
 
 _DECAY = Interval(0.0, 1.0, "[)")
 _RHO = Interval(0.0, brackets="()")
@@ -124,6 +122,7 @@ class Optimizer:
     array([ 0.5,  0. , -0.5], dtype=float32)
     """
 
+    _ascent: "Ascent | None"  # made when it is first needed
     _bound: tuple[Any, Any, Any]  # a gradient, with its plan and programs
     _bound_before: tuple[Any, Any, Any]  # the same, before parameters were moved
 
@@ -145,7 +144,10 @@ class Optimizer:
     ) -> None:
         accumulate = Whole(1).parse("accumulate", accumulate)
         ema_decay = None if ema_decay is None else _DECAY.parse("ema_decay", ema_decay)
-        lookahead = None if lookahead is None else check_lookahead(lookahead)
+        if lookahead is not None:
+            from fastopt.lookahead import check_lookahead
+
+            lookahead = check_lookahead(lookahead)
         seed = check_seed(seed)
         flat, layout = flat_and_layout(params)
         members = assign(list(layout.shapes), rule)
@@ -167,7 +169,7 @@ class Optimizer:
             precision=precision,
             seed=seed,
         )
-        self._ascent = Ascent(self._state)
+        self._ascent = None
         self._forget()
 
     def _choose(self, layout: Layout, members: Iterable[tuple[Rule, tuple[str, ...]]]) -> None:
@@ -184,10 +186,12 @@ class Optimizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         self._choose(self.layout, [(group.rule, group.names) for group in self.groups.values()])
-        self._ascent = Ascent(self._state)
+        self._ascent = None
         self._forget()
 
     def __copy__(self) -> Self:  # two optimizers of the same memory would be at odds about it
+        from copy import deepcopy
+
         return deepcopy(self)
 
     @property
@@ -331,6 +335,8 @@ class Optimizer:
         learning rate that is a callable of the user's own is kept as it is here. Raises
         :class:`fastopt.CheckpointError` if rules, names, shapes or storages differ; then nothing has changed.
         """
+        from fastopt.checkpoint.saved import parse
+
         self._state.check_in_place("load_state_dict")
         calls = self._adopting(parse(state_dict), convert)
         self._forget()
@@ -365,14 +371,14 @@ class Optimizer:
 
         self._state.check_in_place("load")
 
-        def adopting(saved: Saved) -> list[Call]:
+        def adopting(saved: "Saved") -> list[Call]:
             calls = self._adopting(saved, convert)
             self._forget()
             return calls
 
         return file.load(path, adopting)
 
-    def _adopting(self, saved: Saved, convert: bool) -> list[Call]:
+    def _adopting(self, saved: "Saved", convert: bool) -> list[Call]:
         state = self._state
         if Flag().parse("convert", convert):
             from fastopt.checkpoint.convert import converted
@@ -463,7 +469,9 @@ class Optimizer:
         bits from before it, and what was written to them within is lost. Within it, RuntimeError for steps, saving,
         loading, copies of the optimizer, and another such block. TypeError, when it begins, if a group has no average.
         """
-        return averaging.averaged(self._state, self._forget)
+        from fastopt.averaging import averaged
+
+        return averaged(self._state, self._forget)
 
     def ascend(self, grads: FlatBuffer | np.ndarray | Mapping[str, Any], *, rho: float = 0.05) -> float:
         """Moves the parameters up a gradient, for sharpness-aware minimization, until the next call of :meth:`step`.
@@ -484,11 +492,15 @@ class Optimizer:
         if grads is not given or plan.forks != process.forks:
             plan, reading = self._bind(grads, measured=True)
         self._bound_before, self._bound = self._bound, _UNBOUND
+        if self._ascent is None:
+            from fastopt.ascent import Ascent
+
+            self._ascent = Ascent(self._state)
         return self._ascent.make(plan, reading, rho)
 
     def descend(self) -> None:
         """Takes back what :meth:`ascend` has done since the last step, if anything: without a step."""
-        if self._ascent.made:
+        if self._ascent is not None and self._ascent.made:
             self._ascent.take_back()
             self._bound = self._bound_before
 
@@ -504,7 +516,7 @@ class Optimizer:
 
     def _bind(self, grads: Any, *, measured: bool) -> tuple[StepPlan, Reading]:
         """The plan, and the gradient read by it. One that is refused leaves the one before in use."""
-        if self._ascent.made:
+        if self._ascent is not None and self._ascent.made:
             self.descend()
             given, plan, reading = self._bound
             if grads is given and plan.forks == process.forks:
@@ -523,7 +535,9 @@ class Optimizer:
         return self._plan
 
 
-def _copies(members: Mapping[str, Stored]) -> dict[str, Any]:
+def _copies(members: "Mapping[str, Stored]") -> dict[str, Any]:
+    from fastopt.checkpoint.saved import in_state_dict
+
     return {name: in_state_dict(stored) for name, stored in members.items()}
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastopt.declared import Choice, whole
 from fastopt.errors import InputError, nearest, quoted
+from fastopt.rule import is_signed
 from fastopt.storage import Storage
 from fastopt.storages import STORAGES, find
 
@@ -46,7 +47,7 @@ class Precision(NamedTuple):
         wanted = self.states.get(name)
         if wanted is None or (wanted == "8bit" and size < SMALL):
             return STORAGES[computes.name]
-        return find(wanted, signed=getattr(first, "signed", True))
+        return find(wanted, signed=is_signed(first))
 
     def is_stochastic(self, storage: Storage) -> bool:
         """Whether parameters and states in a storage are rounded stochastically.

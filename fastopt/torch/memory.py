@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastopt.backend.program import array_at
 from fastopt.encoded import native
+from fastopt.machine import ask_for_huge_pages
 from fastopt.rows import Rows
 from fastopt.storage import Storage, Stream
 from fastopt.storages import STORAGES
@@ -145,6 +146,7 @@ def state_like(param: Tensor, first: float, dtype: torch.dtype, place: int, plac
     if not plain or param.numel() < LARGE:
         return torch.full_like(param, first, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
     room = torch.empty(param.numel() + PAGE // dtype.itemsize, dtype=dtype)
+    ask_for_huge_pages(room.data_ptr(), room.nbytes)
     wanted = param.data_ptr() // 64 * 64 + PAGE * place // (places + 1) // 64 * 64
     start = (wanted - room.data_ptr()) % PAGE // dtype.itemsize
     state = torch.empty(0, dtype=dtype).set_(room.untyped_storage(), start, param.shape, param.stride())
@@ -193,13 +195,16 @@ def is_number(value: Any) -> bool:
 
 
 def alias(value: Any) -> Any:
-    """A tensor of the same memory whose storage is another object; of what kernels do not know, the value itself."""
+    """A tensor of the same memory whose storage is another object; of what kernels or NumPy do not know, itself."""
     if type(value) not in PLAIN or _unreachable(value):
         return value
-    value = value.detach()
-    if value.dtype is torch.bfloat16:  # NumPy has no such numbers
-        return torch.from_numpy(np.asarray(_Keeper(value.view(torch.int16)))).view(value.dtype)
-    return torch.from_numpy(np.asarray(_Keeper(value)))
+    own = value.detach()
+    try:
+        if own.dtype is torch.bfloat16:
+            return torch.from_numpy(np.asarray(_Keeper(own.view(torch.int16)))).view(own.dtype)
+        return torch.from_numpy(np.asarray(_Keeper(own)))
+    except (RuntimeError, TypeError):  # such a dtype, or a view that conjugates its memory
+        return value
 
 
 def aliases() -> Counter[int]:
