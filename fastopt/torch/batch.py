@@ -109,7 +109,11 @@ class Batch:
 
     def _goes_on(self) -> bool:
         """Whether all rows have the scalars that the step before has given them."""
-        return self._even and all(column.values.tobytes() == column.update.tobytes() for column in self.columns)
+        if self._even:
+            for column in self.columns:
+                if column.values.tobytes() != column.update.tobytes():
+                    return False
+        return self._even
 
     def bind(self, backend: Backend, works: Sequence[Work], rule: Rule) -> None:
         """What there is to be done before the first step, where these are the works of the rows."""
