@@ -264,12 +264,13 @@ static const char *fill_span(const struct frame *frame, int64_t in, int64_t out,
 struct update {
     fastopt_call call;
     fastopt_span *spans;
+    int32_t kernel;
 };
 
 /* What begins every step: a call with a span for each parameter, but for their coefficients. The operands are `before` and
- * `after` others, and between them p, g and the states of each parameter; the results are p and the states of each.
- * Returns what is wrong, or NULL. */
-static const char *begin(const struct frame *frame, int64_t before, int64_t after, struct update *update)
+ * `after` others, and between them p, g and the states of each parameter; the results are p and the states of each, then
+ * `more` others. Returns what is wrong, or NULL. */
+static const char *begin(const struct frame *frame, int64_t before, int64_t after, int64_t more, struct update *update)
 {
     const struct text *text = attribute(frame, "kernel", ATTR_STRING);
     char name[64];
@@ -279,8 +280,8 @@ static const char *begin(const struct frame *frame, int64_t before, int64_t afte
     if (kernel < 0)
         return fastopt_error(FASTOPT_NO_KERNEL);
     const int32_t states = fastopt_kernel_at(kernel)->state_count;
-    const int64_t count = frame->results.count / (1 + states), isa = number(frame, "isa");
-    if (frame->operands.count != before + count * (2 + states) + after || frame->results.count != count * (1 + states))
+    const int64_t results = frame->results.count - more, count = results / (1 + states), isa = number(frame, "isa");
+    if (frame->operands.count != before + count * (2 + states) + after || results != count * (1 + states))
         return "fastopt: a step's operands are coefficients, then p, g and the states of each parameter";
     fastopt_span *spans = calloc((size_t)(count ? count : 1), sizeof *spans);
     if (!spans)
@@ -292,15 +293,15 @@ static const char *begin(const struct frame *frame, int64_t before, int64_t afte
     if (wrong)
         free(spans);
     const int32_t threads = (int32_t)number(frame, "threads");
-    *update = (struct update){{spans, count, threads, isa < 0 ? fastopt_best_isa() : (int32_t)isa, 0}, spans};
+    *update = (struct update){{spans, count, threads, isa < 0 ? fastopt_best_isa() : (int32_t)isa, 0}, spans, kernel};
     return wrong;
 }
 
-/* Gives spans their rows of coefficients, which are `stride` bytes apart. */
-static void set_rows(const struct update *update, const void *rows, size_t stride)
+/* Gives the spans from `first` to `last` their rows of coefficients, which are `stride` bytes apart. */
+static void set_rows(const struct update *update, int64_t first, int64_t last, const void *rows, size_t stride)
 {
-    for (int64_t index = 0; index < update->call.count; index++)
-        update->spans[index].coefficients = (const char *)rows + (size_t)index * stride;
+    for (int64_t index = first; index < last; index++)
+        update->spans[index].coefficients = (const char *)rows + (size_t)(index - first) * stride;
 }
 
 /* A rate or the like, a scalar. */
@@ -416,7 +417,7 @@ EXPORT void *fastopt_xla_step(struct frame *frame)
     const struct text *required = attribute(frame, "required", ATTR_STRING);
     struct update update;
     char message[MESSAGE];
-    const char *wrong = begin(frame, 1, required != NULL, &update);
+    const char *wrong = begin(frame, 1, required != NULL, 0, &update);
     if (wrong)
         return error(frame, wrong);
     if (required && value(operand(frame, frame->operands.count - 1)) != 0) {
@@ -429,7 +430,7 @@ EXPORT void *fastopt_xla_step(struct frame *frame)
         if (span->dtype != storage(k) || length(k) != fastopt_kernel_at(span->kernel)->coefficient_count)
             wrong = "fastopt: the row of coefficients is not the kernel's";
     }
-    set_rows(&update, k->data, 0);
+    set_rows(&update, 0, update.call.count, k->data, 0);
     if (!wrong) {
         const int32_t code = step_on(&update.call, NULL, run_on_xla, frame);
         if (code != FASTOPT_OK)
@@ -439,8 +440,8 @@ EXPORT void *fastopt_xla_step(struct frame *frame)
     return wrong ? error(frame, wrong) : NULL;
 }
 
-/* What a program gives with each step, where the learning rate is one of its numbers: that, and the running numbers of
- * the rule before the step, if it has some. */
+/* What a program gives with each step: the learning rate, where it is one of the program's numbers, and the running
+ * numbers of the rule before the step, where they follow from more than its number. */
 struct given {
     const double *lr, *scalars;
     int64_t scalar_count;
@@ -453,16 +454,19 @@ typedef int32_t fill_rows(const char *rule, int64_t length, int64_t step, int64_
                           const double *scalars, int64_t scalar_count, int32_t dtype, int64_t coefficients, void *rows,
                           char *message, int64_t message_size);
 
-/* Fills the row of a rule's sum, or where there are its numbers, for parameters of these sizes, a row for each of them.
- * Returns zero, or has written what is wrong to `message`. */
+/* Fills the row of a rule's sum, or where there are its numbers, for parameters of these sizes, a row for each of them;
+ * `after` are then the running numbers after the step, if the program gives those before it. Returns zero, or has written
+ * what is wrong to `message`. */
 typedef int32_t adapt_rows(const char *rule, int64_t length, int64_t step, const double *lr, const double *scalars,
                            int64_t scalar_count, int32_t dtype, int64_t count, const int64_t *sizes,
-                           const double *numbers, int64_t width, int64_t coefficients, void *rows, char *message,
-                           int64_t message_size);
+                           const double *numbers, int64_t width, const double *after, int64_t coefficients, void *rows,
+                           char *message, int64_t message_size);
 
-/* Fills in the running numbers of a rule after a step. Returns zero, or has written what is wrong to `message`. */
+/* Fills in the running numbers of a rule after a step, given the numbers of its sum over each parameter, if it has one.
+ * Returns zero, or has written what is wrong to `message`. */
 typedef int32_t advance_scalars(const char *rule, int64_t length, int64_t step, const double *lr, const double *scalars,
-                                int64_t scalar_count, double *after, char *message, int64_t message_size);
+                                int64_t scalar_count, int64_t count, const double *numbers, int64_t width,
+                                double *after, char *message, int64_t message_size);
 
 /* The next rows of a rule, made in advance: to ask its host for every single one would have each step wait for Python. */
 struct window {
@@ -490,20 +494,22 @@ EXPORT void fastopt_xla_set_rows(fill_rows *filling, adapt_rows *adapting, advan
     advance = advancing;
 }
 
-/* Reads what a program gives from the operands from `first` to `last`: lr, then the scalars, doubles in pairs of 32 bits.
- * Returns zero if they are something else. */
+/* Reads what a program gives from the operands from `first` to `last`: lr, a float or a double, and the scalars, doubles in
+ * pairs of 32 bits. Returns zero if they are something else. */
 static int read_given(const struct frame *frame, int64_t first, int64_t last, struct given *given)
 {
     *given = (struct given){0};
-    if (last - first > 2 || (last - first > 1 && operand(frame, first + 1)->dtype != U32))
-        return 0;
-    if (last > first) {
-        given->value = value(operand(frame, first));
-        given->lr = &given->value;
-    }
-    if (last - first > 1) {
-        given->scalars = operand(frame, first + 1)->data;
-        given->scalar_count = length(operand(frame, first + 1)) / 2;
+    for (int64_t index = first; index < last; index++) {
+        const struct buffer *each = operand(frame, index);
+        if (each->dtype == U32 && !given->scalars) {
+            given->scalars = each->data;
+            given->scalar_count = length(each) / 2;
+        } else if ((each->dtype == F32 || each->dtype == F64) && !given->lr) {
+            given->value = value(each);
+            given->lr = &given->value;
+        } else {
+            return 0;
+        }
     }
     return 1;
 }
@@ -602,17 +608,18 @@ EXPORT void *fastopt_xla_advance(struct frame *frame)
     set_default_float_mode();
     const int32_t code =
         advance(rule->characters, (int64_t)rule->length, *(const int32_t *)operand(frame, 0)->data, given.lr,
-                given.scalars, given.scalar_count, result(frame, 0)->data, message, MESSAGE);
+                given.scalars, given.scalar_count, 0, NULL, 0, result(frame, 0)->data, message, MESSAGE);
     set_float_mode(&mode);
     return code ? error(frame, message) : NULL;
 }
 
-/* What a step with sums needs besides: a row for the sum and one for each parameter, sums and sizes. */
+/* What a step with sums needs besides: sums, sizes, and for each parameter room for a row of the sum or of the kernel. */
 struct sums {
     int32_t index;
     double *partials, *numbers;
     int64_t *sizes;
-    void *rows;
+    char *rows;
+    size_t row_size;
 };
 
 static void free_sums(struct sums *sums)
@@ -625,89 +632,119 @@ static int allocate_sums(const fastopt_call *call, int64_t coefficients, struct 
 {
     const fastopt_sum *about = fastopt_sum_at(sums->index);
     const size_t count = (size_t)call->count + 1, width = (size_t)about->number_count;
-    const size_t most = (size_t)(coefficients > about->coefficient_count ? coefficients : about->coefficient_count);
+    const int64_t most = coefficients > about->coefficient_count ? coefficients : about->coefficient_count;
+    sums->row_size = (size_t)most * sizeof(double);
     sums->partials = calloc((size_t)fastopt_blocks(call) * width + 1, sizeof(double));
     sums->numbers = calloc(count * width, sizeof(double));
     sums->sizes = calloc(count, sizeof(int64_t));
-    sums->rows = calloc(count * most, sizeof(double));
-    return sums->partials && sums->numbers && sums->sizes && sums->rows;
+    sums->rows = calloc(count, sums->row_size);
+    if (!sums->partials || !sums->numbers || !sums->sizes || !sums->rows)
+        return 0;
+    for (int64_t index = 0; index < call->count; index++)
+        sums->sizes[index] = call->spans[index].length;
+    return 1;
 }
 
-/* The sums of each parameter, and the rows that follow from them: see fastopt_xla_adapted_step(). Returns zero, or has
- * written what is wrong to `message`. */
-static int32_t adapt_call(struct frame *frame, const struct update *update, const struct text *rule,
-                          const struct given *given, struct sums *sums, char *message)
+/* A step with sums: its rule, and what else its host is asked by. */
+struct adapted {
+    const struct text *rule;
+    int64_t step;
+    struct given given;
+    double *after; /* where the running numbers after the step are to be, if the program gives those before it */
+    struct update update;
+    struct sums sums;
+    char message[MESSAGE];
+};
+
+/* Gives spans the row of the sum or, once it is `taken`, rows of their own: for each run of spans that are computed in one
+ * dtype. Returns zero, or has written what is wrong to the message. */
+static int32_t adapt_rows_of(struct adapted *step, int64_t coefficients, int taken)
 {
-    const fastopt_call *call = &update->call;
-    const int64_t step = *(const int32_t *)operand(frame, 0)->data, size = (int64_t)rule->length;
-    const int32_t dtype = call->spans[0].dtype;
-    const fastopt_sum *about = fastopt_sum_at(sums->index);
-    const int64_t coefficients = fastopt_kernel_at(call->spans[0].kernel)->coefficient_count;
-    float_mode mode; /* of XLA's threads, not of Python's */
-    get_float_mode(&mode);
-    set_default_float_mode();
-    int32_t wrong = adapt(rule->characters, size, step, given->lr, given->scalars, given->scalar_count, dtype, 1, NULL, NULL,
-                          0, about->coefficient_count, sums->rows, message, MESSAGE);
-    if (!wrong) {
-        set_rows(update, sums->rows, 0);
-        const int32_t code = measure_on(call, sums->index, sums->partials, sums->numbers, run_on_xla, frame);
-        if (code != FASTOPT_OK) {
-            snprintf(message, MESSAGE, "%s", fastopt_error(code));
-            wrong = 1;
-        }
+    const fastopt_call *call = &step->update.call;
+    const struct given *given = &step->given;
+    const struct sums *sums = &step->sums;
+    const int64_t width = fastopt_sum_at(sums->index)->number_count;
+    int32_t wrong = 0;
+    for (int64_t first = 0, last; first < call->count && !wrong; first = last) {
+        const int32_t dtype = call->spans[first].dtype;
+        for (last = first + 1; last < call->count && call->spans[last].dtype == dtype; last++)
+            ;
+        char *rows = sums->rows + (size_t)first * sums->row_size;
+        wrong = adapt(step->rule->characters, (int64_t)step->rule->length, step->step, given->lr, given->scalars,
+                      given->scalar_count, dtype, taken ? last - first : 1, taken ? sums->sizes + first : NULL,
+                      sums->numbers + first * width, width, step->after, coefficients, rows, step->message, MESSAGE);
+        const size_t size = (size_t)coefficients * (dtype == FASTOPT_FLOAT32 ? sizeof(float) : sizeof(double));
+        set_rows(&step->update, first, last, rows, taken ? size : 0);
     }
-    if (!wrong) {
-        for (int64_t index = 0; index < call->count; index++)
-            sums->sizes[index] = call->spans[index].length;
-        wrong = adapt(rule->characters, size, step, given->lr, given->scalars, given->scalar_count, dtype, call->count,
-                      sums->sizes, sums->numbers, about->number_count, coefficients, sums->rows, message, MESSAGE);
-        set_rows(update, sums->rows,
-                 (size_t)coefficients * (dtype == FASTOPT_FLOAT32 ? sizeof(float) : sizeof(double)));
-    }
-    set_float_mode(&mode);
     return wrong;
 }
 
+/* Whether what the library was asked for was done; if not, the message says why. */
+static int is_done(struct adapted *step, int32_t code)
+{
+    if (code != FASTOPT_OK)
+        snprintf(step->message, MESSAGE, "%s", fastopt_error(code));
+    return code == FASTOPT_OK;
+}
+
+/* The sums of each parameter, the running numbers after the step, the rows that follow from both, and the kernels: see
+ * fastopt_xla_adapted_step(). Returns zero, or has written what is wrong to the message. */
+static int32_t adapt_step(struct frame *frame, struct adapted *step, int64_t coefficients)
+{
+    const fastopt_call *call = &step->update.call;
+    const struct given *given = &step->given;
+    const fastopt_sum *about = fastopt_sum_at(step->sums.index);
+    if (adapt_rows_of(step, about->coefficient_count, 0) ||
+        !is_done(step, measure_on(call, step->sums.index, step->sums.partials, step->sums.numbers, run_on_xla, frame)))
+        return 1;
+    if (step->after &&
+        advance(step->rule->characters, (int64_t)step->rule->length, step->step, given->lr, given->scalars,
+                given->scalar_count, call->count, step->sums.numbers, about->number_count, step->after, step->message,
+                MESSAGE))
+        return 1;
+    return adapt_rows_of(step, coefficients, 1) || !is_done(step, step_on(call, NULL, run_on_xla, frame));
+}
+
 /* A step of a rule with sums: operands step, an int32, and what the program gives, then p, g and the states of each
- * parameter, which are all computed in one dtype; results as of fastopt_xla_step(). Attributes: rule and threads; kernel
- * and sum, by name; isa; given, how many operands the program gives. The sums of each parameter are taken, its host makes a row for each from them, and then kernels run. */
+ * parameter; results as of fastopt_xla_step(), then the running numbers after the step, if the program gives those before
+ * it. Attributes: rule and threads; kernel and sum, by name; isa; given, how many operands the program gives. The sums of
+ * each parameter are taken, its host makes the running numbers and a row for each from them, and then kernels run. */
 EXPORT void *fastopt_xla_adapted_step(struct frame *frame)
 {
     void *answer;
     if (is_answered(frame, &answer))
         return answer;
-    const struct text *rule = attribute(frame, "rule", ATTR_STRING);
-    char name[64], message[MESSAGE] = "";
-    if (!rule || !adapt || !copy_name(attribute(frame, "sum", ATTR_STRING), name, sizeof name) ||
+    struct adapted step = {.rule = attribute(frame, "rule", ATTR_STRING)};
+    char name[64];
+    if (!step.rule || !adapt || !advance || !copy_name(attribute(frame, "sum", ATTR_STRING), name, sizeof name) ||
         frame->operands.count < 1 || operand(frame, 0)->dtype != S32)
         return error(frame, "fastopt: a step with sums needs a rule, a sum and its number");
     const int64_t givens = number(frame, "given");
-    struct given given;
-    if (givens < 0 || givens >= frame->operands.count || !read_given(frame, 1, 1 + givens, &given))
+    if (givens < 0 || givens >= frame->operands.count || !read_given(frame, 1, 1 + givens, &step.given))
         return error(frame, "fastopt: a step with sums has operands that are not known");
-    struct sums sums = {.index = fastopt_find_sum(name)};
-    if (sums.index < 0)
+    step.step = *(const int32_t *)operand(frame, 0)->data;
+    if (step.given.scalars) {
+        const int64_t last = frame->results.count - 1;
+        if (last < 0 || result(frame, last)->dtype != U32 || length(result(frame, last)) != 2 * step.given.scalar_count)
+            return error(frame, "fastopt: the last result of a step is the running numbers after it");
+        step.after = result(frame, last)->data;
+    }
+    step.sums.index = fastopt_find_sum(name);
+    if (step.sums.index < 0)
         return error(frame, fastopt_error(FASTOPT_NO_SUM));
-    struct update update;
-    const char *wrong = begin(frame, 1 + givens, 0, &update);
+    const char *wrong = begin(frame, 1 + givens, 0, step.after != NULL, &step.update);
     if (wrong)
         return error(frame, wrong);
-    const int64_t count = update.call.count;
-    for (int64_t index = 1; index < count && !wrong; index++)
-        if (update.spans[index].dtype != update.spans[0].dtype)
-            wrong = "fastopt: the parameters of a step with sums must be computed in one dtype";
-    if (!wrong && count > 0) {
-        if (!allocate_sums(&update.call, fastopt_kernel_at(update.spans[0].kernel)->coefficient_count, &sums)) {
-            wrong = fastopt_error(FASTOPT_NO_MEMORY);
-        } else if (adapt_call(frame, &update, rule, &given, &sums, message)) {
-            wrong = message;
-        } else {
-            const int32_t code = step_on(&update.call, NULL, run_on_xla, frame);
-            if (code != FASTOPT_OK)
-                wrong = fastopt_error(code);
-        }
-    }
-    free_sums(&sums);
-    free(update.spans);
+    const int64_t coefficients = fastopt_kernel_at(step.update.kernel)->coefficient_count;
+    float_mode mode; /* of XLA's threads, not of Python's */
+    get_float_mode(&mode);
+    set_default_float_mode();
+    if (!allocate_sums(&step.update.call, coefficients, &step.sums))
+        wrong = fastopt_error(FASTOPT_NO_MEMORY);
+    else if (adapt_step(frame, &step, coefficients))
+        wrong = step.message;
+    set_float_mode(&mode);
+    free_sums(&step.sums);
+    free(step.update.spans);
     return wrong ? error(frame, wrong) : NULL;
 }

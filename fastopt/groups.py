@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 class Adapted:
     """The coefficients of a sum that is taken over each parameter of a group, and those that follow from it.
 
-    ``sizes`` are how many elements the parameters have.
+    ``sizes`` are how many elements the parameters have, ``values`` the coefficients of the step before sums are taken.
     """
 
-    __slots__ = ("measured", "rows", "sizes")
+    __slots__ = ("measured", "rows", "sizes", "values")
 
     def __init__(self, rule: Rule, sizes: Sequence[int], dtype: np.dtype) -> None:
         self.sizes = np.array(sizes, np.float64)
-        values = rule.coefficients(1)
-        self.measured = Row(np.zeros(len(rule.measured(1, values)), dtype))
-        self.rows = np.zeros((len(sizes), len(values)), dtype)
+        self.values = rule.coefficients(1)
+        self.measured = Row(np.zeros(len(rule.measured(1, self.values)), dtype))
+        self.rows = np.zeros((len(sizes), len(self.values)), dtype)
 
 
 class Group:
@@ -156,19 +156,17 @@ class Group:
     def prepare(self, step: int, scale: float) -> None:
         """Fills the coefficients of a step (counted from 1), for gradients that are to be multiplied by ``scale``.
 
-        ValueError if there are coefficients that the dtype cannot hold.
+        Or those of the sum that the step takes first. ValueError if there are some that the dtype cannot hold.
         """
-        scalars = self.scalars
-        self._rule.fill(self._row, step, scale, scalars)
-        if scalars:
+        scalars, adapted = self.scalars, self.adapted
+        if adapted is None:
+            self._rule.fill(self._row, step, scale, scalars)
+        else:
+            adapted.values = self._rule.fill_measured(adapted.measured, step, scale, scalars)
+        if scalars and not self._rule.totals:
             self._following.update(self._rule.advance(step, **scalars))
 
-    def prepare_sums(self, step: int, scale: float) -> None:
-        """Fills the coefficients of the sum that a step takes first."""
-        assert self.adapted is not None
-        self._rule.fill_measured(self.adapted.measured, step, scale, self.scalars)
-
-    def adapt(self, step: int, scale: float, sums: np.ndarray, totals: Sequence[float]) -> None:
+    def adapt(self, step: int, sums: np.ndarray, totals: Sequence[float]) -> None:
         """Fills the coefficients of a step for each parameter, whose sums have a row each.
 
         ``totals`` are those of all parameters that the step updates by a rule of this kind.
@@ -177,7 +175,7 @@ class Group:
         adapted, rule = self.adapted, self._rule
         if rule.totals:
             self._following.update(rule.advance(step, totals=totals, **self.scalars))
-        rule.fill_adapted(adapted.rows, step, scale, self.scalars, adapted.sizes, sums, self._following)
+        rule.fill_adapted(adapted.rows, step, adapted.values, adapted.sizes, sums, self._following)
 
     def prepare_estimate(self, scale: float) -> None:
         """Fills the coefficients of an update of the Hessian, for gradients that are to be multiplied by ``scale``."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 
-from fastopt.backend.choice import select
+from fastopt.backend.choice import BackendChoice, select
 from fastopt.backend.process import process, resolve_threads
 from fastopt.backend.program import Call, run
 from fastopt.buffers import PARTS, FlatBuffer, Layout
@@ -21,7 +21,7 @@ from fastopt.groups import Group, assign
 from fastopt.norm import check_limit
 from fastopt.plan import Explanation, Reading, StepPlan
 from fastopt.plans import make_plan
-from fastopt.precision import check_precision, check_seed
+from fastopt.precision import Copy, Master, Rounding, StateDtype, check_precision, check_seed
 from fastopt.rule import Rule
 from fastopt.state import MICRO_STEP, STEP, OptimizerState, flat_and_layout
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from fastopt.checkpoint.saved import Saved, Stored
 
 NONFINITE = ("propagate", "skip", "raise")
-
-StateDtype = Literal["bfloat16", "float16", "8bit"]
 
 _DECAY = Interval(0.0, 1.0, "[)")
 _RHO = Interval(0.0, brackets="()")
@@ -133,15 +131,15 @@ class Optimizer:
         params: FlatBuffer | np.ndarray,
         rule: Rule | Mapping[str, Rule],
         *,
-        backend: Literal["auto", "numba", "c"] = "auto",
+        backend: BackendChoice = "auto",
         threads: int | None = None,
         accumulate: int = 1,
         ema_decay: float | None = None,
-        master: Literal["float32", "split"] | None = None,
+        master: Master | None = None,
         state_dtype: StateDtype | Mapping[str, StateDtype] | None = None,
-        rounding: Literal["stochastic", "nearest"] = "stochastic",
+        rounding: Rounding = "stochastic",
         seed: int = 0,
-        copy: Literal["bfloat16", "float16"] | None = None,
+        copy: Copy | None = None,
         lookahead: tuple[int, float] | None = None,
     ) -> None:
         accumulate = Whole(1).parse("accumulate", accumulate)

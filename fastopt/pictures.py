@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import matplotlib.style
 from matplotlib.axes import Axes
@@ -12,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
+from fastopt.errors import InputError
 from fastopt.files import replacing
 
 # Okabe & Ito's palette without its yellow, which is too pale for thin lines.
@@ -34,6 +36,15 @@ def picture(path: str | os.PathLike) -> Iterator[Figure]:
         yield figure
         with replacing(path) as file:
             figure.savefig(file, format="png")
+
+
+def check_file(path: Path) -> None:
+    """InputError for "out" unless ``path`` can be the name of a picture."""
+    if path.suffix.lower() != ".png":
+        allowed = str(path.with_suffix(".png"))
+        raise InputError("out", f"must be a name that ends in .png, such as {allowed!r}, not {str(path)!r}")
+    if not path.parent.is_dir():
+        raise InputError("out", f"must be a file in a folder that is there, not {str(path)!r}")
 
 
 def plain(text: str) -> str:

@@ -1,24 +1,30 @@
 """How parameters, states and copies of them are stored: what an optimizer was asked for, checked."""
 
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from fastopt.declared import Choice, whole
-from fastopt.errors import nearest, quoted
+from fastopt.errors import InputError, nearest, quoted
 from fastopt.storage import Storage
 from fastopt.storages import STORAGES, find
 
 #: Parameters of fewer elements keep their states as kernels compute them, where ``8bit`` was asked for.
 SMALL = 4096
 
-COMPRESSED = ("bfloat16", "float16", "8bit")
-COPIES = ("bfloat16", "float16")
-ROUNDING = Choice("stochastic", "nearest")
+Master = Literal["float32", "split"]
+StateDtype = Literal["bfloat16", "float16", "8bit"]
+Copy = Literal["bfloat16", "float16"]
+Rounding = Literal["stochastic", "nearest"]
+
+MASTER: tuple[str, ...] = get_args(Master)
+COMPRESSED: tuple[str, ...] = get_args(StateDtype)
+COPIES: tuple[str, ...] = get_args(Copy)
+ROUNDING = Choice(*get_args(Rounding))
 
 #: What can hold parameters exactly, by how they are stored.
-MASTERS = {"bfloat16": ("float32", "split"), "float16": ("float32",)}
+MASTERS: dict[str, tuple[str, ...]] = {"bfloat16": MASTER, "float16": ("float32",)}
 
 _STATES = "None, 'bfloat16', 'float16', '8bit', or a mapping of states to these"
 _SEED = "a whole number in [0, 2**64)"
@@ -60,18 +66,26 @@ def check_precision(
 
     TypeError or ValueError, which names the argument, if it is outside its domain.
     """
-    if master is not None:
-        allowed = MASTERS.get(dtype, ())
-        if master not in allowed:
-            *others, last = map(repr, (None, *allowed))
-            words = f"{', '.join(others)} or {last}" if others else last
-            raise ValueError(f"master must be {words} for parameters of {dtype}, not {quoted(master)}")
-    if copy is not None:
-        if copy not in COPIES:
-            raise ValueError(f"copy must be None, 'bfloat16' or 'float16', not {quoted(copy)}")
-        if dtype in COPIES:
-            raise ValueError(f"copy must be None for parameters of {dtype}, not {quoted(copy)}")
+    check_master(master, dtype)
+    check_copy(copy, dtype)
     return Precision(master, _check_states(state_dtype, states), ROUNDING.parse("rounding", rounding), copy)
+
+
+def check_master(master: Any, dtype: str) -> None:
+    """InputError unless it can hold parameters of that dtype exactly, or is None."""
+    _check_one("master", master, MASTERS.get(dtype, ()), dtype)
+
+
+def check_copy(copy: Any, dtype: str) -> None:
+    """InputError unless parameters of that dtype can have such a copy, or it is None."""
+    _check_one("copy", copy, () if dtype in COPIES else COPIES, dtype)
+
+
+def _check_one(argument: str, given: Any, allowed: tuple[str, ...], dtype: str) -> None:
+    if given is not None and given not in allowed:
+        *others, last = map(repr, (None, *allowed))
+        words = f"{', '.join(others)} or {last}" if others else last
+        raise InputError(argument, f"must be {words} for parameters of {dtype}, not {quoted(given)}")
 
 
 def _check_states(given: Any, states: Collection[str]) -> dict[str, str]:

@@ -276,40 +276,45 @@ class Rule(Declared):
             raise self._too_large(row.array.dtype, values, step) from None
 
     @np.errstate(all="ignore")
-    def fill_measured(self, row: Row, step: int, scale: float = 1.0, scalars: Mapping[str, float] = _NONE) -> None:
-        """As :meth:`fill`, with the coefficients of the rule's sum."""
-        values = self._scaled(step, scale, scalars)
-        values = self.measured(step, values, **scalars) if self.totals else self.measured(step, values)
+    def fill_measured(
+        self, row: Row, step: int, scale: float = 1.0, scalars: Mapping[str, float] = _NONE
+    ) -> dict[str, float]:
+        """As :meth:`fill`, with the coefficients of the rule's sum. Returns the ``values`` for :meth:`fill_adapted`."""
+        found: dict[str, float] = {}
         try:
-            row.pack(*values.values())
+            values = self.scaled(step, scale, scalars)
+            found = self.measured(step, values, **scalars) if self.totals else self.measured(step, values)
+            row.pack(*found.values())
         except OverflowError:
-            raise self._too_large(row.array.dtype, values, step) from None
+            raise self._too_large(row.array.dtype, found, step) from None
+        return values
 
     @np.errstate(all="ignore")
     def fill_adapted(
         self,
         rows: np.ndarray,
         step: int,
-        scale: float,
-        scalars: Mapping[str, float],
+        values: Mapping[str, float],
         sizes: np.ndarray,
         sums: np.ndarray,
         after: Mapping[str, float] = _NONE,
     ) -> None:
         """Fills a row of coefficients for each parameter, whose size and sums have one, too; else as :meth:`fill`.
 
-        ``after`` are the scalars after the step, for a rule with :attr:`totals`.
+        ``values`` are those of :meth:`scaled`; ``after`` are the scalars after the step, for a rule with
+        :attr:`totals`.
         """
-        values = self._scaled(step, scale, scalars)
         adapted = self.adapted(step, values, **after) if self.totals else self.adapted(step, values, sizes, *sums.T)
-        adapted = values | adapted
-        found = np.empty((len(adapted), len(rows)))
+        adapted = {**values, **adapted}
+        found = np.empty((len(adapted), 1 if self.totals else len(rows)))
         for place, value in enumerate(adapted.values()):
             found[place] = value
-        large = np.isfinite(found) & (np.abs(found) > np.finfo(rows.dtype).max)
-        if large.any():
-            first = dict(zip(adapted, found[:, large.any(axis=0).argmax()].tolist(), strict=True))
-            raise self._too_large(rows.dtype, first, step)
+        largest = np.finfo(rows.dtype).max
+        if not np.abs(found).max(initial=0.0) <= largest:  # or there are infinities, or NaN
+            large = np.isfinite(found) & (np.abs(found) > largest)
+            if large.any():
+                first = dict(zip(adapted, found[:, large.any(axis=0).argmax()].tolist(), strict=True))
+                raise self._too_large(rows.dtype, first, step)
         rows[...] = found.T
 
     def _too_large(self, dtype: np.dtype, values: Mapping[str, float], step: int) -> ValueError:
@@ -319,7 +324,8 @@ class Rule(Declared):
         found = large or f"the coefficients of step {step}"
         return ValueError(f"{quoted(self)}: too large for {dtype.name}: {found}")
 
-    def _scaled(self, step: int, scale: float, scalars: Mapping[str, float]) -> dict[str, float]:
+    def scaled(self, step: int, scale: float = 1.0, scalars: Mapping[str, float] = _NONE) -> dict[str, float]:
+        """The numbers of :meth:`coefficients`, for gradients that are to be multiplied by ``scale``."""
         values = self.coefficients(step, **scalars)
         values["grad_scale"] *= scale
         return values

@@ -15,5 +15,8 @@ GRAIN = 65536
 #: The same after backward in torch: the pool is awake, and what backward wrote lies in the caches of all processors.
 GRAIN_AWAKE = 16384
 
+#: Short runs of elements, such as rows of a table, that memory sends while another one is worked on.
+AHEAD = 8
+
 #: Bytes of a cache line and of the widest vector register.
 LINE = 64

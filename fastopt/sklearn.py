@@ -231,9 +231,12 @@ class _TrainedByRule:
 
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
         if self.optimizer is not None:
-            _as_rule(self.optimizer)  # before anything is changed
+            rule = _as_rule(self.optimizer)  # before anything is changed
             if self.solver == "lbfgs":  # type: ignore[attr-defined]
                 raise ValueError("solver must be 'adam' or 'sgd' where an optimizer takes its place, not 'lbfgs'")
+            scored = self.early_stopping  # type: ignore[attr-defined]
+            if isinstance(rule.lr, Plateau) and rule.lr.mode == "max" and not scored:
+                raise ValueError("early_stopping must be True for a Plateau with mode='max', which observes its scores")
         return super()._fit(*args, **kwargs)  # type: ignore[misc]
 
     def _fit_stochastic(self, *args: Any) -> None:
@@ -323,7 +326,8 @@ class MLPClassifier(_TrainedByRule, neural_network.MLPClassifier):
     Raises
     ------
     ValueError
-        In ``fit``: the text is none of a rule, the solver is ``"lbfgs"``, or what scikit-learn raises.
+        In ``fit``: the text is none of a rule, the solver is ``"lbfgs"``, a ``Plateau`` with ``mode="max"`` has no
+        scores of ``early_stopping`` to observe; or what scikit-learn raises.
 
     Attributes
     ----------

@@ -1,7 +1,7 @@
 """Optimizers and schedules as text: ``name:key=value,key=value``."""
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import fastopt
@@ -32,6 +32,20 @@ def rule_of_any_shape(text: str, argument: str = "optimizer") -> fastopt.Rule:
     except ValueError:
         raise InputError(argument, f"must be a rule for parameters of any shape, not {text!r}") from None
     return made
+
+
+def distinct(texts: Sequence[str], most: int, of: Callable[[str], Hashable]) -> dict[str, Any]:
+    """What ``of`` makes of each text. InputError for "optimizer" if it is one twice, or there are over ``most``."""
+    if len(texts) > most:
+        raise InputError("optimizer", f"must be given up to {most} times, not {len(texts)}")
+    found: dict[Any, str] = {}
+    for text in texts:
+        made = of(text)
+        if made in found:
+            twice = f"{text!r} twice" if found[made] == text else f"{found[made]!r} and {text!r}, the same"
+            raise InputError("optimizer", f"must be a different one each time, not {twice}")
+        found[made] = text
+    return {text: made for made, text in found.items()}
 
 
 def names_built_in(text: str) -> bool:

@@ -95,6 +95,7 @@ class CSums:
             for field in (("length",), ("coefficients",), ("streams", 1, "parts", 0))
         )
         self._sizes = self._lengths.copy()
+        self._whole = True  # whether every work had a gradient when sums were taken before
         self._call = ffi.new("fastopt_call *", (spans, len(works), 1, isa(), grain))
         self._width = lib.fastopt_sum_at(self._sum).number_count
         self._partials = ffi.new("double[]", lib.fastopt_blocks(self._call) * self._width)
@@ -105,7 +106,10 @@ class CSums:
     def take(self, threads: int, gradients: np.ndarray | None = None) -> np.ndarray:
         if gradients is not None:
             self._gradients[:] = gradients
-            np.multiply(self._sizes, gradients != 0, out=self._lengths)
+            whole = bool(gradients.all())
+            if not (whole and self._whole):
+                np.multiply(self._sizes, gradients != 0, out=self._lengths)
+            self._whole = whole
         self._call.threads = _useful(threads)
         numbers = np.empty((self._lengths.size, self._width))
         code = lib.fastopt_measure(self._call, self._sum, self._partials, ffi.cast("double *", numbers.ctypes.data))

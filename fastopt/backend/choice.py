@@ -3,14 +3,15 @@
 import os
 import sys
 from importlib.machinery import PathFinder
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from fastopt.backend.process import process
 from fastopt.backend.program import Backend
 from fastopt.errors import BackendError, did_you_mean
 
 NAMES = ("numba", "c")
-CHOICES = ("auto", *NAMES)
+BackendChoice = Literal["auto", "numba", "c"]
+CHOICES: tuple[str, ...] = get_args(BackendChoice)
 
 #: Spans from which on numba, which makes a call for each, takes more than twice as long as C, unless they are large.
 MANY_SPANS = 16

@@ -19,10 +19,21 @@ import numba
 import numpy as np
 from numba import prange
 
-from fastopt.backend.memory import add_to, address_of, array_at, call, clear, folded, number_at, on_stack, rows_of
+from fastopt.backend.memory import (
+    add_to,
+    address_of,
+    array_at,
+    call,
+    clear,
+    fetch,
+    folded,
+    number_at,
+    on_stack,
+    rows_of,
+)
 from fastopt.backend.versions import look
 from fastopt.codecs.noise import fill_noise
-from fastopt.sizes import BLOCK, LANES, TILE
+from fastopt.sizes import AHEAD, BLOCK, LANES, LINE, TILE
 
 _njit = numba.njit(error_model="numpy", _nrt=False)
 
@@ -34,8 +45,9 @@ work: Any = None
 numbers: Any = None
 all_lanes: Any = None
 
-# The row that a kernel's arguments come from; columns for its streams follow.
-SIZE, K, K_SIZE, BUFFERS = range(4)
+# The row that a kernel's arguments come from; columns for its streams follow. ITEM is the bytes of an element where
+# the next rows are to be fetched ahead: rows of a table lie anywhere, and no processor guesses where. Else it is 0.
+SIZE, K, K_SIZE, ITEM, BUFFERS = range(5)
 
 # The row of a piece that is worked on by tiles starts as a kernel's; an entry for each stream and follower comes after.
 ELEMENT, KEYS, STREAMS, ENTRIES = range(3, 7)
@@ -68,6 +80,8 @@ def spans(table, bounds, watched, function):
 
 def spans_of_share(table, start, stop, function):
     for piece in range(start, stop):
+        if piece + AHEAD < stop and table[piece + AHEAD, SIZE] <= TILE:
+            fetch_row(table[piece + AHEAD])
         apply(function, address_of(table) + 8 * piece * table.shape[1])
 
 
@@ -120,6 +134,14 @@ def tiles_of_share(table, start, stop, scratch, share, function):
                     fill_noise(key, table[piece, ELEMENT] + tile * TILE, words)
                 coding[NOISE_SHIFT] = shift
                 call(table[piece, at + ENCODE], coding_row)
+
+
+@_njit
+def fetch_row(piece):
+    """Has memory send what a kernel will read."""
+    for column in range(BUFFERS, piece.size):
+        for byte in range(0, piece[SIZE] * piece[ITEM], LINE):
+            fetch(piece[column] + byte)
 
 
 @_njit

@@ -239,6 +239,21 @@ def address_of(typing_context, array):
 
 
 @intrinsic
+def fetch(typing_context, address):
+    """Has memory send the cache line of an address to the second-level cache, which waits for more at once."""
+
+    def generate(context, builder, signature, values):
+        pointer = ir.IntType(8).as_pointer()
+        function = ir.FunctionType(ir.VoidType(), [pointer, _int32, _int32, _int32])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer], function)
+        read, second_level, data = _int32(0), _int32(2), _int32(1)
+        builder.call(prefetch, [builder.inttoptr(values[0], pointer), read, second_level, data])
+        return context.get_dummy_value()
+
+    return types.none(types.int64), generate
+
+
+@intrinsic
 def call(typing_context, function, row):
     """Calls the compiled function at an address with the address of a row."""
 

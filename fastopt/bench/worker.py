@@ -87,7 +87,8 @@ class Engine:
         if self.name in NAMES:
             from fastopt.bench import limit
 
-            computes, states = mix.computes, len(rule.states)
+            computes = mix.computes
+            states = min(len(rule.states), len(limit.TRAFFIC) - 1)  # what more there are makes its arrays longer
             moved = (3 + 2 * states) * computes.itemsize
             self.limit = limit.bind(round(mix.traffic(rule, size) / moved), computes, states, self.threads)
         return True

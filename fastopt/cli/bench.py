@@ -17,10 +17,11 @@ from fastopt.bench.mix import Mix
 from fastopt.bench.peers import PEERS
 from fastopt.bench.session import TURNS
 from fastopt.buffers import DTYPES
+from fastopt.cli.errors import named_errors
 from fastopt.cli.types import Kind, OrNone, Positive, Whole, Word
 from fastopt.errors import InputError, one_of
 from fastopt.machine import MEMORY_SHARE, memory, shortage
-from fastopt.precision import COMPRESSED, COPIES, MASTERS, ROUNDING
+from fastopt.precision import COMPRESSED, COPIES, MASTER, ROUNDING, check_copy, check_master
 from fastopt.rule import Rule
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -116,7 +117,7 @@ class Size(Kind):
 )
 @click.option(
     "--master",
-    type=OrNone(("float32", "split")),
+    type=OrNone(MASTER),
     default="none",
     show_default=True,
     help="What keeps parameters in 16 bits exactly: a copy in float32, or the lower halves of it.",
@@ -194,17 +195,19 @@ def command(
     from rich.console import Console
 
     from fastopt.bench import chart, report, session
+    from fastopt.pictures import check_file
 
     chosen = tuple(dict.fromkeys(rule for group in rules for rule in group))
     chosen = chosen or tuple(cases.cases()[name] for name in cases.DEFAULT)
     sizes = tuple(sorted(set(sizes))) or SIZES
-    mix = _mix(stored)
+    with named_errors(context):
+        mix = _mix(stored)
+        check_file(out)
     threads = _threads(threads)
     engines = _backends(backends)
     missing = [name for name in peers or () if PEERS[name].missing()]
     engines += [name for name in peers or () if name not in missing]
     _check_memory(session.memory_needed(chosen, max(sizes), mix, engines), max(sizes))
-    _check_out(out)
     progress = _progress(len(chosen) * len(sizes))
     try:
         with progress:
@@ -236,13 +239,8 @@ def _mix(stored: dict[str, Any]) -> Mix:
     for name in ("state_dtype", "master", "copy"):  # None is one of their values
         (stored[name],) = stored[name]
     mix = Mix(**stored | {"grad_dtype": stored["grad_dtype"] or stored["dtype"]})
-    for option, given, allowed in (
-        ("--master", mix.master, MASTERS.get(mix.dtype, ())),
-        ("--copy", mix.copy, () if mix.dtype in COPIES else COPIES),
-    ):
-        if given is not None and given not in allowed:
-            words = " or ".join(("none", *allowed))
-            raise click.UsageError(f"{option} must be {words} for parameters in {mix.dtype}, not {given}")
+    check_master(mix.master, mix.dtype)
+    check_copy(mix.copy, mix.dtype)
     return mix
 
 
@@ -273,14 +271,6 @@ def _check_memory(needed: int, size: int) -> None:
     if short := shortage(needed):
         allowed = int(size * MEMORY_SHARE * (memory() or 0) / needed)
         raise click.UsageError(f"--size must be up to {allowed}, not {size}, which {short}")
-
-
-def _check_out(path: Path) -> None:
-    if path.suffix.lower() != ".png":
-        allowed = str(path.with_suffix(".png"))
-        raise click.UsageError(f"--out must be a name that ends in .png, such as {allowed!r}, not {str(path)!r}")
-    if not path.parent.is_dir():
-        raise click.UsageError(f"--out must be a file in a folder that is there, not {str(path)!r}")
 
 
 def _progress(total: int) -> Any:

@@ -37,9 +37,10 @@ def command(context: click.Context, optimizer: tuple[str, ...], backend: Any, ou
       fastopt landscape -o adam:lr=0.1 -o adam:lr=0.1,betas=0.5/0.9
     """
     from fastopt.landscape import chart, paths
+    from fastopt.pictures import check_file
 
     with named_errors(context):
-        chart.check_file(out)
+        check_file(out)
         traces = paths.paths(optimizer or paths.DEFAULT, backend or "auto")
         chart.draw(out, traces)
     chart.show(traces)

@@ -8,7 +8,7 @@ import click
 from fastopt.buffers import DTYPES
 from fastopt.cli.errors import named_errors
 from fastopt.cli.types import BACKENDS, MOST, BatchSize, OrNone, Positive, Whole, Widths, Word
-from fastopt.precision import COMPRESSED, ROUNDING
+from fastopt.precision import COMPRESSED, MASTER, ROUNDING
 
 
 @click.command("train")
@@ -64,7 +64,7 @@ from fastopt.precision import COMPRESSED, ROUNDING
 )
 @click.option(
     "--master",
-    type=OrNone(("float32", "split")),
+    type=OrNone(MASTER),
     help="What keeps parameters in 16 bits exactly, so that small steps are not lost: float32, a copy of them, or "
     "split, the lower halves of float32 numbers, for bfloat16 alone (default none).",
 )

@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 
 import click
 
+from fastopt.backend.choice import CHOICES
 from fastopt.errors import InputError, one_of, quoted
 
 MOST = 10**9  # epochs and the like: more would take longer than anybody waits
@@ -100,4 +101,4 @@ class Widths(Kind):
         return tuple(map(int, parts))
 
 
-BACKENDS = Word(("auto", "numba", "c"))
+BACKENDS = Word(CHOICES)

@@ -12,12 +12,8 @@ import numpy as np
 
 from fastopt.backend.process import resolve_threads
 from fastopt.capi import get_library
-from fastopt.errors import quoted
 from fastopt.jax import rows
 from fastopt.rule import Rule
-
-#: How numbers of parameters, gradients and states may be stored.
-STORED = ("float32", "float64", "bfloat16", "float16")
 
 
 @cache
@@ -32,7 +28,7 @@ def register() -> None:
 def row(source: rows.Source, step: jax.Array, given: Sequence[jax.Array], size: int, dtype: np.dtype) -> jax.Array:
     """The row of coefficients of a step (an int32, from 1), of which there are ``size``.
 
-    ``given`` are, where the source is traced, the learning rate, and the rule's scalars if it has some: see
+    ``given`` are what is a number of the program's: the learning rate, and the rule's scalars, as in
     :func:`first_scalars`.
     """
     call = jax.ffi.ffi_call("fastopt_xla_row", jax.ShapeDtypeStruct((size,), dtype), vmap_method="sequential")
@@ -71,16 +67,19 @@ def update(
     One call for each dtype that is computed in, whose coefficients ``row`` gives; in place where XLA may overwrite.
     ``reads`` the kernel gives the step alone, as if parameters were zero, in new memory.
     """
-    attributes = {"kernel": kernel, "reads": np.int64(reads)}
+    attributes: dict[str, Any] = {"kernel": kernel, "reads": np.int64(reads)} | _engine(threads)
     after: list[jax.Array] = []
     if required is not None:
         after.append(jnp.asarray(required.number, jnp.float32))
         attributes["required"] = required.sentence
-
-    def call(dtype: np.dtype, spans: list) -> list[list[jax.Array]]:
-        return _call("fastopt_xla_step", [row(dtype)], spans, after, attributes | _engine(threads))
-
-    return _for_each_dtype(spans, call)
+    found: list[list[jax.Array]] = [[]] * len(spans)
+    dtypes = [computes(span[0]) for span in spans]
+    for dtype in sorted(set(dtypes), key=str):
+        places = [place for place, each in enumerate(dtypes) if each == dtype]
+        new, _ = _call("fastopt_xla_step", [row(dtype)], [spans[place] for place in places], after, [], attributes)
+        for place, each in zip(places, new, strict=True):
+            found[place] = each
+    return found
 
 
 def adapted_update(
@@ -90,31 +89,15 @@ def adapted_update(
     given: Sequence[jax.Array],
     spans: Sequence[Sequence[Any]],
     threads: int | None,
-) -> list[list[jax.Array]]:
+) -> tuple[list[list[jax.Array]], list[jax.Array]]:
     """As :func:`update`, by a rule whose coefficients follow from sums over each parameter: see :attr:`Rule.sums`.
 
-    ``step`` and ``given`` are those of :func:`row`.
+    ``step`` and ``given`` are those of :func:`row`. The scalars after the step come second, if they are among these.
     """
-    before = [step, *given]
-    attributes = {"kernel": rule.kernel, "sum": rule.sums, "rule": source.name, "given": np.int64(len(given))}
-
-    def call(dtype: np.dtype, spans: list) -> list[list[jax.Array]]:
-        return _call("fastopt_xla_adapted_step", before, spans, [], attributes | _engine(threads))
-
-    return _for_each_dtype(spans, call)
-
-
-def _for_each_dtype(
-    spans: Sequence[Sequence[Any]], call: Callable[[np.dtype, list], list[list[jax.Array]]]
-) -> list[list[jax.Array]]:
-    """What the call gives for those spans that are computed in each dtype, in the order in which they were."""
-    found: list[list[jax.Array]] = [[]] * len(spans)
-    dtypes = [computes(span[0]) for span in spans]
-    for dtype in sorted(set(dtypes), key=str):
-        places = [place for place, each in enumerate(dtypes) if each == dtype]
-        for place, each in zip(places, call(dtype, [spans[place] for place in places]), strict=True):
-            found[place] = each
-    return found
+    attributes: dict[str, Any] = {"kernel": rule.kernel, "sum": rule.sums, "rule": source.name} | _engine(threads)
+    scalars = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in given if each.dtype == np.uint32]
+    before, count = [step, *given], {"given": np.int64(len(given))}
+    return _call("fastopt_xla_adapted_step", before, spans, [], scalars, attributes | count)
 
 
 def _engine(threads: int | None) -> dict[str, np.int64]:
@@ -122,13 +105,19 @@ def _engine(threads: int | None) -> dict[str, np.int64]:
 
 
 def _call(
-    target: str, before: list[jax.Array], spans: list, after: list[jax.Array], attributes: dict[str, Any]
-) -> list[list[jax.Array]]:
-    """New parameters and states by a handler, whose operands are these besides those of the spans."""
+    target: str,
+    before: list[jax.Array],
+    spans: Sequence[Sequence[Any]],
+    after: list[jax.Array],
+    others: list[jax.ShapeDtypeStruct],
+    attributes: dict[str, Any],
+) -> tuple[list[list[jax.Array]], list[jax.Array]]:
+    """New parameters and states by a handler, and its ``others`` results. Operands are these besides the spans'."""
     reads = attributes.get("reads", True)
     operands = list(before)
     results: list[jax.ShapeDtypeStruct] = []
     aliases: dict[int, int] = {}
+    ends = []
     for p, g, *states in spans:
         first, place = len(operands), len(results)
         if reads:
@@ -137,9 +126,10 @@ def _call(
             aliases[first + 2 + index] = place + 1 + index
         operands += map(jnp.asarray, (p, g, *states))
         results += [jax.ShapeDtypeStruct(jnp.shape(each), jnp.result_type(each)) for each in (p, *states)]
-    call = jax.ffi.ffi_call(target, results, vmap_method="sequential", input_output_aliases=aliases)
-    flat, width = call(*operands, *after, **attributes), len(spans[0]) - 1
-    return [list(flat[start : start + width]) for start in range(0, len(flat), width)]
+        ends.append(len(results))
+    call = jax.ffi.ffi_call(target, [*results, *others], vmap_method="sequential", input_output_aliases=aliases)
+    flat = call(*operands, *after, **attributes)
+    return [list(flat[start:end]) for start, end in zip([0, *ends], ends, strict=False)], list(flat[len(results) :])
 
 
 def following(count: jax.Array) -> jax.Array:
@@ -158,35 +148,6 @@ def coefficients(kernel: str) -> tuple[str, ...]:
 def computes(leaf: Any) -> np.dtype:
     """The dtype in which kernels compute for parameters that are stored so."""
     return np.dtype(np.float64 if jnp.result_type(leaf) == np.float64 else np.float32)
-
-
-def check_dtype(name: str, leaf: Any) -> None:
-    """TypeError, which names the argument, if a leaf is no array that kernels can read."""
-    if not hasattr(leaf, "dtype"):
-        raise TypeError(f"{name} must have arrays of {', '.join(STORED)}, not {quoted(leaf)}")
-    if jnp.result_type(leaf).name not in STORED:
-        raise TypeError(f"{name} must have arrays of {', '.join(STORED)}, not of {jnp.result_type(leaf).name}")
-
-
-def flatten(tree: Any) -> tuple[list, Any]:
-    """The leaves of a pytree, and what it is without them."""
-    return jax.tree.flatten(tree)
-
-
-def leaves_like(name: str, given: Any, model: str, leaves: list, tree: Any) -> list:
-    """The leaves of a pytree that must be like another one, ``model``: of its structure and its shapes.
-
-    TypeError or ValueError, which name the argument, if they are not.
-    """
-    found, structure = jax.tree.flatten(given)
-    if structure != tree:
-        raise ValueError(f"{name} must have the structure of {model}, {tree}, not {structure}")
-    for leaf, like in zip(found, leaves, strict=True):
-        check_dtype(model, like)
-        check_dtype(name, leaf)
-        if jnp.shape(leaf) != jnp.shape(like):
-            raise ValueError(f"{name} must have the shapes of {model}, {jnp.shape(like)}, not {jnp.shape(leaf)}")
-    return found
 
 
 def _isa() -> int:

@@ -6,6 +6,8 @@ the learning rate is a number of the program's does it ask in every step.
 """
 
 import ctypes
+import itertools
+from collections.abc import Iterator
 from math import prod
 from typing import Any, NamedTuple
 
@@ -13,9 +15,12 @@ import numpy as np
 
 from fastopt.rule import Row, Rule
 from fastopt.schedules import Schedule
+from fastopt.totals import total
 
 _DTYPES = np.dtype(np.float32), np.dtype(np.float64)  # by their number in fastopt.h
-_known: dict[str, Rule] = {}
+_known: dict[str, Rule] = {}  # all there ever were: nobody knows how long a compiled program will ask for its rule
+_names: dict[tuple[str, Rule, int | None], str] = {}
+_numbers: dict[str, Iterator[int]] = {}  # the next one of those that look alike
 _scalars: dict[str, tuple[int, dict[str, float]]] = {}  # of rules that keep some, after so many steps
 
 
@@ -43,17 +48,16 @@ def source(rule: Rule) -> Source:
 
 
 def _name(rule: Rule) -> str:
-    name, number = repr(rule), 1
-    while not _is_same(_known.setdefault(name, rule), rule):
-        number += 1
-        name = f"{rule!r} {number}"
+    """The rule's text; with a number, where another rule has it: what a schedule has learnt is not among its fields."""
+    text = repr(rule)
+    learns = isinstance(rule.lr, Schedule) and rule.lr.progress()
+    key = text, rule, id(rule.lr) if learns else None
+    name = _names.get(key)
+    if name is None:
+        number = next(_numbers.setdefault(text, itertools.count(1)))
+        name = _names.setdefault(key, text if number == 1 else f"{text} {number}")
+        _known[name] = rule
     return name
-
-
-def _is_same(known: Rule, rule: Rule) -> bool:
-    """Whether two rules always give the same rows. What a schedule has learnt from its run is not among its fields."""
-    learns = isinstance(known.lr, Schedule) and known.lr.progress()
-    return type(known) is type(rule) and known == rule and (not learns or known.lr is rule.lr)
 
 
 def _scalars_before(name: str, rule: Rule, step: int) -> dict[str, float]:
@@ -109,7 +113,7 @@ def _fill(name, size, step, count, lr, given, givens, dtype, coefficients, rows,
 
 
 def _adapt(
-    name, size, step, lr, given, givens, dtype, count, sizes, numbers, width, coefficients, rows, message, room
+    name, size, step, lr, given, givens, dtype, count, sizes, numbers, width, after, coefficients, rows, message, room
 ) -> int:
     """Fills at an address the row of a rule's sum, or from its numbers a row for each parameter. Else as _fill."""
     try:
@@ -117,7 +121,9 @@ def _adapt(
         array = _array(rows, _DTYPES[dtype], count, coefficients)
         if sizes:
             sums = _array(numbers, np.dtype(np.float64), count, width)
-            rule.fill_adapted(array, step, 1.0, scalars, _array(sizes, np.dtype(np.int64), count), sums)
+            values = rule.scaled(step, scalars=scalars)
+            following = dict(zip(rule.scalars, after[:givens], strict=True)) if after else {}
+            rule.fill_adapted(array, step, values, _array(sizes, np.dtype(np.int64), count), sums, following)
         else:
             rule.fill_measured(Row(array[0]), step, 1.0, scalars)
         return 0
@@ -125,11 +131,14 @@ def _adapt(
         return _report(error, message, room)
 
 
-def _advance(name, size, step, lr, given, givens, after, message, room) -> int:
-    """Writes a rule's scalars after a step to an address. Else as _fill."""
+def _advance(name, size, step, lr, given, givens, count, numbers, width, after, message, room) -> int:
+    """Writes a rule's scalars after a step to an address, given the numbers of its sum if it has one. Else as _fill."""
     try:
         _, rule, scalars = _found(name, size, step, lr, given, givens)
-        _array(after, np.dtype(np.float64), givens)[:] = list(rule.advance(step, **scalars).values())
+        totals = {}
+        if rule.totals:
+            totals["totals"] = total([_array(numbers, np.dtype(np.float64), count, width)])
+        _array(after, np.dtype(np.float64), givens)[:] = list(rule.advance(step, **totals, **scalars).values())
         return 0
     except BaseException as error:
         return _report(error, message, room)
@@ -137,6 +146,7 @@ def _advance(name, size, step, lr, given, givens, after, message, room) -> int:
 
 _NUMBER, _DTYPE, _ADDRESS, _DOUBLES = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p, ctypes.POINTER(ctypes.c_double)
 _GIVEN = _DOUBLES, _DOUBLES, _NUMBER  # the learning rate, the scalars and how many there are
+_NUMBERS = _ADDRESS, _NUMBER  # those of a sum, and how many each parameter has
 _MESSAGE = _ADDRESS, _NUMBER
 
 #: These functions for C, for as long as the process lives.
@@ -144,7 +154,9 @@ fill: Any = ctypes.CFUNCTYPE(
     ctypes.c_int32, _ADDRESS, _NUMBER, _NUMBER, _NUMBER, *_GIVEN, _DTYPE, _NUMBER, _ADDRESS, *_MESSAGE
 )(_fill)
 adapt: Any = ctypes.CFUNCTYPE(
-    ctypes.c_int32, _ADDRESS, _NUMBER, _NUMBER, *_GIVEN, _DTYPE, _NUMBER, _ADDRESS, _ADDRESS, _NUMBER, _NUMBER,
+    ctypes.c_int32, _ADDRESS, _NUMBER, _NUMBER, *_GIVEN, _DTYPE, _NUMBER, _ADDRESS, *_NUMBERS, _DOUBLES, _NUMBER,
     _ADDRESS, *_MESSAGE,
 )(_adapt)  # fmt: skip
-advance: Any = ctypes.CFUNCTYPE(ctypes.c_int32, _ADDRESS, _NUMBER, _NUMBER, *_GIVEN, _ADDRESS, *_MESSAGE)(_advance)
+advance: Any = ctypes.CFUNCTYPE(
+    ctypes.c_int32, _ADDRESS, _NUMBER, _NUMBER, *_GIVEN, _NUMBER, *_NUMBERS, _ADDRESS, *_MESSAGE
+)(_advance)

@@ -9,14 +9,16 @@ import numpy as np
 from fastopt.backend.process import resolve_threads
 from fastopt.errors import quoted
 from fastopt.jax import ffi, rows
+from fastopt.jax.trees import check_dtype, leaves_like
 from fastopt.rule import Rule
 
 
 class StepState(NamedTuple):
     """What a step keeps: how many there were (an int32), and by its name each state, a pytree like the parameters.
 
-    Where a schedule is traced and the rule keeps numbers between steps, these are ``scalars``: each a float64, as two
-    uint32. Elsewhere they follow from the step.
+    Where the rule keeps numbers between steps that do not follow from their count, because a schedule is traced or
+    because they follow from gradients, these are ``scalars``, in the rule's order: each a float64, as two uint32, which
+    ``numpy.asarray(state.scalars).view("float64")`` reads.
     """
 
     step: jax.Array
@@ -33,10 +35,13 @@ def step(rule: Rule, *, threads: int | None = None) -> "Step":
 
     Where ``rule.lr`` is a number or one of :mod:`fastopt.schedules`, coefficients are those that the rule computes in
     float64. Any other schedule is traced: it is called with the step (an int32, counted from 1) as part of the program;
-    numbers that the rule keeps between steps are then a part of the state.
+    numbers that the rule keeps between steps are then a part of the state. The rule is kept for as long as the process
+    lives: programs ask for it by its text.
 
-    TypeError if the C backend has no kernel for the rule, if it has a stage, or if its running numbers follow from sums
-    over all parameters. BackendError without the C backend.
+    Sums over all parameters, as Prodigy has them, are those over all leaves, with :func:`jax.vmap` over those of each
+    model by itself.
+
+    TypeError if the C backend has no kernel for the rule, or if it has a stage. BackendError without the C backend.
     """
     return Step(rule, threads)
 
@@ -51,22 +56,22 @@ class Step:
             raise TypeError(f"rule must have a kernel of the C backend, not {quoted(rule)}, whose kernel is for numba")
         if rule.stage is not None:
             raise TypeError(f"rule must be one without a stage, which is NumPy's work, not {quoted(rule)}")
-        if rule.totals:
-            raise TypeError(f"rule must be one whose running numbers follow from its steps alone, not {quoted(rule)}")
         resolve_threads(threads)
         ffi.register()
         self.rule, self.threads = rule, threads
         self._source = rows.source(rule)
         self._size = len((rule.replace(lr=0.0) if self._source.traced else rule).coefficients(1))
-        self._runs = self._source.traced and bool(rule.scalars)
+        self._runs = bool(rule.scalars) and (self._source.traced or rule.totals)
 
     def init(self, params: Any) -> StepState:
         """The state before the first step of parameters, whose shapes it has."""
-        leaves, tree = ffi.flatten(params)
+        leaves, tree = jax.tree.flatten(params)
         for leaf in leaves:
-            ffi.check_dtype("params", leaf)
+            check_dtype("params", leaf)
         states = {
-            name: tree.unflatten([jnp.full(jnp.shape(leaf), float(first), ffi.computes(leaf)) for leaf in leaves])
+            name: jax.tree.unflatten(
+                tree, [jnp.full(jnp.shape(leaf), float(first), ffi.computes(leaf)) for leaf in leaves]
+            )
             for name, first in self.rule.states.items()
         }
         return StepState(
@@ -75,8 +80,8 @@ class Step:
 
     def __call__(self, params: Any, grads: Any, state: StepState) -> tuple[Any, StepState]:
         """The parameters and the state after a step. TypeError or ValueError, which name what does not fit."""
-        leaves, tree = ffi.flatten(params)
-        gradients = ffi.leaves_like("grads", grads, "params", leaves, tree)
+        leaves, tree = jax.tree.flatten(params)
+        gradients = leaves_like("grads", grads, "params", leaves, tree)
         kept = []
         if not isinstance(state, StepState) or set(state.states) != set(self.rule.states):
             expected = ", ".join(self.rule.states) or "none"
@@ -86,7 +91,7 @@ class Step:
                 f"state must be a StepState with the scalars {', '.join(self.rule.scalars)}, not {quoted(state)}"
             )
         for name in self.rule.states:
-            kept.append(ffi.leaves_like(f"state.states[{name!r}]", state.states[name], "params", leaves, tree))
+            kept.append(leaves_like(f"state.states[{name!r}]", state.states[name], "params", leaves, tree))
         number = ffi.following(state.step)
         given = self._given(number, state)
 
@@ -96,17 +101,18 @@ class Step:
         spans = list(zip(leaves, gradients, *kept, strict=True))
         if self.rule.sums is None:
             found = ffi.update(self.rule.kernel, row, spans, threads=self.threads)
+            after = [ffi.advance(self._source, number, given)] if self._runs else []
         else:
-            found = ffi.adapted_update(self.rule, self._source, number, given, spans, self.threads)
-        new, *states = (tree.unflatten([each[index] for each in found]) for index in range(1 + len(kept)))
-        scalars = ffi.advance(self._source, number, given) if self._runs else ()
-        return new, StepState(number, dict(zip(self.rule.states, states, strict=True)), scalars)
+            found, after = ffi.adapted_update(self.rule, self._source, number, given, spans, self.threads)
+        new, *states = (jax.tree.unflatten(tree, [each[index] for each in found]) for index in range(1 + len(kept)))
+        return new, StepState(number, dict(zip(self.rule.states, states, strict=True)), *after)
 
     def _given(self, number: jax.Array, state: StepState) -> list[jax.Array]:
         """What of a step is traced: the learning rate, a float32, or float64 where JAX has that, and the scalars."""
+        scalars = [state.scalars] if self._runs else []
         if not self._source.traced:
-            return []
+            return scalars
         lr = jnp.asarray(self.rule.lr(number))  # type: ignore[operator, arg-type]
         if lr.shape != () or not jnp.issubdtype(lr.dtype, jnp.number):
             raise TypeError(f"{type(self.rule).__name__}: lr must give a number, not {quoted(lr)}")
-        return [lr.astype(jnp.result_type(float)), *([state.scalars] if self._runs else [])]
+        return [lr.astype(jnp.result_type(float)), *scalars]

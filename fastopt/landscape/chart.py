@@ -67,14 +67,6 @@ def _draw(figure: Figure, traces: dict[str, list[Trace]]) -> None:
     )
 
 
-def check_file(path: Path) -> None:
-    """Raises InputError for "out" unless a PNG can be written to ``path``."""
-    if path.suffix.lower() != ".png":
-        raise InputError("out", f"must be a name that ends in .png, not {path}")
-    if not path.parent.is_dir():
-        raise InputError("out", f"must be a file in a folder that is there, not {path}")
-
-
 def _ground(axes: Axes, surface: Surface) -> None:
     """Filled contours at heights of equal ratio, dark where it is low."""
     (left, right), (bottom, top) = surface.limits

@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 import fastopt
 from fastopt import specs
-from fastopt.errors import InputError
+from fastopt.backend.choice import BackendChoice
 from fastopt.landscape.surfaces import SURFACES, Surface
-
-Backend = Literal["auto", "numba", "c"]
 
 DEFAULT = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "lion")
 MAX_OPTIMIZERS = 8
@@ -32,7 +29,7 @@ class Trace:
     height: float
 
 
-def walk(surface: Surface, rule: fastopt.Rule, steps: int, backend: Backend = "auto") -> np.ndarray:
+def walk(surface: Surface, rule: fastopt.Rule, steps: int, backend: BackendChoice = "auto") -> np.ndarray:
     """The points (steps + 1, 2) float64 of a real fastopt.Optimizer; fewer once one is no longer finite."""
     point, gradient = np.array(surface.start), np.zeros(2)
     optimizer = fastopt.Optimizer(point, rule, backend=backend)
@@ -47,7 +44,7 @@ def walk(surface: Surface, rule: fastopt.Rule, steps: int, backend: Backend = "a
     return points
 
 
-def search(surface: Surface, rule: fastopt.Rule, backend: Backend = "auto") -> tuple[float, np.ndarray]:
+def search(surface: Surface, rule: fastopt.Rule, backend: BackendChoice = "auto") -> tuple[float, np.ndarray]:
     """The rate of ``RATES`` with the best path, and that path.
 
     Best is the lowest mean logarithm of the height above the minimum, over all steps. Paths inside the
@@ -67,29 +64,19 @@ def _cost(surface: Surface, points: np.ndarray) -> tuple[bool, bool, float]:
     return not inside, bool(leaps), float(np.mean(np.log10(_heights(surface, points) + 1e-9)))
 
 
-def paths(optimizers: Sequence[str], backend: Backend = "auto") -> dict[str, list[Trace]]:
+def paths(optimizers: Sequence[str], backend: BackendChoice = "auto") -> dict[str, list[Trace]]:
     """The traces of each optimizer, in order, by the name of the surface.
 
     An optimizer whose text gives ``lr`` uses it; for any other it is searched. Raises InputError.
     """
-    if len(optimizers) > MAX_OPTIMIZERS:
-        raise InputError("optimizer", f"must be given up to {MAX_OPTIMIZERS} times, not {len(optimizers)}")
-    rules: dict[str, fastopt.Rule] = {}
-    searched: set[tuple[fastopt.Rule, bool]] = set()
-    for text in optimizers:
-        rule = specs.rule_of_any_shape(text)
-        if (rule, _gives_lr(text)) in searched:
-            raise InputError(
-                "optimizer", f"must be a different one each time, not {text!r} twice, be it in other words"
-            )
-        rules[text] = rule
-        searched.add((rule, _gives_lr(text)))
+    found = specs.distinct(optimizers, MAX_OPTIMIZERS, lambda text: (specs.rule_of_any_shape(text), _gives_lr(text)))
     return {
-        surface.name: [_trace(surface, text, rule, backend) for text, rule in rules.items()] for surface in SURFACES
+        surface.name: [_trace(surface, text, rule, backend) for text, (rule, _) in found.items()]
+        for surface in SURFACES
     }
 
 
-def _trace(surface: Surface, text: str, rule: fastopt.Rule, backend: Backend) -> Trace:
+def _trace(surface: Surface, text: str, rule: fastopt.Rule, backend: BackendChoice) -> Trace:
     if _gives_lr(text):
         lr, points = rule.rate(1), walk(surface, rule, surface.steps, backend)
     else:

@@ -11,7 +11,7 @@ class Surface:
     """A function of two variables, its gradient, where paths start and where they should end.
 
     ``value`` takes x and y, arrays of any one shape; ``gradient`` two floats. ``limits`` are those of x and y
-    in the picture. ``marks`` are its minima; ``saddle``, if there is one, is marked too.
+    in the picture. ``minima`` are marked; ``saddle``, if there is one, too.
     """
 
     name: str

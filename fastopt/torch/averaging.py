@@ -114,8 +114,15 @@ class AveragingOptimizer(RuleOptimizer):
 
     @torch._disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over a state dict of this class, or of schedulefree's for the same rule."""
-        super().load_state_dict(state_dict)
+        """Takes over a state dict of this class, or of schedulefree's for the same rule.
+
+        ValueError if a group of it has steps without the numbers that belong to them.
+        """
+        hook = self.register_load_state_dict_pre_hook(lambda _, final: self._check_numbers(final))  # after all others
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
         self._kept = None
         for group in self.param_groups:
             numbers = {name: group.pop(name) for name in _OF_GROUPS if name in group}
@@ -128,6 +135,14 @@ class AveragingOptimizer(RuleOptimizer):
                     entry["step"] = torch.tensor(float(numbers["k"]))
                     for name in self.rule.torch_float64:
                         entry[name] = torch.tensor(float(numbers[name]), dtype=torch.float64)
+
+    def _check_numbers(self, state_dict: Mapping[str, Any]) -> None:
+        for number, group in enumerate(state_dict["param_groups"]):
+            missing = [name for name in self.rule.torch_float64 if name not in group]
+            if group.get("k") and missing:
+                raise ValueError(
+                    f"{type(self).__name__}: param_groups[{number}] of the state dict must have {missing[0]!r}"
+                )
 
 
 def _step(entry: Mapping[str, Any]) -> float:

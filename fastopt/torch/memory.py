@@ -194,13 +194,16 @@ def is_number(value: Any) -> bool:
 
 
 def alias(value: Any) -> Any:
-    """A tensor of the same memory whose storage is another object; of what kernels do not know, the value itself.
+    """A tensor of the same memory whose storage is another object; of what kernels or DLPack do not know, itself.
 
     It keeps the memory alive, and cannot move it.
     """
-    if type(value) not in PLAIN or _unreachable(value):
+    if type(value) not in PLAIN or _unreachable(value) or value.is_conj():
         return value
-    made = from_dlpack(to_dlpack(value.detach()))  # of a tensor of its own: who counts the uses of `value` sees none
+    try:  # of a tensor of its own: who counts the uses of `value` sees none
+        made = from_dlpack(to_dlpack(value.detach()))
+    except (BufferError, RuntimeError):  # such a dtype
+        return value
     _aliases.add(made, value)
     return made
 

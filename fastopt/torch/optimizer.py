@@ -259,13 +259,13 @@ class RuleOptimizer(torch.optim.Optimizer):
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None and found_inf.item():
             return loss
+        grad_scale = getattr(self, "grad_scale", None)
+        scale = 1.0 if grad_scale is None else grad_scale.item()
         rules, kinds = self._current_rules()
-        if recording.recorder() and self._leave_to_torch():
+        if recording.recorder() and self._leave_to_torch(scale):
             return loss
         looked = self._others is not None and self.state_was_seen
         plan, gradients = self._current_plan(rules, kinds)
-        grad_scale = getattr(self, "grad_scale", None)
-        scale = 1.0 if grad_scale is None else grad_scale.item()
         limit = self._clip_grad_norm
         if limit is not None:
             others = [p.grad for members in plan.others.values() for p, _ in members if p.grad is not None]
@@ -447,21 +447,26 @@ class RuleOptimizer(torch.optim.Optimizer):
                     return f"{type(self).__name__}: param_groups[{number}]['params'][{place}]{name}"
         raise ValueError("the parameter belongs to no group")
 
-    def _leave_to_torch(self) -> bool:
+    def _leave_to_torch(self, scale: float) -> bool:
         """Has torch's own optimizer step all parameters, in operations that can be recorded. False if there is none.
 
-        RuntimeError if there is none and a program is made of the operations: it would lack the step.
+        Gradients are ``scale`` times too large. RuntimeError if there is none and a program is made of the operations:
+        it would lack the step.
         """
         if self.torch_class is None and not recording.makes_a_program():
             return False
         reason = f"is to be stepped in operations that {recording.recorder()} can record"
         members = [[(p, reason) for p in group["params"] if p.grad is not None] for group in self.param_groups]
         others = {number: pairs for number, pairs in enumerate(members) if pairs}
+        fallback = self._fallback(others) if others else None
+        stepped = [p for pairs in others.values() for p, _ in pairs]
+        if scale != 1.0:
+            _divide(stepped, scale)
         if self._clip_grad_norm is not None:
-            stepped = [p for pairs in others.values() for p, _ in pairs]
-            self.grad_norm = torch.nn.utils.clip_grad_norm_(stepped, self._clip_grad_norm)
-        if others:
-            self._fallback(others).step(self.param_groups, self.state, looked=True)
+            norm = torch.nn.utils.clip_grad_norm_(stepped, self._clip_grad_norm)
+            self.grad_norm = norm if recording.makes_a_program() else clipping.as_number(norm)
+        if fallback is not None:
+            fallback.step(self.param_groups, self.state, looked=True)
         return True
 
     def _fallback(self, others: Mapping[int, list[tuple[Tensor, str]]]) -> Fallback:

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import fastopt
 from fastopt import checkpoint
+from fastopt.backend.choice import CHOICES
 from fastopt.buffers import DTYPES
 from fastopt.errors import quoted
-from fastopt.precision import COMPRESSED, ROUNDING
+from fastopt.precision import COMPRESSED, MASTER, ROUNDING
 
 LARGEST = 10**9  # epochs and the like: more would take longer than anybody waits
 
@@ -70,7 +71,7 @@ EXTRA: dict[str, Any] = {
         "hidden": _list_of(_whole(1), 0),
         "batch_size": _or_null(_whole(1)),
         "dtype": _one_of(*DTYPES),
-        "master": _or_null(_one_of("float32", "split"), optional=True),
+        "master": _or_null(_one_of(*MASTER), optional=True),
         "state_dtype": _or_null(_one_of(*COMPRESSED), optional=True),
         "rounding": _one_of(*ROUNDING.words)._replace(optional=True),
         "seed": SEED,
@@ -94,7 +95,7 @@ NOTES = {
     "optimizers": _list_of(TEXT, 1),
     "epochs": _whole(1),
     "tolerance": _or_null(POSITIVE),
-    "backend": _one_of("auto", "numba", "c"),
+    "backend": _one_of(*CHOICES),
     "threads": _or_null(_whole(1)),
 }
 

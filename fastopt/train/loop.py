@@ -15,14 +15,15 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 import fastopt
+from fastopt.backend.choice import BackendChoice
 from fastopt.errors import InputError
 from fastopt.machine import shortage
-from fastopt.precision import MASTERS
+from fastopt.precision import check_master
 from fastopt.storages import find
 from fastopt.train.data.dataset import Dataset
 from fastopt.train.network import EVALUATION_ROWS, Network
 from fastopt.train.scores import scores
-from fastopt.train.settings import Backend, Settings, as_text, phases, same_setting
+from fastopt.train.settings import Settings, as_text, phases, same_setting
 
 PATIENCE = 5
 SECONDS_BETWEEN_CHECKPOINTS = 2.0
@@ -56,12 +57,12 @@ class Run:
     """
 
     def __init__(
-        self, data: Dataset, settings: Settings, *, backend: Backend = "auto", threads: int | None = None
+        self, data: Dataset, settings: Settings, *, backend: BackendChoice = "auto", threads: int | None = None
     ) -> None:
         self.data = data.astype(settings.computes.name)
         self._fingerprint = data.fingerprint
         self.settings = settings
-        self._check_master()
+        check_master(settings.master, settings.dtype)
         self.rows = len(self.data.y_train)
         self.batch_size = self._check_batch_size()
         self.steps_per_epoch = math.ceil(self.rows / self.batch_size)
@@ -179,13 +180,6 @@ class Run:
         if not 1 <= size <= self.rows:
             raise InputError("batch_size", f"must be from 1 to {self.rows}, the training rows, or full, not {size}")
         return size
-
-    def _check_master(self) -> None:
-        master, dtype = self.settings.master, self.settings.dtype
-        allowed = MASTERS.get(dtype, ())
-        if master is not None and master not in allowed:
-            words = " or ".join(("none", *allowed))
-            raise InputError("master", f"must be {words} for parameters in {dtype}, not {master}")
 
     def _check_memory(self, sizes: tuple[int, ...]) -> int:
         """The bytes that a run takes. Raises InputError, before it takes them, if there are not so many."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import fastopt
 from fastopt import specs
+from fastopt.backend.choice import BackendChoice
 from fastopt.errors import InputError, quoted
 from fastopt.machine import shortage
 from fastopt.train import chart, progress, report
@@ -20,7 +21,7 @@ from fastopt.train.data.load import load_data
 from fastopt.train.extra import read_extra, read_notes
 from fastopt.train.interrupt import Interrupt
 from fastopt.train.loop import Run, check_data
-from fastopt.train.settings import Backend, Settings
+from fastopt.train.settings import Settings
 
 MANY_EPOCHS = 1000
 MAX_OPTIMIZERS = 64
@@ -43,7 +44,7 @@ class Request:
     epochs: int
     tolerance: float | None
     out: Path
-    backend: Backend = "auto"
+    backend: BackendChoice = "auto"
     threads: int | None = None
 
 
@@ -68,7 +69,7 @@ def new_request(values: dict[str, Any]) -> tuple[Request, Dataset]:
     data = load_data(source, target, decimal=decimal, drop=drop)
     tolerance = values.get("until_converged")
     epochs = values.get("epochs", Settings.epochs if tolerance is None else MANY_EPOCHS)
-    optimizers = _distinct(values.get("optimizer", (Settings.optimizer,)))
+    optimizers = _labels(values.get("optimizer", (Settings.optimizer,)))
     settings = _settings(values, epochs)
     if "batch_size" not in values:
         settings = replace(settings, batch_size=min(Settings.batch_size or 1, len(data.y_train)))
@@ -101,7 +102,7 @@ def resumed_request(path: Path, values: dict[str, Any]) -> tuple[Request, Datase
             _check_built_in(path, argument, texts)
     epochs = values.get("epochs", notes["epochs"])
     settings = _settings(values, max(stored.epochs, epochs), stored)
-    optimizers = _distinct(values.get("optimizer", notes["optimizers"]))
+    optimizers = _labels(values.get("optimizer", notes["optimizers"]))
     if len(optimizers) != len(notes["optimizers"]):
         theirs = f"{_listed(notes['optimizers'])}, as in {path}"
         raise InputError("optimizer", f"must be {theirs}, not {_listed(optimizers)}")
@@ -178,18 +179,9 @@ def _check_built_in(path: Path, argument: str, texts: Sequence[str]) -> None:
             raise fastopt.CheckpointError(f"{path}: {error}") from None
 
 
-def _distinct(optimizers: Sequence[str]) -> tuple[str, ...]:
+def _labels(optimizers: Sequence[str]) -> tuple[str, ...]:
     """The labels of the optimizers. Raises InputError where two are the same, in whatever words."""
-    if len(optimizers) > MAX_OPTIMIZERS:
-        raise InputError("optimizer", f"must be given up to {MAX_OPTIMIZERS} times, not {len(optimizers)}")
-    found: dict[fastopt.Rule, str] = {}
-    for text in optimizers:
-        label, rule = _label(text), specs.rule(text)
-        if rule in found:
-            twice = f"{label!r} twice" if found[rule] == label else f"{found[rule]!r} and {label!r}, the same"
-            raise InputError("optimizer", f"must be a different one each time, not {twice}")
-        found[rule] = label
-    return tuple(found.values())
+    return tuple(specs.distinct([*map(_label, optimizers)], MAX_OPTIMIZERS, specs.rule))
 
 
 def _label(text: str) -> str:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import fastopt
 from fastopt import specs
 from fastopt.errors import InputError
-from fastopt.optimizer import StateDtype
+from fastopt.precision import Master, Rounding, StateDtype
 from fastopt.storages import STORAGES
-
-Backend = Literal["auto", "numba", "c"]
-Master = Literal["float32", "split"]
-Rounding = Literal["stochastic", "nearest"]
 
 
 @dataclass(frozen=True, kw_only=True)

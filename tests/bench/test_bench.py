@@ -317,15 +317,15 @@ def test_a_rule_that_a_peer_lacks_is_refused():
         (["--dtype", "float8"], ["--dtype must be one of 'float32', ", ", not 'float8'; did you mean 'float64'?"]),
         (["--grad-dtype", "8bit"], ["--grad-dtype must be one of ", "'bfloat16', ", ", not '8bit'"]),
         (["--state-dtype", "float32"], ["--state-dtype must be one of 'none', ", "'8bit'", ", not 'float32'"]),
-        (["--master", "split"], ["--master must be none for parameters in float32, not split"]),
+        (["--master", "split"], ["--master must be None for parameters of float32, not 'split'"]),
         (
             ["--dtype", "float16", "--master", "split"],
-            ["--master must be none or float32 for parameters in float16, not split"],
+            ["--master must be None or 'float32' for parameters of float16, not 'split'"],
         ),
         (["--copy", "float32"], ["--copy must be one of 'none', ", "'bfloat16'", ", not 'float32'"]),
         (
             ["--dtype", "bfloat16", "--copy", "bfloat16"],
-            ["--copy must be none for parameters in bfloat16, not bfloat16"],
+            ["--copy must be None for parameters of bfloat16, not 'bfloat16'"],
         ),
         (["--max-norm", "0"], ["--max-norm must be a finite number > 0, not '0'"]),
         (["--grad-scale", "inf"], ["--grad-scale must be a finite number > 0, not 'inf'"]),

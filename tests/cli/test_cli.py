@@ -348,10 +348,10 @@ WRONG = [
     (("train", "--decimal", ","), "--decimal must be given with a CSV file only, not with 'digits'"),
     (("train", "--drop", "x"), "--drop"),
     (("train", "--dtype", "float8"), "--dtype must be one of 'float32', "),
-    (("train", "--master", "split"), "--master must be none for parameters in float32, not split"),
+    (("train", "--master", "split"), "--master must be None for parameters of float32, not 'split'"),
     (
         ("train", "--dtype", "float16", "--master", "split"),
-        "--master must be none or float32 for parameters in float16, not split",
+        "--master must be None or 'float32' for parameters of float16, not 'split'",
     ),
     (
         ("train", "--dtype", "bfloat16", "--master", "float64"),

@@ -228,6 +228,8 @@ def test_schedules_count_batches_and_begin_anew_in_every_fit():
     plateau = schedules.Plateau(lr=0.1, patience=0, threshold=0.9, mode="max")
     ours = MLPClassifier(**small(), early_stopping=True, optimizer=fastopt.SGD(lr=plateau)).fit(X, Y)
     assert ours.optimizer_.rule.lr.progress()["best"] in ours.validation_scores_
+    with pytest.raises(ValueError, match="early_stopping must be True for a Plateau with mode='max'"):
+        MLPClassifier(**small(), optimizer=fastopt.SGD(lr=plateau)).fit(X, Y)
 
 
 def test_a_state_is_saved_and_goes_on_elsewhere(tmp_path):

@@ -428,7 +428,7 @@ def test_a_plateau_is_told_how_epochs_end(digits):
 
 @pytest.mark.parametrize(("dtype", "master"), [("float32", "split"), ("float64", "float32"), ("float16", "split")])
 def test_masters_that_cannot_be(digits, dtype, master):
-    with pytest.raises(InputError, match=f"master must be none.* for parameters in {dtype}, not {master}") as caught:
+    with pytest.raises(InputError, match=f"master must be None.* for parameters of {dtype}, not {master!r}") as caught:
         Run(digits, Settings(dtype=dtype, master=master))
     assert caught.value.argument == "master"
 
