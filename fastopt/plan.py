@@ -24,6 +24,7 @@ _SMALLER, _LARGER = 2.0**-600, 2.0**600  # the square of no float64 number overf
 _ROUGH = 2.0**-960  # a sum of squares below this may consist of numbers that have lost bits to underflow
 _LARGEST = float(np.finfo(np.float32).max)
 _ALL = slice(None)
+_made = tuple.__new__  # Norm(...) takes twice as long
 
 
 class Reading:
@@ -142,12 +143,11 @@ class StepPlan:
         """
         if not isinstance(grads, Mapping) or isinstance(grads, FlatBuffer):
             return Reading(check_flat(grads, self.state), lasts=True)
-        arrays, rows = check_mapping(grads, self.state, self.names)
+        arrays, rows, dtypes = check_mapping(grads, self.state, self.names)
         if rows:
             return Reading(self._few(arrays, rows, measured), lasts=False)
         if not measured and worth_reading_in_place(arrays, self.state):
             return Reading(Apart(self.state, arrays), lasts=False)
-        dtypes = {array.dtype for array in arrays.values()}
         dtype = dtypes.pop() if len(dtypes) == 1 else self.state.dtype
         if self._staging is None or self._staging[0] != dtype:
             buffer = FlatBuffer.empty(self.state.layout, dtype)
@@ -218,16 +218,18 @@ class StepPlan:
             gradients = [piece.measured() for piece in reading.gradient.pieces(runs)]
             reading.sum_squares = self.backend.bind_sum_squares(gradients, self.threads)
         total, unit = reading.sum_squares(1.0), 1.0
-        if not math.isfinite(total):
-            unit = _SMALLER
-        elif total < _ROUGH and reading.gradient.itemsize == 8:
-            unit = _LARGER
-        if unit != 1.0:
-            total = reading.sum_squares(unit)
+        if not _ROUGH <= total < math.inf:
+            if not math.isfinite(total):
+                unit = _SMALLER
+            elif reading.gradient.itemsize == 8:
+                unit = _LARGER
+            if unit != 1.0:
+                total = reading.sum_squares(unit)
         norm = math.sqrt(total)
         if norm / unit > _LARGEST and reading.gradient.itemsize > self.state.dtype.itemsize:
             norm = math.inf  # kernels read float64 numbers as float32, and would read infinities
-        return Norm(abs(scale) * norm, unit)
+        norm *= abs(scale)
+        return _made(Norm, (norm / unit, math.isfinite(norm), norm, unit))
 
     # Accumulate
 

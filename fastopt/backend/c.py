@@ -75,7 +75,7 @@ class CTable:
 
     def bind(self, gradients: np.ndarray, threads: int) -> Program:
         self._gradients[:] = gradients
-        whole = bool(gradients.all())
+        whole = np.count_nonzero(gradients) == gradients.size
         if not (whole and self._whole):
             np.multiply(self._sizes, gradients != 0, out=self._lengths)
         self._whole = whole

@@ -110,7 +110,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     _plans = 0  # how often it was made
     _others: Fallback | None = None  # steps what the plan leaves
     _loading: list[dict[str, Any]] | None = None  # the state dict that is being loaded, once hooks have seen it
-    _known: Any = ()  # for each group, what its rule was made of, the rule, and its kind
+    _known: Any = ()  # for each group, what its rule was made of
+    _rules: Any = (), ()  # the rules of all groups, and their kinds: lists that are replaced, not changed
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = self.signature.bind(*args, **kwargs)
@@ -143,12 +144,13 @@ class RuleOptimizer(torch.optim.Optimizer):
             given, entry = loaded["state"].get(number), self.state.get(p)
             if not (isinstance(given, Mapping) and isinstance(entry, dict)):
                 continue
+            computes = p.dtype in memory.DTYPES
             for name, value in given.items():
                 if name == "step" or not isinstance(value, Tensor):
                     continue
                 if name in self.rule.torch_float64:
                     entry[name] = value.detach().clone()
-                elif not {value.dtype, p.dtype} <= memory.DTYPES.keys():
+                elif not (computes and value.dtype in memory.DTYPES):
                     entry[name] = value.to(p.device)
 
     @property
@@ -288,7 +290,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """What gradients, which are ``scale`` times too large, are to be multiplied by."""
         squares = plan.squares(gradients, torch.get_num_threads()) + clipping.total_of_tensors(others)
         self.grad_norm = math.sqrt(squares) / scale
-        return Norm(self.grad_norm, 1.0).clip(limit) / scale
+        return Norm.of(self.grad_norm).clip(limit) / scale
 
     @torch._disable_dynamo
     def update_hessian(self) -> None:
@@ -340,17 +342,20 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Each group's rule and its kind. They are made anew when a hyperparameter is another object."""
         known = self._known
         if len(known) != len(self.param_groups):
-            known = self._known = [((), None, None)] * len(self.param_groups)
+            known = self._known = [()] * len(self.param_groups)
+            self._rules = [None] * len(known), [None] * len(known)
         for number, group in enumerate(self.param_groups):
             values = type(self).values(group)
-            before = known[number][0]
+            before = known[number]
             if not (len(before) == len(values) and all(map(is_, before, values))):
                 rule = self.make_rule(group)
                 # A tensor or a list may change and be the same object: then there is nothing to compare with.
                 constant = all(map(is_constant, values))
                 found = kind(rule, options_of(group), in_torch=self.torch_class is not None)
-                known[number] = values if constant else (), rule, found
-        return [rule for _, rule, _ in known], [kind for _, _, kind in known]
+                rules, kinds = map(list, self._rules)
+                rules[number], kinds[number] = rule, found
+                known[number], self._rules = values if constant else (), (rules, kinds)
+        return self._rules
 
     def make_rule(self, group: Mapping[str, Any]) -> Rule:
         """The rule of a group. TypeError or ValueError if one of its hyperparameters is no number, or NaN."""

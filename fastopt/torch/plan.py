@@ -170,7 +170,7 @@ class Plan:
         """One step of the kernels, with the coefficients that were prepared."""
         if not self._params:
             return
-        works = self._works_of_rows(gradients.sparse)
+        works = self._works_of_rows(gradients.sparse) if gradients.sparse else []
         stepped = self._versioned
         if gradients.present is not None:
             pairs = zip(self._params, gradients.tensors, strict=True)
