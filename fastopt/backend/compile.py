@@ -154,7 +154,7 @@ def _sum_driver(name: str, dtype: np.dtype, parallel: bool) -> Any:
     called = twin(wanted.loop, _variant(dtype, False, None), forceinline=True, **options)
     variant = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
     names = {"kernel": called, "arguments": parts(taken), "numbers": len(wanted.numbers)}
-    names["all_lanes"] = LANES * len(wanted.numbers)
+    names |= {"all_lanes": LANES * len(wanted.numbers), "all_contributed": drivers.STRETCH * len(wanted.numbers)}
     work = twin(drivers.sums_of_share, variant, names, **options)
     signature = _TABLE, _NUMBERS, numba.float64[:, ::1], numba.float64[:, ::1], _TABLE
     return _compile(drivers.sums, dtype, signature, parallel, {"work": work}, variant=variant)

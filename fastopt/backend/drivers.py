@@ -9,8 +9,8 @@ format or mix of them. A kernel of the user's own may raise: that one is compile
 
 ``apply``, ``kernel``, ``codec``, ``arguments`` and ``work`` get their meaning in :mod:`fastopt.backend.compile`: what
 has a kernel work on what a row says, a kernel, a loop of a codec, the function from a row's address to the arguments of
-either, and the loop over the pieces of one thread. So do ``numbers``, how many numbers a sum has, and ``all_lanes``,
-how many lanes they have together.
+either, and the loop over the pieces of one thread. So do ``numbers``, how many numbers a sum has, and ``all_lanes`` and
+``all_contributed``, how many lanes and contributions of a stretch of elements they have together.
 """
 
 from typing import Any
@@ -44,6 +44,7 @@ arguments: Any = None
 work: Any = None
 numbers: Any = None
 all_lanes: Any = None
+all_contributed: Any = None
 
 # The row that a kernel's arguments come from; columns for its streams follow. ITEM is the bytes of an element where
 # the next rows are to be fetched ahead: rows of a table lie anywhere, and no processor guesses where. Else it is 0.
@@ -59,6 +60,9 @@ FIRST, FIRST_BYTES, SECOND, SECOND_BYTES, DECODE, ENCODE, SHIFT, COEFFICIENTS, B
 
 # The row that a codec's arguments come from.
 CODEC_SIZE, VALUES, PART, OTHER_PART, NOISE, NOISE_SHIFT = range(6)
+
+# Elements that contribute to a sum in one loop, whose contributions stay in the first-level cache: whole rows of lanes.
+STRETCH = 8 * LANES
 
 # The scratch memory of a thread, in words of 64 bits: a row for kernels, one for codecs, noise, a tile for each entry.
 CODEC_ROW = 56
@@ -197,8 +201,9 @@ def sums_of_share(table, starts, partials, scratch, share, first, last):
     row = address_of(scratch) + 8 * share * scratch.shape[1]
     coding_row, values = row + 8 * CODEC_ROW, row + 8 * TILES_WORDS
     buffers, coding = array_at(row, CODEC_ROW, share), array_at(coding_row, NOISE_WORDS - CODEC_ROW, share)
-    # A row of lanes for each number. On the stack nothing else can be meant, and registers take their place.
-    lanes, contributed = on_stack(all_lanes, np.float64(0)), on_stack(all_lanes, np.float64(0))
+    # A row of lanes for each number, and what some rows of elements contribute to it. On the stack nothing else can be
+    # meant, and registers take the place of lanes.
+    lanes, contributed = on_stack(all_lanes, np.float64(0)), on_stack(all_contributed, np.float64(0))
     for each in range(table.shape[0]):
         size, streams = table[each, SIZE], table[each, STREAMS]
         buffers[K], buffers[K_SIZE] = table[each, K], table[each, K_SIZE]
@@ -209,14 +214,15 @@ def sums_of_share(table, starts, partials, scratch, share, first, last):
                 coding[CODEC_SIZE] = count = min(TILE, size - tile * TILE)
                 for entry in range(streams):
                     buffers[BUFFERS + entry] = opened(table[each], entry, tile, coding, values + 8 * TILE * entry)
-                rest = count % LANES
-                for at in range(0, count - rest, LANES):
-                    kernel(*(arguments(row, at, LANES) + rows_of(contributed, numbers)))
-                    add_to(lanes, contributed, all_lanes)
-                if rest:
-                    clear(contributed, all_lanes)
-                    kernel(*(arguments(row, count - rest, rest) + rows_of(contributed, numbers)))
-                    add_to(lanes, contributed, all_lanes)
+                for at in range(0, count, STRETCH):
+                    stretch = min(STRETCH, count - at)
+                    kernel(*(arguments(row, at, stretch) + rows_of(contributed, numbers)))
+                    whole = stretch - stretch % LANES
+                    for number in range(numbers):
+                        for first_lane in range(0, whole, LANES):
+                            add_to(lanes, number * LANES, contributed, number * STRETCH + first_lane, LANES)
+                        for lane in range(stretch - whole):
+                            lanes[number * LANES + lane] += contributed[number * STRETCH + whole + lane]
             sums = folded(lanes, numbers, all_lanes)
             for number in range(numbers):
                 partials[block, number] = sums[number]
