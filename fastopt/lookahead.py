@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.backend.program import Program, Work
+from fastopt.backend.program import Program, Work, copy_row
 from fastopt.declared import Interval, Whole
 from fastopt.encoded import between
 from fastopt.errors import quoted
@@ -45,7 +45,7 @@ class LookaheadPlan(StepPlan):
         state, slow_works, works = self.state, list[Work](), list[Work]()
         assert state.stride is not None and state.lookahead is not None
         alpha = state.stride[1]
-        follow, take = np.array([1.0 - alpha, alpha], state.dtype), np.array([0.0, 1.0], state.dtype)
+        follow, take = np.array([1.0 - alpha, alpha], state.dtype), copy_row(state.dtype)
         for group in self.groups:
             for names in state.runs(group):
                 first, last = names[0], names[-1]

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from itertools import chain, starmap
 from operator import call
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -89,6 +90,12 @@ class Work(NamedTuple):
     followers: tuple[Follower, ...] = ()
     keys: np.ndarray | None = None
     spans: Spans | None = None
+
+
+@cache
+def copy_row(dtype: np.dtype) -> np.ndarray:
+    """The row of the kernel ``blend`` that makes it copy: nothing of what was there, and all of what it reads."""
+    return np.array([0.0, 1.0], dtype)
 
 
 class Program(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from fastopt.backend.choice import select
-from fastopt.backend.program import Follower, Program, Sums, Work, joined, run
+from fastopt.backend.program import Follower, Program, Sums, Work, copy_row, joined, run
 from fastopt.encoded import native, of_array
 from fastopt.rows import Rows, divided, merged
 from fastopt.rule import Rule
@@ -29,9 +29,6 @@ from fastopt.totals import total
 # All parameters are looked at in every step, since anybody may replace them and their states. These functions of C are
 # mapped over lists: a loop in Python would cost several times as much.
 _members, _address = itemgetter("params"), Tensor.data_ptr
-
-# For the kernel "blend": nothing of what was there, and all of what is copied.
-_COPY = {dtype: np.array([0.0, 1.0], dtype) for dtype in memory.DTYPES.values()}
 
 
 class Plan:
@@ -78,8 +75,8 @@ class Plan:
         #: What runs the kernels, and why.
         self.backend, self.backend_reason = select(own_kernel=any(not isinstance(work.kernel, str) for work in works))
         # The numbers beside the states are written in the same program, so that no interrupt can come in between.
-        writes = [Work("blend", copy, _COPY[column.dtype]) for column in columns for copy in column.writes]
-        reads = [Work("blend", copy, _COPY[column.dtype]) for column in columns for copy in column.reads]
+        writes = [Work("blend", copy, copy_row(column.dtype)) for column in columns for copy in column.writes]
+        reads = [Work("blend", copy, copy_row(column.dtype)) for column in columns for copy in column.reads]
         self._table = self.backend.table(self._stages.works(works), writes, GRAIN_AWAKE)
         self._works = works
         self._squares: Sums | None = None  # of the gradients, once they are asked for
