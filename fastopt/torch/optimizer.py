@@ -266,24 +266,24 @@ class RuleOptimizer(torch.optim.Optimizer):
             return loss
         looked = self._others is not None and self.state_was_seen
         plan, gradients = self._current_plan(rules, kinds)
+        others = [p.grad for members in plan.others.values() for p, _ in members if p.grad is not None]
         limit = self._clip_grad_norm
         if limit is not None:
-            others = [p.grad for members in plan.others.values() for p, _ in members if p.grad is not None]
             factor = self._clip(plan, gradients, others, limit, scale)
             plan.prepare(rules, gradients, factor, factor)
             _multiply(others, factor)  # what torch's own optimizer steps is clipped as torch does it
         else:
-            if grad_scale is not None:
-                self._unscale(scale, in_kernels=plan.narrow)
-                gradients = plan.gradients.read()
-            plan.prepare(rules, gradients, narrow=1.0 / scale)
+            exact = _has_exact_inverse(scale)
+            gradients = gradients if exact else plan.divided(gradients, scale)
+            plan.prepare(rules, gradients, 1.0 / scale, 1.0 / scale if exact else 1.0)
+            _divide(others, scale)
         if self._others is not None:
             self._others.step(self.param_groups, self.state, looked)
             if isinstance(self.state, States):
                 self.state.seen = False  # torch's optimizer has looked, and the plan knows what was before
         plan.run(gradients, torch.get_num_threads())
-        if grad_scale is not None and limit is None:
-            _divide(plan.narrow, scale)
+        if limit is None and scale != 1.0:  # in place, as torch's fused optimizers do
+            _divide([p.grad for p in plan.params if p.grad is not None], scale)
         return loss
 
     def _clip(self, plan: Plan, gradients: Gradients, others: Sequence[Tensor], limit: float, scale: float) -> float:
@@ -408,15 +408,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         try:
             check_options(options_of(group), self.make_rule(group).states, dtypes)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{type(self).__name__}: {error}") from None
-
-    def _unscale(self, scale: float, in_kernels: Sequence[Tensor]) -> None:
-        """Divides the gradients by the scale of a GradScaler, in place, as torch's fused optimizers do.
-
-        But for those that the kernels unscale: divided in 16 bits, many would vanish.
-        """
-        left = set(map(id, in_kernels))
-        _divide([p for group in self.param_groups for p in group["params"] if id(p) not in left], scale)
+            kind_of = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind_of(f"{type(self).__name__}: {error}") from None
 
     # Parameters that kernels cannot step
 
@@ -460,8 +453,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         others = {number: pairs for number, pairs in enumerate(members) if pairs}
         fallback = self._fallback(others) if others else None
         stepped = [p for pairs in others.values() for p, _ in pairs]
-        if scale != 1.0:
-            _divide(stepped, scale)
+        _divide([p.grad for p in stepped if p.grad is not None], scale)
         if self._clip_grad_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(stepped, self._clip_grad_norm)
             self.grad_norm = norm if recording.makes_a_program() else clipping.as_number(norm)
@@ -488,8 +480,12 @@ def _multiply(gradients: list[Tensor], factor: float) -> None:
 
 
 @torch.no_grad()
-def _divide(params: Sequence[Tensor], scale: float) -> None:
-    """Divides the gradients of the parameters that have one."""
-    gradients = [p.grad for p in params if p.grad is not None]
-    if gradients:  # torch takes no empty list
+def _divide(gradients: list[Tensor], scale: float) -> None:
+    if gradients and scale != 1.0:
         torch._foreach_div_(gradients, scale)
+
+
+def _has_exact_inverse(scale: float) -> bool:
+    """Whether products with the inverse have the bits of quotients: of powers of two, as GradScaler's mostly are."""
+    mantissa, exponent = math.frexp(scale)
+    return mantissa == 0.5 and abs(exponent) < 126  # float32 has both numbers

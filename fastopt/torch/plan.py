@@ -89,12 +89,11 @@ class Plan:
         self.gradients = Reader(rows)
 
         self._kernels = [work.kernel for work in works]
-        self._params = [row.param for row in rows]
-        #: The parameters whose gradients have fewer bits than what kernels compute in.
-        self.narrow = [p for batch in self._batches if batch.narrow for p in self._params[batch.start : batch.stop]]
-        self._versioned = [p for p in self._params if not p.is_inference()]
-        self._distributed = any(map(memory.is_distributed, self._params))
-        self._addresses = list(map(_address, self._locals(self._params)))
+        #: The parameters that kernels step.
+        self.params = [row.param for row in rows]
+        self._versioned = [p for p in self.params if not p.is_inference()]
+        self._distributed = any(map(memory.is_distributed, self.params))
+        self._addresses = list(map(_address, self._locals(self.params)))
 
         kept = [row for row in rows if row.entry]
         for row in kept:
@@ -112,7 +111,7 @@ class Plan:
         try:
             return (
                 _same(self._members, list(chain.from_iterable(map(_members, groups))))
-                and self._addresses == list(map(_address, self._locals(self._params)))
+                and self._addresses == list(map(_address, self._locals(self.params)))
                 and self._watch.holds(state)
                 and not any(p.grad is not None for p in self._waiting)
             )
@@ -122,7 +121,8 @@ class Plan:
     def prepare(self, rules: Sequence[Rule], gradients: Gradients, narrow: float = 1.0, wide: float = 1.0) -> None:
         """Works out the coefficients of the step. ValueError if a dtype cannot hold one of them.
 
-        Gradients of the parameters in ``narrow`` are still to be multiplied by a number, and so are the others.
+        Gradients that have fewer bits than what kernels compute in are still to be multiplied by ``narrow``, and the
+        others by ``wide``.
         """
         if self._reads.calls:
             run(self._reads)
@@ -140,9 +140,14 @@ class Plan:
             for batch in self._adapting:
                 batch.adapt(rules[batch.group], totals)
 
+    def divided(self, gradients: Gradients, divisor: float) -> Gradients:
+        """Quotients, in memory of their own, of the gradients that have as many bits as kernels compute in."""
+        wide = (range(batch.start, batch.stop) for batch in self._batches if not batch.narrow)
+        return gradients.divided(chain.from_iterable(wide), divisor)
+
     def squares(self, gradients: Gradients, threads: int) -> float:
         """The sum of the squares of the gradients: of DTensors, in all processes."""
-        if not self._params:
+        if not self.params:
             return 0.0
         if self._squares is None:
             ones = {dtype: np.ones(1, dtype) for dtype in memory.DTYPES.values()}
@@ -150,11 +155,11 @@ class Plan:
             self._squares = self.backend.sums(works, "sum_squares", GRAIN_AWAKE)
         squares = self._squares.take(threads, gradients.addresses)[:, 0]
         for row, found in gradients.sparse.items():
-            count, computes = self._params[row].shape[0], self._sparse[row].k.dtype
+            count, computes = self.params[row].shape[0], self._sparse[row].k.dtype
             once = merged(found.indices, found.values, count, computes, self.backend, gathered=False)
             values = of_array(once.array, once.array.dtype)
             squares[row] = self.backend.bind_sum_squares([values], threads)(1.0)
-        return clipping.total(squares, self._params)
+        return clipping.total(squares, self.params)
 
     def prepare_estimates(self, rules: Sequence[Rule], gradients: Gradients) -> None:
         """Works out the coefficients of an update of the Hessian: the numbers beside the states stay as they are."""
@@ -165,12 +170,12 @@ class Plan:
 
     def run(self, gradients: Gradients, threads: int) -> None:
         """One step of the kernels, with the coefficients that were prepared."""
-        if not self._params:
+        if not self.params:
             return
         works = self._works_of_rows(gradients.sparse) if gradients.sparse else []
         stepped = self._versioned
         if gradients.present is not None:
-            pairs = zip(self._params, gradients.tensors, strict=True)
+            pairs = zip(self.params, gradients.tensors, strict=True)
             stepped = [p for p, gradient in pairs if gradient is not None and not p.is_inference()]
         increment_version(stepped)
         addresses = self._stages.addresses(gradients.addresses) if self._stages else gradients.addresses
@@ -187,7 +192,7 @@ class Plan:
                 works += self._stages.works_of_rows(number, work)
                 continue
             p, _, *states = work.streams
-            parts = divided(found.indices, found.values, self._params[number].shape[0], work.k.dtype, self.backend)
+            parts = divided(found.indices, found.values, self.params[number].shape[0], work.k.dtype, self.backend)
             for part in parts:
                 if part.indices.size and part.array.size:
                     values = of_array(part.array, work.k.dtype)
@@ -210,7 +215,7 @@ class Plan:
         """The kernels that steps run, in order."""
         found = []
         for batch in self._batches:
-            kernel, params = self._kernels[batch.start], self._locals(self._params[batch.start : batch.stop])
+            kernel, params = self._kernels[batch.start], self._locals(self.params[batch.start : batch.stop])
             name = kernel if isinstance(kernel, str) else f"{kernel.__module__}.{kernel.__qualname__}"
             elements = sum(map(Tensor.numel, params))
             found.append(PlannedKernel(batch.group, name, batch.stored, len(params), elements, batch.storages))
