@@ -57,7 +57,7 @@ def _member(name: str, entry: dict[str, Any], rule: Rule, kinds: list[str], hype
     entry = {key: value for key, value in entry.items() if value is not None}
     step = entry.pop("step", None)
     scalars = {key: float(_item(entry.pop(key))) for key in rule.torch_scalars if key in entry}
-    master = entry.pop("master", None)
+    master, slow = entry.pop("master", None), entry.pop("slow", None)
     if "remainder" in entry:
         master = {"storage": "split", "lower": entry.pop("remainder").view(np.uint16)}
     if "state1" in entry:
@@ -71,7 +71,7 @@ def _member(name: str, entry: dict[str, Any], rule: Rule, kinds: list[str], hype
             signed = getattr(rule.states.get(kind, 0.0), "signed", True)
             value = {"storage": find("8bit", signed=signed).name, "codes": value, "scales": scales[kind]}
         state[kind] = value
-    return Member(state, None if step is None else int(_item(step)), scalars, hyperparameters, master)
+    return Member(state, None if step is None else int(_item(step)), scalars, hyperparameters, master, slow)
 
 
 def _item(value: Any) -> Any:
@@ -119,6 +119,8 @@ def write(opt: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
                     split = isinstance(master, dict)
                     array = master["lower"].view(np.int16) if split else master
                     entry["remainder" if split else "master"] = torch.from_numpy(array)
+                if saved["lookahead"] is not None:
+                    entry["slow"] = torch.from_numpy(saved["lookahead"][name])
         groups.append(options(rule, described["step"]) | {"params": params, "param_names": list(members)})
     return {"state": {position: entry for position, entry in state.items() if entry}, "param_groups": groups}
 

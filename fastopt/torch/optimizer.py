@@ -56,7 +56,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     and as many threads as ``torch.get_num_threads()`` says. Parameters of 16 bits are computed in float32, and they and
     their states, which have their dtype, are rounded once, to nearest, as by torch's fused code.
 
-    Besides torch's arguments there are four, which groups may have, too:
+    Besides torch's arguments there are five, which groups may have, too:
 
     - ``master="float32"`` keeps parameters of 16 bits exactly, in the state ``master``, and what the model has is
       rounded from it in the same pass; ``"split"``, for bfloat16, keeps their lower halves alone, in ``remainder``.
@@ -68,6 +68,9 @@ class RuleOptimizer(torch.optim.Optimizer):
       ``"nearest"`` cannot add up what is small. It is the default where one of the two above is given.
     - ``seed`` is that of the random numbers, which are a function of it, the step and the place in the parameter:
       where replicas have one seed, and take the same steps, they stay equal.
+    - ``lookahead=(6, 0.5)`` keeps slow weights, in the state ``slow``, which start as the parameters are. After every
+      sixth step of a parameter they move by half of what they lack to it, and the parameter is put there: Zhang et al.,
+      NeurIPS 2019, arXiv:1907.08610.
 
     Sparse gradients, coalesced or not, as ``nn.Embedding(sparse=True)`` makes them, touch the rows that they have, and
     the states and the decay of these alone, by every rule. With momentum SGD leaves them to torch, which moves other

@@ -21,6 +21,7 @@ from fastopt.torch.adapting import AdaptingBatch
 from fastopt.torch.batch import Batch
 from fastopt.torch.explanation import PlannedKernel
 from fastopt.torch.gradients import Gradients, Reader
+from fastopt.torch.lookahead import Strides, Striding
 from fastopt.torch.rows import Kind, Row, Survey
 from fastopt.torch.staged import Staged, Stages
 from fastopt.torch.states import Watch
@@ -82,6 +83,13 @@ class Plan:
         reads = [Work("blend", copy, _COPY[column.dtype]) for column in columns for copy in column.reads]
         self._table = self.backend.table(self._stages.works(works), writes, GRAIN_AWAKE)
         self._works = works
+        striding = [
+            Striding(number, rows[number], works[number], *ahead)
+            for batch in self._batches
+            if (ahead := kinds[batch.group].options.lookahead) is not None
+            for number in range(batch.start, batch.stop)
+        ]
+        self._strides = Strides(striding, self.backend) if striding else None
         self._squares: Sums | None = None  # of the gradients, once they are asked for
         for batch in self._batches:
             batch.bind(self.backend, works[batch.start : batch.stop], rules[batch.group])
@@ -179,8 +187,12 @@ class Plan:
         addresses = self._stages.addresses(gradients.addresses) if self._stages else gradients.addresses
         program = self._table.bind(addresses, threads)
         if works:
-            of_rows = self.backend.bind(works, threads)
-            program = Program([*program.calls, *of_rows.calls], (program, of_rows), program.lock or of_rows.lock)
+            program = _joined(program, self.backend.bind(works, threads))
+        if self._strides is not None:
+            counts = [batch.columns[0] for batch in self._batches]
+            before, after = [each.values for each in counts], [each.update for each in counts]
+            strides = self._strides.programs(np.concatenate(before), np.concatenate(after), threads)
+            program = _joined(program, *strides)
         run(program.calls, program.lock)
 
     def _works_of_rows(self, sparse: Mapping[int, Rows]) -> list[Work]:
@@ -201,6 +213,8 @@ class Plan:
     def _use(self, rows: np.ndarray, k: np.ndarray, keys: np.ndarray | None) -> None:
         """Has the works of these rows read their coefficients, and keys, from these arrays."""
         self._table.use(rows, k, keys)
+        if self._strides is not None:
+            self._strides.use(rows, keys)
         if self._sparse:
             for row in self._sparse.keys() & set(rows.tolist()):
                 self._sparse[row] = self._sparse[row]._replace(k=k, keys=keys)
@@ -219,6 +233,13 @@ class Plan:
             elements = sum(map(Tensor.numel, params))
             found.append(PlannedKernel(batch.group, name, batch.stored, len(params), elements, batch.storages))
         return tuple(found)
+
+
+def _joined(*programs: Program) -> Program:
+    """One program after the other."""
+    locks = [program.lock for program in programs if program.lock is not None]
+    calls = list(chain.from_iterable(program.calls for program in programs))
+    return Program(calls, programs, locks[0] if locks else None)
 
 
 def _gradient_like(row: Row) -> np.ndarray | Stream:
