@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 
 from fastopt import averaging
-from fastopt.ascent import Ascent
+from fastopt.ascent import Ascent, check_rho
 from fastopt.backend.choice import BackendChoice, select
 from fastopt.backend.process import process, resolve_threads
 from fastopt.backend.program import Call, run
@@ -34,7 +34,6 @@ NONFINITE = ("propagate", "skip", "raise")
 
 
 _DECAY = Interval(0.0, 1.0, "[)")
-_RHO = Interval(0.0, brackets="()")
 
 _report = tuple.__new__  # of what has been checked: StepReport(...) takes twice as long
 _UNBOUND = (object(), None, None)  # a gradient that nobody has, in place of the last one with its plan and programs
@@ -477,8 +476,7 @@ class Optimizer:
         nothing moves. Parameters of 16 bits are moved as they are, and rounded to nearest, and frozen ones stay. The
         first ascent allocates memory for a copy of the parameters.
         """
-        if type(rho) is not float or not 0 < rho < math.inf:
-            rho = _RHO.parse("rho", rho)
+        rho = check_rho(rho)
         self._state.check_in_place("ascend")
         given, plan, reading = self._bound
         if grads is not given or plan.forks != process.forks:

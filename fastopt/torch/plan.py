@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from fastopt.backend.choice import select
-from fastopt.backend.program import Follower, Program, Sums, Work, run
+from fastopt.backend.program import Call, Follower, Program, Sums, Work, run
 from fastopt.encoded import native, of_array
 from fastopt.rows import Rows, divided, merged
 from fastopt.rule import Rule
@@ -100,7 +100,8 @@ class Plan:
         self.gradients = Reader(rows)
 
         self._kernels = [work.kernel for work in works]
-        self._params = [row.param for row in rows]
+        self._rows, self._params = rows, [row.param for row in rows]
+        self._up: tuple[list[np.ndarray], list[Work], Any] | None = None  # what ascends, once that is asked for
         #: The parameters whose gradients have fewer bits than what kernels compute in.
         self.narrow = [p for batch in self._batches if batch.narrow for p in self._params[batch.start : batch.stop]]
         self._versioned = [p for p in self._params if not p.is_inference()]
@@ -174,6 +175,30 @@ class Plan:
             for column in batch.columns:
                 column.update[:] = column.values
 
+    def ascend(self, rules: Sequence[Rule], gradients: Gradients, size: float, threads: int, *then: Call) -> None:
+        """Moves parameters as they are by ``size`` times their gradients: up, where rules do not maximize."""
+        if self._up is None:
+            coefficients = [np.array([1.0, 0.0], batch.dtype) for batch in self._batches]
+            works = [
+                Work("blend", (memory.numbers(row.param).stream(batch.dtype), _gradient_like(row)), k)
+                for batch, k in zip(self._batches, coefficients, strict=True)
+                for row in self._rows[batch.start : batch.stop]
+            ]
+            self._up = coefficients, works, self.backend.table(works, (), GRAIN_AWAKE)
+        coefficients, works, table = self._up
+        for batch, k in zip(self._batches, coefficients, strict=True):
+            k[1] = -size if rules[batch.group].maximize else size
+        pairs = zip(self._params, gradients.tensors, strict=True)
+        increment_version([p for p, gradient in pairs if gradient is not None and not p.is_inference()])
+        few = [work for row, found in gradients.sparse.items() for work in self._of_rows(row, found, works[row])]
+        program = _joined(table.bind(gradients.addresses, threads), self.backend.bind(few, threads))
+        run([*then, *(program.calls if size else ())], program.lock)  # no product of zero and an infinity
+
+    @property
+    def stepped(self) -> list[Tensor]:
+        """The parameters that kernels step when they have gradients."""
+        return self._params
+
     def run(self, gradients: Gradients, threads: int) -> None:
         """One step of the kernels, with the coefficients that were prepared."""
         if not self._params:
@@ -202,13 +227,18 @@ class Plan:
             if number in self._stages:
                 works += self._stages.works_of_rows(number, work)
                 continue
-            p, _, *states = work.streams
-            parts = divided(found.indices, found.values, self._params[number].shape[0], work.k.dtype, self.backend)
-            for part in parts:
-                if part.indices.size and part.array.size:
-                    values = of_array(part.array, work.k.dtype)
-                    works.append(work._replace(streams=(p, values, *states), spans=part.spans))
+            works += self._of_rows(number, found, work)
         return works
+
+    def _of_rows(self, number: int, found: Rows, work: Work) -> list[Work]:
+        """A row's work for those rows of its parameter that a sparse gradient has."""
+        p, _, *states = work.streams
+        parts = divided(found.indices, found.values, self._params[number].shape[0], work.k.dtype, self.backend)
+        return [
+            work._replace(streams=(p, of_array(part.array, work.k.dtype), *states), spans=part.spans)
+            for part in parts
+            if part.indices.size and part.array.size
+        ]
 
     def _use(self, rows: np.ndarray, k: np.ndarray, keys: np.ndarray | None) -> None:
         """Has the works of these rows read their coefficients, and keys, from these arrays."""
