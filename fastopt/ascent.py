@@ -1,13 +1,29 @@
 """Sharpness-aware minimization: parameters go up a gradient, and back to exactly where they were before the step."""
 
+import math
+from typing import Any
+
 import numpy as np
 
 from fastopt.backend.program import Follower, Program, Work, joined, make_all, run
+from fastopt.declared import Interval
 from fastopt.encoded import between, of_array
+from fastopt.norm import Norm
 from fastopt.plan import Reading, StepPlan
 from fastopt.state import Aside, OptimizerState
 
 _EPS = 1e-12  # as in the authors' code
+_RHO = Interval(0.0, brackets="()")
+
+
+def check_rho(rho: Any) -> float:
+    """How far to go. TypeError or ValueError if it is no such number."""
+    return rho if type(rho) is float and 0 < rho < math.inf else _RHO.parse("rho", rho)
+
+
+def size_of_ascent(norm: Norm, rho: float) -> float:
+    """What a gradient is multiplied by: nothing if it has no direction."""
+    return rho / (norm.value + _EPS) if norm.finite and norm.value else 0.0
 
 
 class Ascent:
@@ -33,7 +49,7 @@ class Ascent:
         if self._bound[:2] != (plan, reading):
             self._bound = plan, reading, self._bind(plan, reading)
         norm = plan.norm(reading, 1.0)
-        size = rho / (norm.value + _EPS) if norm.finite and norm.value else 0.0
+        size = size_of_ascent(norm, rho)
         program = self._bound[2]
         assert program is not None
         for maximize, k in self._k.items():

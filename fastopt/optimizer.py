@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 NONFINITE = ("propagate", "skip", "raise")
 
 _DECAY = Interval(0.0, 1.0, "[)")
-_RHO = Interval(0.0, brackets="()")
 
 _report = tuple.__new__  # of what has been checked: StepReport(...) takes twice as long
 _UNBOUND = (object(), None, None)  # a gradient that nobody has, in place of the last one with its plan and programs
@@ -485,16 +484,15 @@ class Optimizer:
         nothing moves. Parameters of 16 bits are moved as they are, and rounded to nearest, and frozen ones stay. The
         first ascent allocates memory for a copy of the parameters.
         """
-        if type(rho) is not float or not 0 < rho < math.inf:
-            rho = _RHO.parse("rho", rho)
+        from fastopt.ascent import Ascent, check_rho
+
+        rho = check_rho(rho)
         self._state.check_in_place("ascend")
         given, plan, reading = self._bound
         if grads is not given or plan.forks != process.forks:
             plan, reading = self._bind(grads, measured=True)
         self._bound_before, self._bound = self._bound, _UNBOUND
         if self._ascent is None:
-            from fastopt.ascent import Ascent
-
             self._ascent = Ascent(self._state)
         return self._ascent.make(plan, reading, rho)
 

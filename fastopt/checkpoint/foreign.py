@@ -12,7 +12,8 @@ class Member(NamedTuple):
     """What is saved of a parameter.
 
     ``state`` has values as a state dict of :class:`fastopt.Optimizer` has them, by the names that states have here.
-    ``step`` is None where nobody counts. ``master`` is what holds the parameter exactly.
+    ``step`` is None where nobody counts. ``master`` is what holds the parameter exactly, ``slow``
+    are the slow weights of lookahead.
     """
 
     state: dict[str, Any]
@@ -20,6 +21,7 @@ class Member(NamedTuple):
     scalars: Mapping[str, float] = {}
     hyperparameters: Mapping[str, Any] = {}
     master: Any = None
+    slow: Any = None
 
 
 def named(what: str, members: Sequence[Any], names: Sequence[str] | None) -> dict[str, Any]:
@@ -54,8 +56,8 @@ def fitted(what: str, members: Mapping[str, Member], like: Any, seed: int | None
     """What :meth:`fastopt.Optimizer.load_state_dict` takes, for an optimizer of the parameters that ``members`` names.
 
     Hyperparameters that both have by the same name are taken over, but for callables of the optimizer's. Averages,
-    copies and masters that ``members`` has not are those of the optimizer, and not copied. CheckpointError, with the
-    names of both sides, if something does not fit.
+    copies, masters and slow weights that ``members`` has not are those of the optimizer, and not copied.
+    CheckpointError, with the names of both sides, if something does not fit.
     """
     for name in members:
         if name not in like.layout.shapes:
@@ -88,7 +90,7 @@ def fitted(what: str, members: Mapping[str, Member], like: Any, seed: int | None
         "accumulated": None if like.accumulated is None else dict(like.accumulated.zeros_like()),
         "master": _master(what, members, like),
         "copy": None if like.copy is None else dict(like.copy),
-        "lookahead": None if like.lookahead is None else dict(like.lookahead),
+        "lookahead": _slow(what, members, like),
     }
 
 
@@ -198,6 +200,15 @@ def _master(what: str, members: Mapping[str, Member], like: Any) -> dict[str, An
         if isinstance(each, dict):
             each.pop("upper")  # which the user has
     return held
+
+
+def _slow(what: str, members: Mapping[str, Member], like: Any) -> dict[str, Any] | None:
+    given = {name: member.slow for name, member in members.items() if member.slow is not None}
+    if like.lookahead is not None:
+        return dict(like.lookahead) | given
+    if given:
+        raise CheckpointError(f"{what} has slow weights of {next(iter(given))!r}, and this optimizer has no lookahead")
+    return None
 
 
 def _words(names: Collection[str]) -> str:

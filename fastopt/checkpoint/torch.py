@@ -71,7 +71,7 @@ def _member(where: str, entry: dict[str, Any], rule: Rule, kinds: list[str], hyp
     entry = {key: value for key, value in entry.items() if value is not None}
     step = whole(f"{where}: step", entry.pop("step")) if "step" in entry else None
     scalars = {key: number(f"{where}: {key}", entry.pop(key)) for key in rule.torch_scalars if key in entry}
-    master = entry.pop("master", None)
+    master, slow = entry.pop("master", None), entry.pop("slow", None)
     if "remainder" in entry:
         master = {"storage": "split", "lower": _bits(f"{where}: remainder", entry.pop("remainder"))}
     if "state1" in entry:
@@ -85,7 +85,7 @@ def _member(where: str, entry: dict[str, Any], rule: Rule, kinds: list[str], hyp
             storage = find("8bit", signed=is_signed(rule.states.get(kind, 0.0)))
             value = {"storage": storage.name, "codes": value, "scales": scales[kind]}
         state[kind] = value
-    return Member(state, step, scalars, hyperparameters, master)
+    return Member(state, step, scalars, hyperparameters, master, slow)
 
 
 def _bits(where: str, value: Any) -> np.ndarray:
@@ -135,6 +135,8 @@ def write(opt: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
                     split = isinstance(master, dict)
                     array = master["lower"].view(np.int16) if split else master
                     entry["remainder" if split else "master"] = torch.from_numpy(array)
+                if saved["lookahead"] is not None:
+                    entry["slow"] = torch.from_numpy(saved["lookahead"][name])
         groups.append(options(rule, group["step"]) | {"params": params, "param_names": list(members)})
     return {"state": {position: entry for position, entry in state.items() if entry}, "param_groups": groups}
 

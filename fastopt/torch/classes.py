@@ -34,8 +34,8 @@ def optimizer_class(rule: Any) -> type[RuleOptimizer]:
     It is a subclass of the class of ``torch.optim`` that computes the same, if the rule is fastopt's and there is one.
     Its arguments are the parameters, then those of the class of ``torch.optim`` with the rule's name, if the rule is
     fastopt's and there is one, or else the rule's fields; and by keyword the rule's other fields, ``maximize``,
-    ``foreach``, ``capturable``, ``differentiable``, ``fused``, ``master``, ``state_dtype``, ``rounding``, ``seed`` and
-    ``clip_grad_norm``.
+    ``foreach``, ``capturable``, ``differentiable``, ``fused``, ``master``, ``state_dtype``, ``rounding``, ``seed``,
+    ``lookahead`` and ``clip_grad_norm``.
     """
     if not (isinstance(rule, type) and issubclass(rule, Rule)):
         raise TypeError(f"rule must be a class of rules, as fastopt.Adam is, not {rule!r}")

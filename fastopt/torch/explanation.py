@@ -66,7 +66,8 @@ def storages(rows: Sequence[Row]) -> dict[str, str]:
     for row in rows:
         kept = row.kept
         named = zip(("params" if kept.copy is None else "master", *kept.states), kept.numbers, strict=True)
-        for name, numbers in (*(() if kept.copy is None else (("params", kept.copy),)), *named):
+        more = [("params", kept.copy), ("slow", kept.slow)]
+        for name, numbers in (*((name, each) for name, each in more if each is not None), *named):
             words = f"{numbers.storage.name}, stochastic" if numbers.stochastic else numbers.storage.name
             found.setdefault(name, {})[words] = None
     return {name: " and ".join(words) for name, words in found.items()}

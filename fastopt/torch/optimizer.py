@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.optim.optimizer import _global_optimizer_post_hooks as _post_hooks
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _pre_hooks
 
+from fastopt.ascent import check_rho, size_of_ascent
+from fastopt.backend.program import Call, make_all
 from fastopt.norm import Norm, check_limit
 from fastopt.rule import Rule
 from fastopt.torch import clipping, memory, recording
@@ -25,6 +27,8 @@ from fastopt.torch.plan import Plan
 from fastopt.torch.rows import Kind, kind, survey
 from fastopt.torch.states import States
 from fastopt.torch.stored import OPTIONS, check_options, options_of
+
+_ABOVE = "the parameters are where ascend has moved them: make the step first, or call descend()"
 
 
 def _observed(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,7 +60,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     and as many threads as ``torch.get_num_threads()`` says. Parameters of 16 bits are computed in float32, and they and
     their states, which have their dtype, are rounded once, to nearest, as by torch's fused code.
 
-    Besides torch's arguments there are four, which groups may have, too:
+    Besides torch's arguments there are five, which groups may have, too:
 
     - ``master="float32"`` keeps parameters of 16 bits exactly, in the state ``master``, and what the model has is
       rounded from it in the same pass; ``"split"``, for bfloat16, keeps their lower halves alone, in ``remainder``.
@@ -68,6 +72,9 @@ class RuleOptimizer(torch.optim.Optimizer):
       ``"nearest"`` cannot add up what is small. It is the default where one of the two above is given.
     - ``seed`` is that of the random numbers, which are a function of it, the step and the place in the parameter:
       where replicas have one seed, and take the same steps, they stay equal.
+    - ``lookahead=(6, 0.5)`` keeps slow weights, in the state ``slow``, which start as the parameters are. After every
+      sixth step of a parameter they move by half of what they lack to it, and the parameter is put there: Zhang et al.,
+      NeurIPS 2019, arXiv:1907.08610.
 
     Sparse gradients, coalesced or not, as ``nn.Embedding(sparse=True)`` makes them, touch the rows that they have, and
     the states and the decay of these alone, by every rule. With momentum SGD leaves them to torch, which moves other
@@ -110,6 +117,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     _plans = 0  # how often it was made
     _others: Fallback | None = None  # steps what the plan leaves
     _loading: list[dict[str, Any]] | None = None  # the state dict that is being loaded, once hooks have seen it
+    _below: list[tuple[Tensor, Tensor]] | None = None  # above: the parameters that have ascended, and what they were
     _known: Any = ()  # for each group, what its rule was made of
     _rules: Any = (), ()  # the rules of all groups, and their kinds: lists that are replaced, not changed
 
@@ -185,6 +193,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._below is not None:
+            raise RuntimeError(f"{type(self).__name__}: copy or pickle: {_ABOVE}")
         return torch.optim.Optimizer.__getstate__(self) | {"_clip_grad_norm": self._clip_grad_norm}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -256,6 +266,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._below is not None:
+            self.descend()
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None and found_inf.item():
             return loss
@@ -291,6 +303,45 @@ class RuleOptimizer(torch.optim.Optimizer):
         squares = plan.squares(gradients, torch.get_num_threads()) + clipping.total_of_tensors(others)
         self.grad_norm = math.sqrt(squares) / scale
         return Norm.of(self.grad_norm).clip(limit) / scale
+
+    @torch._disable_dynamo
+    def ascend(self, *, rho: float = 0.05) -> float:
+        """Moves the parameters up their gradients, for sharpness-aware minimization, until the next step.
+
+        By ``rho g / (|g| + 1e-12)``, Foret et al., ICLR 2021, arXiv:2010.01412, |g| being the norm over all parameters,
+        which it returns; one that is not finite moves nothing. A step then goes down a gradient that was taken there::
+
+            loss(model).backward()
+            optimizer.ascend()
+            optimizer.zero_grad()
+            loss(model).backward()
+            optimizer.step()
+
+        It starts, after its closure, by putting the parameters back: they have exactly the bits from before, as they
+        have after :meth:`descend`. Where a group maximizes, its parameters go down. Parameters of 16 bits are moved as
+        they are, and rounded to nearest. RuntimeError where kernels cannot step a parameter, or after another ascent.
+        """
+        rho = check_rho(rho)
+        if self._below is not None:
+            raise RuntimeError(f"{type(self).__name__}: ascend: {_ABOVE}")
+        rules, kinds = self._current_rules()
+        plan, gradients = self._current_plan(rules, kinds)
+        for members in plan.others.values():
+            param, reason = members[0]
+            raise RuntimeError(f"{self.describe(param)} {reason}, and kernels alone ascend")
+        threads = torch.get_num_threads()
+        norm = Norm.of(math.sqrt(plan.squares(gradients, threads)))
+        below = [(p, p.detach().clone()) for p in plan.params if p.grad is not None]
+        keep: Call = (self.__dict__.update, {"_below": below})
+        plan.ascend(rules, gradients, size_of_ascent(norm, rho), threads, keep)
+        return norm.value
+
+    @torch._disable_dynamo
+    @torch.no_grad()
+    def descend(self) -> None:
+        """Takes back what :meth:`ascend` has done since the last step, if anything: without a step."""
+        back: list[Call] = [(Tensor.copy_, p, before) for p, before in self._below or ()]
+        make_all([*back, (self.__dict__.update, {"_below": None})])
 
     @torch._disable_dynamo
     def update_hessian(self) -> None:

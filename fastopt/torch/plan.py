@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from fastopt.backend.choice import select
-from fastopt.backend.program import Follower, Program, Sums, Work, copy_row, joined, run
+from fastopt.backend.program import Call, Follower, Program, Sums, Work, copy_row, joined, run
 from fastopt.encoded import native, of_array
 from fastopt.rows import Rows, divided, merged
 from fastopt.rule import Rule
@@ -21,6 +21,7 @@ from fastopt.torch.adapting import AdaptingBatch
 from fastopt.torch.batch import Batch
 from fastopt.torch.explanation import PlannedKernel
 from fastopt.torch.gradients import Gradients, Reader
+from fastopt.torch.lookahead import Strides, Striding
 from fastopt.torch.rows import Kind, Row, Survey
 from fastopt.torch.staged import Staged, Stages
 from fastopt.torch.states import Watch
@@ -79,6 +80,13 @@ class Plan:
         reads = [Work("blend", copy, copy_row(column.dtype)) for column in columns for copy in column.reads]
         self._table = self.backend.table(self._stages.works(works), writes, GRAIN_AWAKE)
         self._works = works
+        striding = [
+            Striding(number, rows[number], works[number], *ahead)
+            for batch in self._batches
+            if (ahead := kinds[batch.group].options.lookahead) is not None
+            for number in range(batch.start, batch.stop)
+        ]
+        self._strides = Strides(striding, self.backend) if striding else None
         self._squares: Sums | None = None  # of the gradients, once they are asked for
         for batch in self._batches:
             batch.bind(self.backend, works[batch.start : batch.stop], rules[batch.group])
@@ -90,7 +98,8 @@ class Plan:
 
         self._kernels = [work.kernel for work in works]
         #: The parameters that kernels step.
-        self.params = [row.param for row in rows]
+        self._rows, self.params = rows, [row.param for row in rows]
+        self._up: tuple[list[np.ndarray], list[Work], Any] | None = None  # what ascends, once that is asked for
         self._versioned = [p for p in self.params if not p.is_inference()]
         self._distributed = any(map(memory.is_distributed, self.params))
         self._addresses = list(map(_address, self._locals(self.params)))
@@ -168,6 +177,25 @@ class Plan:
             for column in batch.columns:
                 column.update[:] = column.values
 
+    def ascend(self, rules: Sequence[Rule], gradients: Gradients, size: float, threads: int, *then: Call) -> None:
+        """Moves parameters as they are by ``size`` times their gradients: up, where rules do not maximize."""
+        if self._up is None:
+            coefficients = [np.array([1.0, 0.0], batch.dtype) for batch in self._batches]
+            works = [
+                Work("blend", (memory.numbers(row.param).stream(batch.dtype), _gradient_like(row)), k)
+                for batch, k in zip(self._batches, coefficients, strict=True)
+                for row in self._rows[batch.start : batch.stop]
+            ]
+            self._up = coefficients, works, self.backend.table(works, (), GRAIN_AWAKE)
+        coefficients, works, table = self._up
+        for batch, k in zip(self._batches, coefficients, strict=True):
+            k[1] = -size if rules[batch.group].maximize else size
+        pairs = zip(self.params, gradients.tensors, strict=True)
+        increment_version([p for p, gradient in pairs if gradient is not None and not p.is_inference()])
+        few = [work for row, found in gradients.sparse.items() for work in self._of_rows(row, found, works[row])]
+        moves = [table.bind(gradients.addresses, threads), self.backend.bind(few, threads)]
+        run(joined([Program([*then], ()), *(moves if size else ())]))  # no product of zero and an infinity
+
     def run(self, gradients: Gradients, threads: int) -> None:
         """One step of the kernels, with the coefficients that were prepared."""
         if not self.params:
@@ -182,6 +210,11 @@ class Plan:
         program = self._table.bind(addresses, threads)
         if works:
             program = joined([program, self.backend.bind(works, threads)])
+        if self._strides is not None:
+            counts = [batch.columns[0] for batch in self._batches]
+            before, after = [each.values for each in counts], [each.update for each in counts]
+            strides = self._strides.programs(np.concatenate(before), np.concatenate(after), threads)
+            program = joined([program, *strides])
         run(program)
 
     def _works_of_rows(self, sparse: Mapping[int, Rows]) -> list[Work]:
@@ -191,17 +224,24 @@ class Plan:
             if number in self._stages:
                 works += self._stages.works_of_rows(number, work)
                 continue
-            p, _, *states = work.streams
-            parts = divided(found.indices, found.values, self.params[number].shape[0], work.k.dtype, self.backend)
-            for part in parts:
-                if part.indices.size and part.array.size:
-                    values = of_array(part.array, work.k.dtype)
-                    works.append(work._replace(streams=(p, values, *states), spans=part.spans))
+            works += self._of_rows(number, found, work)
         return works
+
+    def _of_rows(self, number: int, found: Rows, work: Work) -> list[Work]:
+        """A row's work for those rows of its parameter that a sparse gradient has."""
+        p, _, *states = work.streams
+        parts = divided(found.indices, found.values, self.params[number].shape[0], work.k.dtype, self.backend)
+        return [
+            work._replace(streams=(p, of_array(part.array, work.k.dtype), *states), spans=part.spans)
+            for part in parts
+            if part.indices.size and part.array.size
+        ]
 
     def _use(self, rows: np.ndarray, k: np.ndarray, keys: np.ndarray | None) -> None:
         """Has the works of these rows read their coefficients, and keys, from these arrays."""
         self._table.use(rows, k, keys)
+        if self._strides is not None:
+            self._strides.use(rows, keys)
         if self._sparse:
             for row in self._sparse.keys() & set(rows.tolist()):
                 self._sparse[row] = self._sparse[row]._replace(k=k, keys=keys)

@@ -168,11 +168,12 @@ def _row(
                 f"it comes from another optimizer, or from other flags than those of {rule!r}"
             )
     try:
-        kept = keep(rule, p, entry, options.precision(rule.states, p.dtype))
+        precision = options.precision(rule.states, p.dtype)
+        kept = keep(rule, p, entry, precision, slow=options.lookahead is not None)
     except ValueError as error:
         raise RuntimeError(f"{describe(p)} {error}") from None
-    # Where torch keeps no step, stochastic rounding needs one.
-    counted = rule.torch_step or any(numbers.stochastic for numbers in kept.numbers)
+    # Where torch keeps no step, stochastic rounding and lookahead need one.
+    counted = rule.torch_step or kept.slow is not None or any(numbers.stochastic for numbers in kept.numbers)
     if counted and entry.get("step") is not None:
         scalars = {name: _number(entry[name]) for name in scalars}
     elif not rule.torch_step:

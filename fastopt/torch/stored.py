@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastopt.lookahead import check_lookahead
 from fastopt.precision import Precision, check_precision, check_seed
 from fastopt.rule import Rule, is_signed
 from fastopt.storage import Storage
@@ -17,10 +18,15 @@ from fastopt.torch import memory, sharded
 from fastopt.torch.memory import Numbers
 
 #: The options of a group, which torch's optimizers do not have, with what does as torch does.
-OPTIONS: Mapping[str, Any] = MappingProxyType({"master": None, "state_dtype": None, "rounding": None, "seed": 0})
+OPTIONS: Mapping[str, Any] = MappingProxyType(
+    {"master": None, "state_dtype": None, "rounding": None, "seed": 0, "lookahead": None}
+)
 
 #: What the states are called that hold parameters of 16 bits exactly, or the lower halves of them.
 MASTER, REMAINDER = "master", "remainder"
+
+#: What the state is called that holds the slow weights of lookahead.
+SLOW = "slow"
 
 _WHOLE = "float32"
 
@@ -35,10 +41,15 @@ class Options(NamedTuple):
     state_dtype: Any
     rounding: str | None
     seed: int
+    lookahead: tuple[int, float] | None
 
     @property
     def as_torch(self) -> bool:
         """Whether they ask for what torch's optimizers do."""
+        return self._stored_as_torch and self.lookahead is None
+
+    @property
+    def _stored_as_torch(self) -> bool:
         return self.master is None and self.state_dtype is None and self.rounding in (None, "nearest")
 
     def precision(self, states: Collection[str], dtype: torch.dtype) -> Precision:
@@ -59,7 +70,7 @@ class Options(NamedTuple):
             states,
             master=self.master if narrow else None,
             state_dtype=asked,
-            rounding=("nearest" if self.as_torch else "stochastic") if self.rounding is None else self.rounding,
+            rounding=("nearest" if self._stored_as_torch else "stochastic") if self.rounding is None else self.rounding,
             copy=None,
         )
         if narrow and self.master is None:
@@ -76,6 +87,8 @@ def options_of(group: Mapping[str, Any]) -> Options:
 def check_options(options: Options, states: Collection[str], dtypes: Collection[torch.dtype]) -> None:
     """TypeError or ValueError if an option is outside its domain, or is not for parameters of one of the dtypes."""
     check_seed(options.seed)
+    if options.lookahead is not None:
+        check_lookahead(options.lookahead)
     for dtype in (torch.bfloat16, *dtypes):
         if dtype in memory.STORED:
             options.precision(states, dtype)
@@ -91,15 +104,19 @@ class Kept(NamedTuple):
     states: tuple[str, ...]
     #: The parameters in 16 bits, where a master is copied to them.
     copy: Numbers | None
+    #: The slow weights of lookahead, if there are some.
+    slow: Numbers | None = None
 
 
-def keep(rule: Rule, p: Tensor, entry: Mapping[str, Any], precision: Precision) -> Kept:
+def keep(rule: Rule, p: Tensor, entry: Mapping[str, Any], precision: Precision, *, slow: bool = False) -> Kept:
     """The tensors of a parameter's state, or new ones where it has none, or some that kernels cannot work on.
+
+    With ``slow`` there are slow weights among them, which start as the parameter is.
 
     ValueError, which names it, if a state does not fit the parameter.
     """
     exact, copy, tensors = Numbers(memory.STORED[p.dtype], (p,)), None, dict[str, Tensor]()
-    places = len(rule.states) + (precision.master is not None)
+    places = len(rule.states) + (precision.master is not None) + slow
     if precision.master == "split":
         remainder = _reused(p, REMAINDER, entry.get(REMAINDER), torch.int16)
         if remainder is None:
@@ -125,7 +142,15 @@ def keep(rule: Rule, p: Tensor, entry: Mapping[str, Any], precision: Precision) 
         tensors |= zip(names(name, storage), parts, strict=True)
         kept.append(name)
         numbers.append(Numbers(storage, parts, precision.is_stochastic(storage)))
-    return Kept(tensors, tuple(numbers), tuple(kept), copy)
+    if slow:
+        tensors[SLOW] = _slow(p, entry, len(rule.states) + 1, places)
+    return Kept(tensors, tuple(numbers), tuple(kept), copy, memory.numbers(tensors[SLOW]) if slow else None)
+
+
+def _slow(p: Tensor, entry: Mapping[str, Any], place: int, places: int) -> Tensor:
+    dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
+    there = _reused(p, SLOW, entry.get(SLOW), dtype)
+    return memory.state_like(p, 0.0, dtype, place, places).copy_(exact(p, entry).detach()) if there is None else there
 
 
 def exact(p: Tensor, entry: Mapping[str, Any]) -> Tensor:

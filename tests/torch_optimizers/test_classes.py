@@ -62,7 +62,7 @@ def test_groups_hold_what_torchs_hold(name):
     ours, theirs = getattr(fastopt.torch, name)([parameter(3)]), getattr(torch.optim, name)([parameter(3)])
     group = ours.state_dict()["param_groups"][0]
     extra = group.keys() - theirs.state_dict()["param_groups"][0].keys()
-    assert extra - {"decoupled_weight_decay", "cautious"} == {"master", "state_dtype", "rounding", "seed"}
+    assert extra - {"decoupled_weight_decay", "cautious"} == {"master", "state_dtype", "rounding", "seed", "lookahead"}
     assert {key: value for key, value in group.items() if key not in extra} == theirs.state_dict()["param_groups"][0]
     assert set(ours.defaults) == set(group) - {"params"}
 

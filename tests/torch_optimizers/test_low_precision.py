@@ -535,6 +535,8 @@ WRONG = [
     ({"rounding": "up"}, torch.bfloat16, "AdamW: rounding must be"),
     ({"seed": -1}, torch.bfloat16, "AdamW: seed must be"),
     ({"seed": 1.5}, torch.bfloat16, "AdamW: seed must be"),
+    ({"lookahead": 6}, torch.float32, "AdamW: lookahead must be (steps, alpha), as (6, 0.5) is, not 6"),
+    ({"lookahead": (6, 0.0)}, torch.float32, "AdamW: lookahead[1] must be"),
 ]
 
 

@@ -1,0 +1,63 @@
+"""Lookahead: slow weights that follow parameters in strides of their steps, and take them along."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fastopt.backend.program import Backend, Program, Work
+from fastopt.plan import only_read
+from fastopt.sizes import GRAIN_AWAKE
+from fastopt.storage import Stream
+from fastopt.torch.rows import Row
+
+
+class Striding(NamedTuple):
+    """A row with slow weights: its number in the plan, its kernel's work, the steps of a stride, and their weight."""
+
+    number: int
+    row: Row
+    work: Work
+    steps: int
+    alpha: float
+
+
+class Strides:
+    """The slow weights of a plan's rows, which the last step of each stride moves: see :mod:`fastopt.lookahead`."""
+
+    def __init__(self, rows: Sequence[Striding], backend: Backend) -> None:
+        self._numbers = np.array([each.number for each in rows], np.intp)
+        self._steps = np.array([each.steps for each in rows])
+        following, taking = list[Work](), list[Work]()
+        for each in rows:
+            p, dtype = each.work.streams[0], each.row.computes
+            assert each.row.kept.slow is not None
+            slow = each.row.kept.slow.stream(dtype)
+            k = np.array([1.0 - each.alpha, each.alpha], dtype)
+            following.append(Work("blend", (slow, only_read(p)), k))
+            k = np.array([0.0, 1.0], dtype)
+            taking.append(Work("blend", (p, slow), k, each.work.followers, each.work.keys))
+        #: First slow weights follow the parameters, then these are put there: each table, and what its works read.
+        self._tables = [
+            (backend.table(works, (), GRAIN_AWAKE), np.array([_address(work.streams[1]) for work in works], np.int64))
+            for works in (following, taking)
+        ]
+        self._take = [work.k for work in taking]
+
+    def use(self, rows: np.ndarray, keys: np.ndarray | None) -> None:
+        """Has these rows of the plan be rounded with these keys."""
+        table, _ = self._tables[1]
+        for place in np.flatnonzero(np.isin(self._numbers, rows)):
+            table.use(slice(place, place + 1), self._take[place], keys)
+
+    def programs(self, before: np.ndarray, after: np.ndarray, threads: int) -> list[Program]:
+        """What ends strides in the step before and after which the plan's rows have made so many steps."""
+        before, after = before[self._numbers], after[self._numbers]
+        ends = (after != before) & (after % self._steps == 0)
+        if not ends.any():
+            return []
+        return [table.bind(np.where(ends, addresses, 0), threads) for table, addresses in self._tables]
+
+
+def _address(stream: np.ndarray | Stream) -> int:
+    return (stream.parts[0] if isinstance(stream, Stream) else stream).ctypes.data
