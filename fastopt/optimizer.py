@@ -452,9 +452,11 @@ class Optimizer:
     def update_hessian(self, grads: FlatBuffer | np.ndarray | Mapping[str, Any], *, grad_scale: float = 1.0) -> None:
         """Updates the estimate of the Hessian by a gradient of its own, as :class:`fastopt.SophiaG` says; nothing else.
 
-        ``grads`` and ``grad_scale`` are as for :meth:`step`. TypeError if a rule has no such estimate. After an error
-        everything is as it was.
+        ``grads`` and ``grad_scale`` are as for :meth:`step`. Several between two steps are rounded by the same noise
+        where the estimate is compressed: leave it as kernels compute it then. TypeError if a rule has no such estimate,
+        RuntimeError after :meth:`ascend`. After an error everything is as it was.
         """
+        self._state.check_in_place("update_hessian")
         grad_scale = _checked_scale(grad_scale, self._state.dtype)
         given, plan, reading = self._bound
         if grads is not given or plan.forks != process.forks:
