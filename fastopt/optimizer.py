@@ -38,7 +38,7 @@ _report = tuple.__new__  # of what has been checked: StepReport(...) takes twice
 _UNBOUND = (object(), None, None)  # a gradient that nobody has, in place of the last one with its plan and programs
 
 #: Attributes that a copy, or an optimizer that comes from a pickle, finds anew.
-_OF_THIS_PROCESS = frozenset({"threads", "backend_reason", "_backend", "_plan", "_bound", "_ascent", "_bound_before"})
+_OF_THIS_PROCESS = frozenset({"_threads", "_backend_reason", "_backend", "_plan", "_bound", "_ascent", "_bound_before"})
 
 
 class StepReport(NamedTuple):
@@ -175,10 +175,10 @@ class Optimizer:
     def _choose(self, layout: Layout, members: Iterable[tuple[Rule, tuple[str, ...]]]) -> None:
         """Chooses backend and threads, here and now."""
         backend, threads = self._asked
-        self.threads = resolve_threads(threads)
+        self._threads = resolve_threads(threads)
         own_kernel = any(not isinstance(rule.kernel, str) for rule, _ in members)
         spans = sum(len(layout.runs(names)) for _, names in members)
-        self._backend, self.backend_reason = select(backend, own_kernel=own_kernel, spans=spans)
+        self._backend, self._backend_reason = select(backend, own_kernel=own_kernel, spans=spans)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
@@ -262,6 +262,16 @@ class Optimizer:
     def backend(self) -> str:
         """The backend that runs the kernels: ``"numba"`` or ``"c"``."""
         return self._backend.name
+
+    @property
+    def backend_reason(self) -> str:
+        """Why that backend was taken, in words."""
+        return self._backend_reason
+
+    @property
+    def threads(self) -> int:
+        """The most threads that a step may use."""
+        return self._threads
 
     @property
     def rule(self) -> Rule:
@@ -533,7 +543,7 @@ class Optimizer:
     def _current_plan(self) -> StepPlan:
         if self._plan is None or self._plan.forks != process.forks:
             self._forget()
-            self._plan = make_plan(self._state, self._backend, self.threads)
+            self._plan = make_plan(self._state, self._backend, self._threads)
         return self._plan
 
 
