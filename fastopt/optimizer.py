@@ -84,9 +84,10 @@ class Optimizer:
         steps round the parameters themselves.
     state_dtype
         How states are stored: None, as kernels compute them; ``"bfloat16"``, ``"float16"`` or ``"8bit"``, which is
-        floating point in a byte with a scale for each 256 elements; or a mapping from the names of states to these.
-        In ``8bit``, parameters of fewer than 4096 elements keep their states as they are computed. ``float16`` has no
-        numbers below 6e-8, where second moments of small gradients vanish and Adam diverges: it is for momentum.
+        floating point in a byte with a scale for each 256 elements; or a mapping from the names of states to one
+        of these words. In ``8bit``, parameters of fewer than 4096 elements keep their states as they are computed.
+        ``float16`` has no numbers below 6e-8, where second moments of small gradients vanish and Adam diverges: it is
+        for momentum.
     rounding
         How steps round parameters in 16 bits without a master, and states in 16 bits: ``"stochastic"``, up or down as
         often as is right on the average, or to ``"nearest"``. In ``8bit``, states that have signs go to the nearest
@@ -284,6 +285,8 @@ class Optimizer:
 
     def _only_group(self) -> Group:
         if len(self.groups) != 1:
+            if not self.groups:
+                raise AttributeError("there is no group, hence no rule")
             raise AttributeError(f"there are several rules: use .groups[pattern].rule; patterns: {list(self.groups)}")
         return next(iter(self.groups.values()))
 
@@ -291,6 +294,8 @@ class Optimizer:
     def lr(self) -> float:
         """The learning rate of the next step; setting it (a number or a schedule) changes every group."""
         rates = {group.rule.rate(group.step + 1) for group in self.groups.values()}
+        if not rates:
+            raise AttributeError("there is no group, hence no lr")
         if len(rates) > 1:
             raise AttributeError(f"groups differ in lr: use .groups[pattern].rule.lr; patterns: {list(self.groups)}")
         return rates.pop()
@@ -372,10 +377,9 @@ class Optimizer:
         A run that goes on from it has the same bits as one that never stopped. ``convert`` says that parameters and
         states may be stored otherwise here than there: they are rounded to nearest then. The file is read twice: to
         compare its checksums, and then into the arrays themselves, without a copy in between but for what is converted.
-        Raises
-        :class:`fastopt.CheckpointError` if the file is damaged or does not fit, OSError if it cannot be read; then
-        nothing has changed. Only if a disk fails, or somebody cuts the file, between the two readings does OSError say
-        that the optimizer holds a part of it.
+        Raises :class:`fastopt.CheckpointError` if the file is damaged or does not fit, OSError if it cannot be read;
+        then nothing has changed. Only if a disk fails, or somebody cuts the file, between the two readings does OSError
+        say that the optimizer holds a part of it.
         """
         from fastopt.checkpoint import file
 

@@ -243,6 +243,9 @@ def test_the_learning_rates_of_groups(backend):
         _ = optimizer.lr
     with pytest.raises(AttributeError, match=r"several rules: use .groups\[pattern\].rule; patterns: \['\*.bias', "):
         _ = optimizer.rule
+    for name in ("lr", "rule"):
+        with pytest.raises(AttributeError, match=f"there is no group, hence no {name}"):
+            getattr(Optimizer(FlatBuffer({}, dtype="float32"), {}, backend=backend), name)
     optimizer.lr = schedules.Linear(lr=0.5, steps=10)
     assert optimizer.lr == 0.5
     optimizer.step(random_buffer(1, "float32"))
