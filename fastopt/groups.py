@@ -1,6 +1,7 @@
 """Groups: the parameters that share a rule, and the coefficients of their next step."""
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -38,30 +39,30 @@ class Group:
         self,
         pattern: str,
         rule: Rule,
-        sizes: Mapping[str, int],
+        shapes: Mapping[str, tuple[int, ...]],
         dtype: np.dtype,
         counts: list[int],
         index: int,
     ) -> None:
-        self._rule, self._counts, self._sizes = rule, counts, dict(sizes)
+        self._rule, self._counts, self._shapes = rule, counts, dict(shapes)
         #: Where the group's step count stands in the optimizer's counts.
         self.index = index
         #: The pattern that chose the parameters, and their names.
-        self.pattern, self.names = pattern, tuple(sizes)
+        self.pattern, self.names = pattern, tuple(shapes)
         #: Whether steps leave the group out: see :meth:`fastopt.Optimizer.freeze`.
         self.frozen = False
         #: The coefficients of the step that is being made, in the rule's order: an array that kernels read.
         self.k = np.zeros(len(rule.coefficients(1)), dtype)
         self._row = Row(self.k)
         #: The coefficients of the rule's sum and, from it, a row for each parameter, in the place of ``k``; or None.
-        self.adapted = Adapted(rule, [*sizes.values()], dtype) if rule.sums else None
+        self.adapted = Adapted(rule, [*map(math.prod, shapes.values())], dtype) if rule.sums else None
         #: The rule's running numbers, and what they will be after the step that is being made.
         self.scalars, self._following = dict(rule.scalars), dict(rule.scalars)
         #: The calls that follow a step: the running numbers move on.
         self.finish: list[Call] = [(self.scalars.update, self._following)] if self.scalars else []
 
     def __reduce__(self) -> tuple:
-        made = self.pattern, self._rule, self._sizes, self.k.dtype, self._counts, self.index
+        made = self.pattern, self._rule, self._shapes, self.k.dtype, self._counts, self.index
         return type(self), made, (self.frozen, self.scalars)
 
     def __setstate__(self, state: tuple[bool, dict[str, float]]) -> None:
@@ -80,20 +81,26 @@ class Group:
 
     @rule.setter
     def rule(self, rule: Rule) -> None:
-        self._rule = self._replacement(rule)
-        if self.scalars:
-            self.scalars.update(rule.scalars_in_place_of(self.step, self.scalars))
+        rule = self._replacement(rule)
+        scalars = rule.scalars_in_place_of(self.step, self.scalars) if self.scalars else {}
+        self._rule = rule
+        self.scalars.update(scalars)
 
     def _replacement(self, rule: Any) -> Rule:
         """The rule if it can take the place of the group's: of the same kind, with the same kernel and states."""
         if type(rule) is not type(self._rule):
             raise TypeError(
-                f"rule must be a {type(self._rule).__name__} for group {self.pattern!r}, not {quoted(rule)}"
+                f"rule must be of the kind {type(self._rule).__name__} for group {self.pattern!r}, not {quoted(rule)}"
             )
-        kept, wanted = ((each.kernel, each.sums, list(each.states)) for each in (self._rule, rule))
-        if kept != wanted:
+        if self._needs(rule) != self._needs(self._rule):
             raise ValueError(f"rule: {rule!r} keeps other states than {self._rule!r}: make a new Optimizer")
         return rule
+
+    def _needs(self, rule: Rule) -> tuple:
+        """Kernel, sum, and the states; the shapes of a stage's, which may follow from hyperparameters."""
+        shapes = self._shapes.values() if rule.stage is not None else ()
+        states = {state: [rule.state_shape(state, shape) for shape in shapes] for state in rule.states}
+        return rule.kernel, rule.sums, [*states], states
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint holds of the group."""

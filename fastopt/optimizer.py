@@ -37,7 +37,7 @@ _report = tuple.__new__  # of what has been checked: StepReport(...) takes twice
 _UNBOUND = (object(), None, None)  # a gradient that nobody has, in place of the last one with its plan and programs
 
 #: Attributes that a copy, or an optimizer that comes from a pickle, finds anew.
-_OF_THIS_PROCESS = frozenset({"threads", "backend_reason", "_backend", "_plan", "_bound", "_ascent", "_bound_before"})
+_OF_THIS_PROCESS = frozenset({"_threads", "_backend_reason", "_backend", "_plan", "_bound", "_ascent", "_bound_before"})
 
 
 class StepReport(NamedTuple):
@@ -83,9 +83,10 @@ class Optimizer:
         steps round the parameters themselves.
     state_dtype
         How states are stored: None, as kernels compute them; ``"bfloat16"``, ``"float16"`` or ``"8bit"``, which is
-        floating point in a byte with a scale for each 256 elements; or a mapping from the names of states to these.
-        In ``8bit``, parameters of fewer than 4096 elements keep their states as they are computed. ``float16`` has no
-        numbers below 6e-8, where second moments of small gradients vanish and Adam diverges: it is for momentum.
+        floating point in a byte with a scale for each 256 elements; or a mapping from the names of states to one
+        of these words. In ``8bit``, parameters of fewer than 4096 elements keep their states as they are computed.
+        ``float16`` has no numbers below 6e-8, where second moments of small gradients vanish and Adam diverges: it is
+        for momentum.
     rounding
         How steps round parameters in 16 bits without a master, and states in 16 bits: ``"stochastic"``, up or down as
         often as is right on the average, or to ``"nearest"``. In ``8bit``, states that have signs go to the nearest
@@ -174,10 +175,10 @@ class Optimizer:
     def _choose(self, layout: Layout, members: Iterable[tuple[Rule, tuple[str, ...]]]) -> None:
         """Chooses backend and threads, here and now."""
         backend, threads = self._asked
-        self.threads = resolve_threads(threads)
+        self._threads = resolve_threads(threads)
         own_kernel = any(not isinstance(rule.kernel, str) for rule, _ in members)
         spans = sum(len(layout.runs(names)) for _, names in members)
-        self._backend, self.backend_reason = select(backend, own_kernel=own_kernel, spans=spans)
+        self._backend, self._backend_reason = select(backend, own_kernel=own_kernel, spans=spans)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
@@ -263,6 +264,16 @@ class Optimizer:
         return self._backend.name
 
     @property
+    def backend_reason(self) -> str:
+        """Why that backend was taken, in words."""
+        return self._backend_reason
+
+    @property
+    def threads(self) -> int:
+        """The most threads that a step may use."""
+        return self._threads
+
+    @property
     def rule(self) -> Rule:
         """The rule, if one group holds all parameters; else see :attr:`groups`."""
         return self._only_group().rule
@@ -273,6 +284,8 @@ class Optimizer:
 
     def _only_group(self) -> Group:
         if len(self.groups) != 1:
+            if not self.groups:
+                raise AttributeError("there is no group, hence no rule")
             raise AttributeError(f"there are several rules: use .groups[pattern].rule; patterns: {list(self.groups)}")
         return next(iter(self.groups.values()))
 
@@ -280,6 +293,8 @@ class Optimizer:
     def lr(self) -> float:
         """The learning rate of the next step; setting it (a number or a schedule) changes every group."""
         rates = {group.rule.rate(group.step + 1) for group in self.groups.values()}
+        if not rates:
+            raise AttributeError("there is no group, hence no lr")
         if len(rates) > 1:
             raise AttributeError(f"groups differ in lr: use .groups[pattern].rule.lr; patterns: {list(self.groups)}")
         return rates.pop()
@@ -361,10 +376,9 @@ class Optimizer:
         A run that goes on from it has the same bits as one that never stopped. ``convert`` says that parameters and
         states may be stored otherwise here than there: they are rounded to nearest then. The file is read twice: to
         compare its checksums, and then into the arrays themselves, without a copy in between but for what is converted.
-        Raises
-        :class:`fastopt.CheckpointError` if the file is damaged or does not fit, OSError if it cannot be read; then
-        nothing has changed. Only if a disk fails, or somebody cuts the file, between the two readings does OSError say
-        that the optimizer holds a part of it.
+        Raises :class:`fastopt.CheckpointError` if the file is damaged or does not fit, OSError if it cannot be read;
+        then nothing has changed. Only if a disk fails, or somebody cuts the file, between the two readings does OSError
+        say that the optimizer holds a part of it.
         """
         from fastopt.checkpoint import file
 
@@ -451,9 +465,11 @@ class Optimizer:
     def update_hessian(self, grads: FlatBuffer | np.ndarray | Mapping[str, Any], *, grad_scale: float = 1.0) -> None:
         """Updates the estimate of the Hessian by a gradient of its own, as :class:`fastopt.SophiaG` says; nothing else.
 
-        ``grads`` and ``grad_scale`` are as for :meth:`step`. TypeError if a rule has no such estimate. After an error
-        everything is as it was.
+        ``grads`` and ``grad_scale`` are as for :meth:`step`. Several between two steps are rounded by the same noise
+        where the estimate is compressed: leave it as kernels compute it then. TypeError if a rule has no such estimate,
+        RuntimeError after :meth:`ascend`. After an error everything is as it was.
         """
+        self._state.check_in_place("update_hessian")
         grad_scale = _checked_scale(grad_scale, self._state.dtype)
         given, plan, reading = self._bound
         if grads is not given or plan.forks != process.forks:
@@ -529,7 +545,7 @@ class Optimizer:
     def _current_plan(self) -> StepPlan:
         if self._plan is None or self._plan.forks != process.forks:
             self._forget()
-            self._plan = make_plan(self._state, self._backend, self.threads)
+            self._plan = make_plan(self._state, self._backend, self._threads)
         return self._plan
 
 

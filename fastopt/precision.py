@@ -27,7 +27,7 @@ ROUNDING = Choice(*get_args(Rounding))
 #: What can hold parameters exactly, by how they are stored.
 MASTERS: dict[str, tuple[str, ...]] = {"bfloat16": MASTER, "float16": ("float32",)}
 
-_STATES = "None, 'bfloat16', 'float16', '8bit', or a mapping of states to these"
+_STATES = "None, 'bfloat16', 'float16', '8bit', or a mapping of states to one of these words"
 _SEED = "a whole number in [0, 2**64)"
 
 

@@ -237,7 +237,10 @@ class Rule(Declared):
         raise NotImplementedError(f"{type(self).__name__} declares no reference")
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step (counted from 1). ValueError if a schedule gives no finite number >= 0."""
+        """The learning rate of a step (counted from 1).
+
+        TypeError or ValueError if a schedule gives no finite number >= 0.
+        """
         lr = self.lr
         if type(lr) is float:  # the usual case, first: every step asks
             return lr

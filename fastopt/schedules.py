@@ -17,6 +17,7 @@ from fastopt.declared import (
     OpenUnitInterval,
     Positive,
     Whole,
+    real,
 )
 from fastopt.errors import quoted
 
@@ -170,6 +171,7 @@ class Plateau(Schedule):
 
     def observe(self, metric: float) -> None:
         """Takes note of a metric; one that is not finite counts as no improvement."""
+        metric = real("metric", metric)
         current, best, waited = self._progress["current"], self._progress["best"], self._progress["waited"]
         sign = 1 if self.mode == "min" else -1
         if math.isfinite(metric) and (best is None or sign * metric < sign * best - self.threshold * abs(best)):

@@ -1,4 +1,4 @@
-"""Sizes that both languages know: ``csrc/sizes.h`` has the same."""
+"""Sizes that both languages know: ``csrc/sizes.h`` has the same, but for ``GRAIN_AWAKE``, which callers hand over."""
 
 #: Elements that are worked on in the first-level cache: whole blocks of every storage.
 TILE = 1024

@@ -93,12 +93,15 @@ class OptimizerState:
         self.accumulate, self.ema_decay = accumulate, ema_decay
         #: Counters, replaced as a whole when a step has been made: see ``STEP`` and the like.
         self.counts = [0] * (GROUPS + len(members))
-
-        def sizes(names: tuple[str, ...]) -> dict[str, int]:
-            return {name: math.prod(self.layout.shapes[name]) for name in names}
-
         self.groups = {
-            pattern: Group(pattern, rule, sizes(names), self.dtype, self.counts, GROUPS + index)
+            pattern: Group(
+                pattern,
+                rule,
+                {name: self.layout.shapes[name] for name in names},
+                self.dtype,
+                self.counts,
+                GROUPS + index,
+            )
             for index, (pattern, (rule, names)) in enumerate(members.items())
         }
         #: Buffers that hold those parameters whose rule keeps the state.

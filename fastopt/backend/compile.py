@@ -1,6 +1,7 @@
 """Kernels as machine code: compiled once a signature, cached on disk, and run with fewer threads if asked for."""
 
 import atexit
+import os
 import threading
 from _thread import start_new_thread
 from collections.abc import Callable, Iterable
@@ -111,6 +112,16 @@ def _finish_compiling() -> None:
     """Waits for a compilation that an interrupt has left behind."""
     with _lock:
         pass
+
+
+def _renew_lock() -> None:
+    """In a forked child the thread that compiles does not go on: it would never give its lock back."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool, terms: Terms | None) -> Any:

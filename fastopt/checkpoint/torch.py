@@ -135,8 +135,8 @@ def write(opt: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
                     split = isinstance(master, dict)
                     array = master["lower"].view(np.int16) if split else master
                     entry["remainder" if split else "master"] = torch.from_numpy(array)
-                if saved["lookahead"] is not None:
-                    entry["slow"] = torch.from_numpy(saved["lookahead"][name])
+                if described["lookahead"] is not None:
+                    entry["slow"] = torch.from_numpy(described["lookahead"][name])
         groups.append(options(rule, group["step"]) | {"params": params, "param_names": list(members)})
     return {"state": {position: entry for position, entry in state.items() if entry}, "param_groups": groups}
 

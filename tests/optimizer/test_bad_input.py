@@ -412,7 +412,7 @@ def test_unknown_groups(optimizer):
 
 
 def test_what_belongs_to_the_optimizer_cannot_be_replaced(optimizer):
-    for name in ("backend", "step_count"):
+    for name in ("backend", "backend_reason", "threads", "step_count"):
         with pytest.raises(AttributeError):
             setattr(optimizer, name, 1)
     with pytest.raises(TypeError):
