@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from cases import bits, by_kernel, easy, hard
-from test_bits import CORNERS, ENGINES, SERIAL, coefficients, data, stepped, using
+from cases import by_kernel, easy, hard
+from test_bits import CORNERS, ENGINES, SERIAL, assert_same, coefficients, data, stepped, using
 
 from fastopt.backend import program
 from fastopt.backend.choice import select
@@ -155,16 +155,6 @@ def computed(engine, rule: Rule, mix: Mix, size: int, parts: list[slice] | None 
 
 def between(numbers: np.ndarray | Stream, part: slice) -> np.ndarray | Stream:
     return numbers.between(part.start, part.stop) if isinstance(numbers, Stream) else numbers[part]
-
-
-def assert_same(mine: list[np.ndarray], other: list[np.ndarray], what: object) -> None:
-    for index, (found, right) in enumerate(zip(mine, other, strict=True)):
-        if found.dtype.kind == "f":
-            found, right = bits(found), bits(right)
-        different = np.flatnonzero(found != right)
-        if different.size:
-            i = different[0]
-            pytest.fail(f"{what}: array {index}[{i}] is {found[i]!r}, not {right[i]!r}; {different.size} differ")
 
 
 def without_nan_payloads(arrays: list[np.ndarray], mix: Mix, rule: Rule) -> list[np.ndarray]:
