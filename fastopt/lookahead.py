@@ -13,7 +13,7 @@ from fastopt.state import STEP, OptimizerState
 from fastopt.storages import noise
 
 _ALPHA = Interval(0.0, 1.0, "(]")
-_PAIR = 2**32  # a number that no two streams of a kernel or a stage have
+PAIR = 2**32  #: of noise: a number that no two streams of a kernel or a stage have
 
 
 def check_lookahead(given: Any) -> tuple[int, float]:
@@ -40,7 +40,7 @@ class LookaheadPlan(StepPlan):
         if self.counts[STEP] % stride[0]:
             super().commit(reading)
         else:
-            self._stride_keys[0] = noise.key(self.state.seed, self.counts[STEP], _PAIR)
+            self._stride_keys[0] = noise.key(self.state.seed, self.counts[STEP], PAIR)
             program = reading.stride or self._bind_stride(reading)
             self._run(program, lambda: self._bind_stride(reading))
 

@@ -81,7 +81,7 @@ class Plan:
         self._table = self.backend.table(self._stages.works(works), writes, GRAIN_AWAKE)
         self._works = works
         striding = [
-            Striding(number, rows[number], works[number], *ahead)
+            Striding(number, rows[number], works[number], batch.seed, *ahead)
             for batch in self._batches
             if (ahead := kinds[batch.group].options.lookahead) is not None
             for number in range(batch.start, batch.stop)
@@ -240,8 +240,6 @@ class Plan:
     def _use(self, rows: np.ndarray, k: np.ndarray, keys: np.ndarray | None) -> None:
         """Has the works of these rows read their coefficients, and keys, from these arrays."""
         self._table.use(rows, k, keys)
-        if self._strides is not None:
-            self._strides.use(rows, keys)
         if self._sparse:
             for row in self._sparse.keys() & set(rows.tolist()):
                 self._sparse[row] = self._sparse[row]._replace(k=k, keys=keys)
