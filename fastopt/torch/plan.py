@@ -100,7 +100,7 @@ class Plan:
         self.gradients = Reader(rows)
 
         self._kernels = [work.kernel for work in works]
-        self._rows, self._params = rows, [row.param for row in rows]
+        self._params = [row.param for row in rows]
         self._up: tuple[list[np.ndarray], list[Work], Any] | None = None  # what ascends, once that is asked for
         #: The parameters whose gradients have fewer bits than what kernels compute in.
         self.narrow = [p for batch in self._batches if batch.narrow for p in self._params[batch.start : batch.stop]]
@@ -180,9 +180,9 @@ class Plan:
         if self._up is None:
             coefficients = [np.array([1.0, 0.0], batch.dtype) for batch in self._batches]
             works = [
-                Work("blend", (memory.numbers(row.param).stream(batch.dtype), _gradient_like(row)), k)
+                Work("blend", (memory.numbers(self._params[row]).stream(batch.dtype), self._works[row].streams[1]), k)
                 for batch, k in zip(self._batches, coefficients, strict=True)
-                for row in self._rows[batch.start : batch.stop]
+                for row in range(batch.start, batch.stop)
             ]
             self._up = coefficients, works, self.backend.table(works, (), GRAIN_AWAKE)
         coefficients, works, table = self._up
