@@ -98,7 +98,7 @@ class Plan:
 
         self._kernels = [work.kernel for work in works]
         #: The parameters that kernels step.
-        self._rows, self.params = rows, [row.param for row in rows]
+        self.params = [row.param for row in rows]
         self._up: tuple[list[np.ndarray], list[Work], Any] | None = None  # what ascends, once that is asked for
         self._versioned = [p for p in self.params if not p.is_inference()]
         self._distributed = any(map(memory.is_distributed, self.params))
@@ -182,9 +182,9 @@ class Plan:
         if self._up is None:
             coefficients = [np.array([1.0, 0.0], batch.dtype) for batch in self._batches]
             works = [
-                Work("blend", (memory.numbers(row.param).stream(batch.dtype), _gradient_like(row)), k)
+                Work("blend", (memory.numbers(self.params[row]).stream(batch.dtype), self._works[row].streams[1]), k)
                 for batch, k in zip(self._batches, coefficients, strict=True)
-                for row in self._rows[batch.start : batch.stop]
+                for row in range(batch.start, batch.stop)
             ]
             self._up = coefficients, works, self.backend.table(works, (), GRAIN_AWAKE)
         coefficients, works, table = self._up
