@@ -30,6 +30,11 @@ class Staged:
         #: What the kernel takes for the gradient: 1-D, in the order in which the parameter lies in memory.
         self.direction = np.empty(self._p.tensors[0].numel(), self._dtype)
         self._after = {name: np.empty(each.tensors[0].numel(), self._dtype) for name, each in self._states.items()}
+        #: The same in the shapes that a stage gives.
+        self._given = _in_order(self.direction, self._p.tensors[0])
+        self._given_after = {
+            name: _in_order(array, self._states[name].tensors[0]) for name, array in self._after.items()
+        }
         #: Where these lie: the direction, then the states after the step.
         self.addresses = [array.ctypes.data for array in (self.direction, *self._after.values())]
         #: Those of the states are from number 1 on: they are streams by themselves.
@@ -53,9 +58,9 @@ class Staged:
         self._refresh(step)
         p, *states = (self._read(each) if array is None else array for each, array in self._in_place)
         direction, after = staged(self._stage, rule, step, p, g, dict(zip(self._states, states, strict=True)))
-        _in_order(self.direction, self._p.tensors[0])[...] = direction
-        for name, array in self._after.items():
-            _in_order(array, self._states[name].tensors[0])[...] = after[name]
+        self._given[...] = direction
+        for name, array in self._given_after.items():
+            array[...] = after[name]
 
     @property
     def count(self) -> int:
