@@ -36,7 +36,10 @@ def kernel_of(name: str) -> str:
 
 
 def works(name: str, dtype: str, sizes: Sequence[int], *, difficult: bool = False) -> list[Work]:
-    """Works of these sizes, all parts of the same buffers, that have an element more at either end."""
+    """Works of these sizes, all parts of the same buffers, that have an element more at either end.
+
+    In turn with the coefficients of a rule, with none that is zero, and with terms missing.
+    """
     rng = np.random.default_rng(8)
     states = len(BY_SUM[name].states) if name in BY_SUM else 0
     size = sum(sizes) + 2
@@ -50,7 +53,10 @@ def works(name: str, dtype: str, sizes: Sequence[int], *, difficult: bool = Fals
         k = np.array([0.37], dtype)
     ends = [1, *(1 + end for end in itertools.accumulate(sizes))]
     places = [slice(start, stop) for start, stop in itertools.pairwise(ends)]
-    return [Work(kernel_of(name), tuple(buffer[place] for buffer in buffers), k) for place in places]
+    every, some = np.where(k == 0, k.dtype.type(0.25), k), k.copy()
+    some[1:5:2] = 0
+    rows = itertools.cycle((k, every, some))
+    return [Work(kernel_of(name), tuple(buffer[place] for buffer in buffers), next(rows)) for place in places]
 
 
 def taken(engine: Engine, name: str, found: list[Work]) -> np.ndarray:
