@@ -82,6 +82,7 @@ class Batch:
         #: Whether the gradients have fewer bits than what kernels compute in.
         self.narrow = rows[0].gradient.itemsize < self.dtype.itemsize
         self.columns: list[Column] = []
+        self._made: list[dict[str, Tensor]] = [{} for _ in rows]
         for name, dtype in zip(rows[0].scalars, map(memory.DTYPES.get, rows[0].dtypes), strict=True):
             assert dtype is not None
             numbers = [row.scalars[name] for row in rows]
@@ -90,10 +91,10 @@ class Batch:
                 continue
             tensors = _tensors(numbers, dtype)
             self.columns.append(Column(_pieces(tensors, dtype)))
-            for row, tensor in zip(rows, tensors, strict=True):
-                row.entry[name] = tensor
-        for row in rows:
-            row.entry.update(row.kept.tensors)
+            for made, tensor in zip(self._made, tensors, strict=True):
+                made[name] = tensor
+        for made, row in zip(self._made, rows, strict=True):
+            made |= row.kept.tensors
         self.scalar_dtypes = [column.dtype for column in self.columns]
         #: The coefficients of the step: one set of them where all rows make the same step.
         self.k = np.empty((1, len(rule.coefficients(1))), self.dtype)
@@ -106,6 +107,11 @@ class Batch:
         self.keys = [np.empty(pairs, np.uint64) if stochastic else None]
         #: Whether the step before had the same scalars in all rows, and so left them the same.
         self.even = False
+
+    def hand_over(self) -> list[dict[str, Tensor]]:
+        """What the state dicts of the rows are to hold, once: whoever takes it keeps it alive."""
+        made, self._made = self._made, []
+        return made
 
     def row(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The coefficients and keys of the row of that number, counted from ``start``, in a step that is even."""

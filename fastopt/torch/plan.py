@@ -104,13 +104,11 @@ class Plan:
         self._distributed = any(map(memory.is_distributed, self.params))
         self._addresses = list(map(_address, self._locals(self.params)))
 
-        kept = [row for row in rows if row.entry]
-        for row in kept:
-            state[row.param] = row.entry
-        names = [[*row.kept.tensors, *(row.scalars if row.counted else ())] for row in kept]
-        written = [row.entry[name] for row, own in zip(kept, names, strict=True) for name in own]
-        entries = [row.entry for row in kept]
-        self._watch = Watch(state, entries, written, self._locals)
+        filled = chain.from_iterable(batch.hand_over() for batch in self._batches)
+        #: What the first step that nothing refuses puts into the user's state, which stays as it is until then.
+        self._entries = [(row.param, row.entry, own) for row, own in zip(rows, filled, strict=True) if row.entry or own]
+        self._state = state
+        self._watch: Watch | None = None
 
     def _locals(self, tensors: list[Tensor]) -> list[Tensor]:
         return list(map(memory.local, tensors)) if self._distributed else tensors
@@ -121,6 +119,7 @@ class Plan:
             return (
                 _same(self._members, list(chain.from_iterable(map(_members, groups))))
                 and self._addresses == list(map(_address, self._locals(self.params)))
+                and self._watch is not None
                 and self._watch.holds(state)
                 and not any(p.grad is not None for p in self._waiting)
             )
@@ -199,6 +198,7 @@ class Plan:
     def run(self, gradients: Gradients, threads: int) -> None:
         """One step of the kernels, with the coefficients that were prepared."""
         if not self.params:
+            self._watch = self._watch or Watch(self._state, [], [], self._locals)
             return
         works = self._works_of_rows(gradients.sparse) if gradients.sparse else []
         stepped = self._versioned
@@ -215,7 +215,20 @@ class Plan:
             before, after = [each.values for each in counts], [each.update for each in counts]
             strides = self._strides.programs(np.concatenate(before), np.concatenate(after), threads)
             program = joined([program, *strides])
-        run(program)
+        if self._watch is None:
+            self._adopt(program)
+        else:
+            run(program)
+
+    def _adopt(self, program: Program) -> None:
+        """The first step, which the state of the user has its entries from."""
+        for p, entry, _ in self._entries:
+            self._state[p] = entry
+        run(joined([Program([(entry.update, own) for _, entry, own in self._entries], ()), program]))
+        entries = [entry for _, entry, _ in self._entries]
+        written = list(chain.from_iterable(own.values() for _, _, own in self._entries))
+        self._entries = []  # so that nobody but the state and those who look after it hold them
+        self._watch = Watch(self._state, entries, written, self._locals)
 
     def _works_of_rows(self, sparse: Mapping[int, Rows]) -> list[Work]:
         works = []
@@ -247,7 +260,7 @@ class Plan:
     @property
     def looks(self) -> int:
         """How many steps have looked whether anybody had changed the states."""
-        return self._watch.looks
+        return 0 if self._watch is None else self._watch.looks
 
     def kernels(self) -> tuple[PlannedKernel, ...]:
         """The kernels that steps run, in order."""

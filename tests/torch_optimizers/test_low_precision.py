@@ -1,6 +1,7 @@
 """Parameters of 16 bits: every rule, on both backends, against its formula and against torch's own optimizers."""
 
 import copy
+import operator
 import pickle
 import re
 
@@ -538,6 +539,31 @@ WRONG = [
     ({"lookahead": 6}, torch.float32, "AdamW: lookahead must be (steps, alpha), as (6, 0.5) is, not 6"),
     ({"lookahead": (6, 0.0)}, torch.float32, "AdamW: lookahead[1] must be"),
 ]
+
+
+def test_a_step_that_is_refused_leaves_states_as_they_were():
+    """It would have stored those that are there in fewer bits, and made those that are not."""
+    optimizers = []
+    for _ in range(2):
+        p, q = (torch.nn.Parameter(torch.ones(8)) for _ in range(2))
+        optimizer = fastopt.torch.AdamW([p, q], lr=0.1)
+        p.grad = torch.full((8,), 1 / 3)
+        optimizer.step()
+        q.grad = p.grad
+        optimizers.append(optimizer)
+    ours, group = optimizers[0], optimizers[0].param_groups[0]
+    before = {p: dict(entry) for p, entry in ours.state.items()}
+    group |= {"state_dtype": "bfloat16", "lr": 1e300}
+    for _ in range(2):
+        with pytest.raises(ValueError, match="too large for float32"):
+            ours.step()
+        assert ours.state.keys() == before.keys()
+        for p, entry in before.items():
+            assert all(map(operator.is_, ours.state[p].values(), entry.values()))
+    group |= {"state_dtype": None, "lr": 0.1}
+    for optimizer in optimizers:
+        optimizer.step()
+    assert_same_bits(*optimizers)
 
 
 @pytest.mark.parametrize(("options", "dtype", "message"), WRONG, ids=[str(options) for options, *_ in WRONG])

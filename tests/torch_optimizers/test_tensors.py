@@ -385,14 +385,14 @@ def test_what_steps_run_is_explained():
         "param_groups[0]: nadam (1 parameters, 24 elements of float32)",
         f"torch: {param} {reason}",
     ]
-    optimizer.step()  # torch has made a state for its parameter
+    optimizer.step()  # torch has made a state for its parameter, which the plan has seen
     p.grad = torch.randn(4, 6)
     optimizer.step()
     explained = optimizer.explain()
-    assert (explained.plans, explained.copied) == (2, 0)
+    assert (explained.plans, explained.copied) == (1, 0)
     optimizer.add_param_group({"params": [r]})
     r.grad = torch.ones(3)
     optimizer.step()
     explained = optimizer.explain()
-    assert explained.plans == 3
+    assert explained.plans == 2
     assert [(kernel.group, kernel.elements) for kernel in explained.kernels] == [(0, 24), (1, 3)]
