@@ -178,8 +178,6 @@ static int64_t cut(int64_t length, int64_t offset, int tiled)
     return tiled ? offset / TILE * TILE : offset;
 }
 
-enum { AHEAD = 6 }; /* runs: a short one takes less time than memory to answer */
-
 struct step {
     const fastopt_call *call;
     const fastopt_runs *runs;

@@ -7,6 +7,7 @@ enum {
     BLOCK = 16384, /* elements of a partial sum: whole tiles */
     LANES = 32,    /* sums that run side by side in a block */
     GRAIN = 65536, /* elements that are worth a thread: for fewer, waiting for it can cost more than it saves */
+    AHEAD = 8,     /* short runs, such as rows of a table, that memory sends while another one is worked on */
     LINE = 64      /* bytes of a cache line and of the widest vector register */
 };
 

@@ -123,7 +123,7 @@ void fetch_ahead(const fastopt_span *span, const fastopt_run *run)
             continue;
         const char *stop = element(numbers, start + run->length);
         for (const char *line = element(numbers, start); line < stop; line += LINE)
-            __builtin_prefetch(line);
+            __builtin_prefetch(line, 0, 2); /* into the second-level cache: it waits for more lines at once */
     }
 }
 

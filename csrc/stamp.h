@@ -3,16 +3,19 @@
  * instruction set) and HALVES (how many float16 at once the target's own instructions convert: 16, 8 or 0). */
 #if DTYPE == 32
 #define real float
+#define word uint32_t
 #define SQRT __builtin_sqrtf
 #define ABS __builtin_fabsf
 #else
 #define real double
+#define word uint64_t
 #define SQRT __builtin_sqrt
 #define ABS __builtin_fabs
 #endif
 #define STAMPED(name) PASTE(name, DTYPE, ISA)
 
 #include "exactness.h"
+#include "cbrt.h"
 #include "kernel.h"
 #include "codec.h"
 #include "sum.h"
@@ -22,7 +25,9 @@ static const struct loops STAMPED(loops) = {
 };
 
 #undef STAMPED
+#undef CBRT
 #undef ABS
 #undef SQRT
+#undef word
 #undef real
 #undef DTYPE

@@ -14,23 +14,15 @@ from fastopt.totals import total
 class Measure(NamedTuple):
     """The sums over the parameters of groups that take the same ones: each group, and where its sums are.
 
-    ``which`` are the parameters, by their number in the group, that the gradient has elements for.
+    After these are the parameters, by their number in the group, that the gradient has elements for; None: all.
     """
 
     sums: Sums
-    groups: list[tuple[Group, slice, np.ndarray]]
+    groups: list[tuple[Group, slice, np.ndarray | None]]
 
 
 class AdaptingPlan(StepPlan):
     """The plan where coefficients of a group differ from one parameter to another: see :attr:`Rule.sums`."""
-
-    _scale = 1.0
-
-    def fill(self, scale: float) -> int:
-        self._scale = scale
-        for group in self._adapting:
-            group.prepare_sums(self.state.counts[group.index] + 1, scale)
-        return super().fill(scale)
 
     def commit(self, reading: Reading) -> None:
         measured: list[tuple[Group, np.ndarray]] = []
@@ -38,25 +30,25 @@ class AdaptingPlan(StepPlan):
         for sums, groups in reading.measures or self._bind_measures(reading):
             found = sums.take(self.threads)
             for group, place, which in groups:
-                numbers = np.zeros((len(group.names), found.shape[1]))
-                numbers[which] = found[place]
+                numbers = found[place]
+                if which is not None:
+                    numbers = np.zeros((len(group.names), found.shape[1]))
+                    numbers[which] = found[place]
                 measured.append((group, numbers))
                 if group.rule.totals:
                     of_kind.setdefault(type(group.rule), []).append(numbers)
         totals = {kind: total(each) for kind, each in of_kind.items()}
         for group, numbers in measured:
-            group.adapt(self.counts[group.index], self._scale, numbers, totals.get(type(group.rule), ()))
+            group.adapt(self.counts[group.index], numbers, totals.get(type(group.rule), ()))
         super().commit(reading)
-
-    @property
-    def _adapting(self) -> list[Group]:
-        return [group for group in self.groups if group.adapted]
 
     def _bind_measures(self, reading: Reading) -> list[Measure]:
         works: dict[str, list[Work]] = {}
-        groups: dict[str, list[tuple[Group, slice, np.ndarray]]] = {}
-        for group in self._adapting:
-            assert group.adapted is not None and group.rule.sums is not None
+        groups: dict[str, list[tuple[Group, slice, np.ndarray | None]]] = {}
+        for group in self.groups:
+            if group.adapted is None:
+                continue
+            assert group.rule.sums is not None
             k = group.adapted.measured.array
             taken = works.setdefault(group.rule.sums, [])
             start = len(taken)
@@ -64,6 +56,7 @@ class AdaptingPlan(StepPlan):
             pieces = reading.gradient.pieces(self.state.runs(group))
             which = [group.names.index(piece.first) for piece in pieces if piece.array.size]
             place = slice(start, len(taken))
-            groups.setdefault(group.rule.sums, []).append((group, place, np.array(which, np.intp)))
+            few = None if which == [*range(len(group.names))] else np.array(which, np.intp)
+            groups.setdefault(group.rule.sums, []).append((group, place, few))
         reading.measures = [Measure(self.backend.sums(works[name], name), groups[name]) for name in works]
         return reading.measures

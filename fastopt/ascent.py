@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.backend.program import Follower, Program, Work, run
+from fastopt.backend.program import Follower, Program, Work, joined, make_all, run
 from fastopt.declared import Interval
 from fastopt.encoded import between, of_array
 from fastopt.norm import Norm
@@ -54,14 +54,15 @@ class Ascent:
         assert program is not None
         for maximize, k in self._k.items():
             k[1] = -size if maximize else size
-        moving = program.calls if size else []
-        run([*self._aside.keep(), *moving], program.lock)
+        *copies, out_of_place = self._aside.keep()
+        kept = Program(copies, ())
+        run(joined([kept, program]) if size else kept, out_of_place)
         return norm.value
 
     def take_back(self) -> None:
         """Puts the parameters back where they were."""
         assert self._aside is not None
-        run(self._aside.put_back())
+        make_all(self._aside.put_back())
 
     def _bind(self, plan: StepPlan, reading: Reading) -> Program:
         state, works = self._state, []

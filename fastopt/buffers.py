@@ -4,16 +4,21 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
 
 from fastopt.errors import nearest, quoted
 from fastopt.sizes import LINE
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
 #: The dtypes of parameters and gradients, by name.
 DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+#: Buffers that an optimizer may have beside its states, by their names in it.
+PARTS = ("ema", "accumulated", "master", "copy", "lookahead")
 
 ALIGNMENT = LINE  # bytes: a cache line, and the widest vector register
 
@@ -54,7 +59,7 @@ def is_floating(dtype: np.dtype) -> bool:
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
-def check_dtype(name: str, dtype: DTypeLike) -> np.dtype:
+def check_dtype(name: str, dtype: "DTypeLike") -> np.dtype:
     """The dtype if it is one of :data:`DTYPES`; else TypeError, or ImportError where ml_dtypes is missing."""
     try:
         found = bfloat16(name) if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype)
@@ -180,7 +185,7 @@ class FlatBuffer(Mapping[str, np.ndarray]):
     layout: Layout
     flat: np.ndarray
 
-    def __init__(self, arrays: Mapping[str, ArrayLike], dtype: DTypeLike | None = None) -> None:
+    def __init__(self, arrays: "Mapping[str, ArrayLike]", dtype: "DTypeLike | None" = None) -> None:
         if not isinstance(arrays, Mapping):
             raise TypeError(f"arrays must be a mapping of names to arrays, not {type(arrays).__name__}")
         wanted = None if dtype is None else check_dtype("dtype", dtype)
@@ -200,7 +205,7 @@ class FlatBuffer(Mapping[str, np.ndarray]):
         self._views = {name: self.flat[layout.places[name]].reshape(shape) for name, shape in layout.shapes.items()}
 
     @classmethod
-    def empty(cls, layout: Layout, dtype: DTypeLike) -> Self:
+    def empty(cls, layout: Layout, dtype: "DTypeLike") -> Self:
         """An uninitialized buffer of a layout."""
         buffer = cls.__new__(cls)
         buffer._fill(layout, np.dtype(dtype))
@@ -222,7 +227,7 @@ class FlatBuffer(Mapping[str, np.ndarray]):
         except KeyError:
             raise KeyError(f"no parameter {name!r}; {nearest(name, self._views)}") from None
 
-    def __setitem__(self, name: str, value: ArrayLike) -> None:
+    def __setitem__(self, name: str, value: "ArrayLike") -> None:
         view = self[name]
         if value is not view:
             array = as_array(name, value)
@@ -291,7 +296,7 @@ def _checked_name(name: Any) -> str:
     return name
 
 
-def _checked_floats(name: str, array: ArrayLike) -> np.ndarray:
+def _checked_floats(name: str, array: "ArrayLike") -> np.ndarray:
     found = as_array(f"arrays[{name!r}]", array)
     if not is_floating(found.dtype):
         raise TypeError(f"arrays[{name!r}] must hold floating-point numbers, not {found.dtype}: convert it first")

@@ -29,6 +29,10 @@ ENTRY_POINTS = {
     "fastopt_pool": "const char *(void)",
 }
 
+# A function object of its own: all who ask ctypes.pythonapi for one share it, with the types of its arguments.
+_new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
+    ("PyCapsule_New", ctypes.pythonapi)
+)
 _names: dict[str, bytes] = {}  # capsules do not copy their names
 
 
@@ -61,9 +65,7 @@ def capsule(name: str) -> Any:
     """
     pointer = address(name)
     text = _names.setdefault(name, ENTRY_POINTS[name].encode())
-    new = ctypes.pythonapi.PyCapsule_New
-    new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-    return new(pointer, text, None)
+    return _new_capsule(pointer, text, None)
 
 
 def _folder() -> str:

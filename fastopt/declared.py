@@ -183,6 +183,7 @@ NonPositive = Annotated[float, Interval(-math.inf, 0.0)]
 Positive = Annotated[float, Interval(0.0, brackets="(]")]
 NonNegative = Annotated[float, Interval(0.0)]
 UnitInterval = Annotated[float, Interval(0.0, 1.0, "[)")]
+OpenUnitInterval = Annotated[float, Interval(0.0, 1.0, "()")]
 ClosedUnitInterval = Annotated[float, Interval(0.0, 1.0)]
 LearningRate = Annotated[float | Callable[[int], float], NumberOrCallable(Interval(0.0))]
 
@@ -196,13 +197,17 @@ class Field:
         self.name, self.default, self.domain = name, default, domain
 
 
-def _domain(annotation: Any) -> Any:
+def _domain(name: str, annotation: Any) -> Any:
     if annotation is bool:
         return Flag()
     if get_origin(annotation) is tuple:
-        return Tuple(*map(_domain, get_args(annotation)))
+        return Tuple(*(_domain(name, each) for each in get_args(annotation)))
     if type(None) in get_args(annotation):
-        return OrNone(_domain(get_args(annotation)[0]))
+        return OrNone(_domain(name, get_args(annotation)[0]))
+    if get_origin(annotation) is not Annotated:
+        raise TypeError(
+            f"{name} must have a domain, as LearningRate in fastopt.declared, or be a ClassVar, not {annotation}"
+        )
     return annotation.__metadata__[0]
 
 
@@ -220,10 +225,10 @@ class Declared:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        annotations = inspect.get_annotations(cls)
+        annotations = inspect.get_annotations(cls, eval_str=True)
         constants = {name for name, kind in annotations.items() if ClassVar in (kind, get_origin(kind))}
         own = {
-            name: Field(name, cls.__dict__.get(name, REQUIRED), _domain(annotation))
+            name: Field(name, cls.__dict__.get(name, REQUIRED), _domain(f"{cls.__name__}: {name}", annotation))
             for name, annotation in annotations.items()
             if name not in constants
         }

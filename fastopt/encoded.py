@@ -3,15 +3,17 @@
 from collections.abc import Collection, Iterator, Mapping
 from math import prod
 from types import MappingProxyType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from fastopt.buffers import FlatBuffer, Layout, aligned_empty, as_array, name_of
 from fastopt.errors import nearest
 from fastopt.storage import Storage, Stream
 from fastopt.storages import STORAGES
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 _NO_PARTS: Mapping[str, np.ndarray] = MappingProxyType({})
 
@@ -115,7 +117,7 @@ class EncodedBuffer(Mapping[str, np.ndarray]):
         found.flags.writeable = False
         return found
 
-    def __setitem__(self, name: str, value: ArrayLike) -> None:
+    def __setitem__(self, name: str, value: "ArrayLike") -> None:
         if name not in self.storages:
             raise KeyError(f"no parameter {name!r}; {nearest(name, self.storages)}")
         values = np.empty(self.layout.shapes[name], self.computes)

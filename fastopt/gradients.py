@@ -116,11 +116,17 @@ def check_flat(grads: Any, state: OptimizerState) -> Flat:
 
 def check_mapping(
     grads: Mapping[str, Any], state: OptimizerState, needed: Collection[str]
-) -> tuple[dict[str, np.ndarray], dict[str, Rows]]:
-    """Arrays of the parameters' shapes by name, of any dtype of buffers, and rows, for all that are ``needed``."""
+) -> tuple[dict[str, np.ndarray], dict[str, Rows], set[np.dtype]]:
+    """Arrays of the parameters' shapes by name, of any dtype of buffers, and rows, for all that are ``needed``.
+
+    Beside them stand the dtypes of the arrays.
+    """
     shapes = state.layout.shapes
-    arrays, rows = dict(grads), dict[str, Rows]()
+    arrays, rows, dtypes = dict(grads), dict[str, Rows](), set[np.dtype]()
+    before = None  # the dtype of the last array
     for name, array in arrays.items():
+        if type(array) is np.ndarray and array.dtype is before and array.shape == shapes.get(name):
+            continue  # as most of them
         if name not in shapes:
             raise ValueError(f"grads: no parameter {quoted(name)}; {nearest(name, shapes)}")
         if type(array) is Rows:
@@ -134,12 +140,14 @@ def check_mapping(
             check_unmasked(f"grads[{name!r}]", array)
         if array.shape != shapes[name]:
             raise ValueError(f"grads[{name!r}] must have the shape {shapes[name]}, not {quoted(array.shape)}")
-    for name in needed:
-        if name not in arrays:
-            raise ValueError(f"grads has no gradient for {name!r}: give one, or freeze its group")
+        before = array.dtype
+        dtypes.add(before)
+    if not all(map(arrays.__contains__, needed)):
+        missing = next(name for name in needed if name not in arrays)
+        raise ValueError(f"grads has no gradient for {missing!r}: give one, or freeze its group")
     for name in rows:
         del arrays[name]
-    return arrays, rows
+    return arrays, rows, dtypes
 
 
 def worth_reading_in_place(arrays: Mapping[str, np.ndarray], state: OptimizerState) -> bool:

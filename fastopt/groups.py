@@ -1,33 +1,35 @@
 """Groups: the parameters that share a rule, and the coefficients of their next step."""
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastopt.backend.program import Call
-from fastopt.checkpoint.saved import SavedGroup, describe_rule
 from fastopt.declared import OrNone
 from fastopt.errors import QUOTED, nearest, quoted
 from fastopt.rule import Row, Rule
-from fastopt.schedules import Schedule
+
+if TYPE_CHECKING:
+    from fastopt.checkpoint.saved import SavedGroup
 
 
 class Adapted:
     """The coefficients of a sum that is taken over each parameter of a group, and those that follow from it.
 
-    ``sizes`` are how many elements the parameters have.
+    ``sizes`` are how many elements the parameters have, ``values`` the coefficients of the step before sums are taken.
     """
 
-    __slots__ = ("measured", "rows", "sizes")
+    __slots__ = ("measured", "rows", "sizes", "values")
 
     def __init__(self, rule: Rule, sizes: Sequence[int], dtype: np.dtype) -> None:
         self.sizes = np.array(sizes, np.float64)
-        values = rule.coefficients(1)
-        self.measured = Row(np.zeros(len(rule.measured(1, values)), dtype))
-        self.rows = np.zeros((len(sizes), len(values)), dtype)
+        self.values = rule.coefficients(1)
+        self.measured = Row(np.zeros(len(rule.measured(1, self.values)), dtype))
+        self.rows = np.zeros((len(sizes), len(self.values)), dtype)
 
 
 class Group:
@@ -37,30 +39,30 @@ class Group:
         self,
         pattern: str,
         rule: Rule,
-        sizes: Mapping[str, int],
+        shapes: Mapping[str, tuple[int, ...]],
         dtype: np.dtype,
         counts: list[int],
         index: int,
     ) -> None:
-        self._rule, self._counts, self._sizes = rule, counts, dict(sizes)
+        self._rule, self._counts, self._shapes = rule, counts, dict(shapes)
         #: Where the group's step count stands in the optimizer's counts.
         self.index = index
         #: The pattern that chose the parameters, and their names.
-        self.pattern, self.names = pattern, tuple(sizes)
+        self.pattern, self.names = pattern, tuple(shapes)
         #: Whether steps leave the group out: see :meth:`fastopt.Optimizer.freeze`.
         self.frozen = False
         #: The coefficients of the step that is being made, in the rule's order: an array that kernels read.
         self.k = np.zeros(len(rule.coefficients(1)), dtype)
         self._row = Row(self.k)
         #: The coefficients of the rule's sum and, from it, a row for each parameter, in the place of ``k``; or None.
-        self.adapted = Adapted(rule, [*sizes.values()], dtype) if rule.sums else None
+        self.adapted = Adapted(rule, [*map(math.prod, shapes.values())], dtype) if rule.sums else None
         #: The rule's running numbers, and what they will be after the step that is being made.
         self.scalars, self._following = dict(rule.scalars), dict(rule.scalars)
         #: The calls that follow a step: the running numbers move on.
         self.finish: list[Call] = [(self.scalars.update, self._following)] if self.scalars else []
 
     def __reduce__(self) -> tuple:
-        made = self.pattern, self._rule, self._sizes, self.k.dtype, self._counts, self.index
+        made = self.pattern, self._rule, self._shapes, self.k.dtype, self._counts, self.index
         return type(self), made, (self.frozen, self.scalars)
 
     def __setstate__(self, state: tuple[bool, dict[str, float]]) -> None:
@@ -79,23 +81,31 @@ class Group:
 
     @rule.setter
     def rule(self, rule: Rule) -> None:
-        self._rule = self._replacement(rule)
-        if self.scalars:
-            self.scalars.update(rule.scalars_in_place_of(self.step, self.scalars))
+        rule = self._replacement(rule)
+        scalars = rule.scalars_in_place_of(self.step, self.scalars) if self.scalars else {}
+        self._rule = rule
+        self.scalars.update(scalars)
 
     def _replacement(self, rule: Any) -> Rule:
         """The rule if it can take the place of the group's: of the same kind, with the same kernel and states."""
         if type(rule) is not type(self._rule):
             raise TypeError(
-                f"rule must be a {type(self._rule).__name__} for group {self.pattern!r}, not {quoted(rule)}"
+                f"rule must be of the kind {type(self._rule).__name__} for group {self.pattern!r}, not {quoted(rule)}"
             )
-        kept, wanted = ((each.kernel, each.sums, list(each.states)) for each in (self._rule, rule))
-        if kept != wanted:
+        if self._needs(rule) != self._needs(self._rule):
             raise ValueError(f"rule: {rule!r} keeps other states than {self._rule!r}: make a new Optimizer")
         return rule
 
+    def _needs(self, rule: Rule) -> tuple:
+        """Kernel, sum, and the states; the shapes of a stage's, which may follow from hyperparameters."""
+        shapes = self._shapes.values() if rule.stage is not None else ()
+        states = {state: [rule.state_shape(state, shape) for shape in shapes] for state in rule.states}
+        return rule.kernel, rule.sums, [*states], states
+
     def describe(self) -> dict[str, Any]:
         """What a checkpoint holds of the group."""
+        from fastopt.checkpoint.saved import describe_rule
+
         described = describe_rule(self._rule) | {
             "step": self.step,
             "frozen": self.frozen,
@@ -103,12 +113,14 @@ class Group:
         }
         return described | ({"scalars": dict(self.scalars)} if self.scalars else {})
 
-    def adopting(self, saved: SavedGroup) -> list[Call]:
+    def adopting(self, saved: "SavedGroup") -> list[Call]:
         """The calls by which the group takes over what is saved of one, but for its step count.
 
         A schedule that is here already stays, and the calls give it its progress: the run may hold it, to report
         metrics to it. TypeError or ValueError, before any of them, if it does not fit, or no step could follow.
         """
+        from fastopt.schedules import Schedule
+
         if saved.rule != type(self._rule).__name__:
             raise ValueError(f"the rule is {saved.rule[:QUOTED]}, not {type(self._rule).__name__} as here")
         if saved.parameters != list(self.names):
@@ -139,7 +151,7 @@ class Group:
         calls.append((self.__dict__.update, {"_rule": rule, "frozen": saved.frozen}))
         return [*calls, (self.scalars.update, scalars)]
 
-    def _adopted_scalars(self, rule: Rule, saved: SavedGroup) -> dict[str, float]:
+    def _adopted_scalars(self, rule: Rule, saved: "SavedGroup") -> dict[str, float]:
         """The running numbers that are saved; where there are none, those that follow from the step."""
         if saved.scalars is None:
             return rule.scalars_after(saved.step)
@@ -151,19 +163,17 @@ class Group:
     def prepare(self, step: int, scale: float) -> None:
         """Fills the coefficients of a step (counted from 1), for gradients that are to be multiplied by ``scale``.
 
-        ValueError if there are coefficients that the dtype cannot hold.
+        Or those of the sum that the step takes first. ValueError if there are some that the dtype cannot hold.
         """
-        scalars = self.scalars
-        self._rule.fill(self._row, step, scale, scalars)
-        if scalars:
+        scalars, adapted = self.scalars, self.adapted
+        if adapted is None:
+            self._rule.fill(self._row, step, scale, scalars)
+        else:
+            adapted.values = self._rule.fill_measured(adapted.measured, step, scale, scalars)
+        if scalars and not self._rule.totals:
             self._following.update(self._rule.advance(step, **scalars))
 
-    def prepare_sums(self, step: int, scale: float) -> None:
-        """Fills the coefficients of the sum that a step takes first."""
-        assert self.adapted is not None
-        self._rule.fill_measured(self.adapted.measured, step, scale, self.scalars)
-
-    def adapt(self, step: int, scale: float, sums: np.ndarray, totals: Sequence[float]) -> None:
+    def adapt(self, step: int, sums: np.ndarray, totals: Sequence[float]) -> None:
         """Fills the coefficients of a step for each parameter, whose sums have a row each.
 
         ``totals`` are those of all parameters that the step updates by a rule of this kind.
@@ -172,7 +182,7 @@ class Group:
         adapted, rule = self.adapted, self._rule
         if rule.totals:
             self._following.update(rule.advance(step, totals=totals, **self.scalars))
-        rule.fill_adapted(adapted.rows, step, scale, self.scalars, adapted.sizes, sums, self._following)
+        rule.fill_adapted(adapted.rows, step, adapted.values, adapted.sizes, sums, self._following)
 
     def prepare_estimate(self, scale: float) -> None:
         """Fills the coefficients of an update of the Hessian, for gradients that are to be multiplied by ``scale``."""

@@ -4,14 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.backend.program import Program, Work
+from fastopt.backend.program import Backend, Program, Work, copy_row
 from fastopt.declared import Interval, Whole
 from fastopt.encoded import between
 from fastopt.errors import quoted
 from fastopt.plan import Reading, StepPlan, is_stochastic, only_read
-from fastopt.state import STEP
+from fastopt.state import STEP, OptimizerState
+from fastopt.storages import noise
 
 _ALPHA = Interval(0.0, 1.0, "(]")
+PAIR = 2**32  #: of noise: a number that no two streams of a kernel or a stage have
 
 
 def check_lookahead(given: Any) -> tuple[int, float]:
@@ -27,12 +29,18 @@ class LookaheadPlan(StepPlan):
     Zhang et al., NeurIPS 2019, arXiv:1907.08610, Algorithm 1: ``slow = (1 - alpha) slow + alpha p; p = slow``.
     """
 
+    def __init__(self, state: OptimizerState, backend: Backend, threads: int) -> None:
+        super().__init__(state, backend, threads)
+        #: Of the noise by which parameters are rounded a second time in a step: not that of the kernel before.
+        self._stride_keys = np.zeros(1, np.uint64)
+
     def commit(self, reading: Reading) -> None:
         stride = self.state.stride
         assert stride is not None
         if self.counts[STEP] % stride[0]:
             super().commit(reading)
         else:
+            self._stride_keys[0] = noise.key(self.state.seed, self.counts[STEP], PAIR)
             program = reading.stride or self._bind_stride(reading)
             self._run(program, lambda: self._bind_stride(reading))
 
@@ -45,12 +53,12 @@ class LookaheadPlan(StepPlan):
         state, slow_works, works = self.state, list[Work](), list[Work]()
         assert state.stride is not None and state.lookahead is not None
         alpha = state.stride[1]
-        follow, take = np.array([1.0 - alpha, alpha], state.dtype), np.array([0.0, 1.0], state.dtype)
+        follow, take = np.array([1.0 - alpha, alpha], state.dtype), copy_row(state.dtype)
         for group in self.groups:
             for names in state.runs(group):
                 first, last = names[0], names[-1]
                 p, slow = state.numbers(first, last), between(state.lookahead, first, last, state.dtype)
                 slow_works.append(Work("blend", (slow, only_read(p)), follow))
-                keys = self._keys if is_stochastic(p) else None
+                keys = self._stride_keys if is_stochastic(p) else None
                 works.append(Work("blend", (p, slow), take, self._followers(first, last), keys))
         return slow_works, works

@@ -1,5 +1,7 @@
 """What this machine has, and what is installed on it."""
 
+import ctypes
+import mmap
 import os
 import platform
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 #: What takes part in results, and so is named beside them.
 PACKAGES = ("numpy", "numba", "cffi", "scikit-learn", "matplotlib")
+WORTH_HUGE_PAGES = 2**22  # bytes, as NumPy sees it, which asks for them itself
 MEMORY_SHARE = 0.7  # of the memory that buffers may take: the rest is for what else runs
 
 
@@ -22,6 +25,19 @@ def memory() -> int | None:
         with suppress(OSError, ValueError):  # ValueError: "max", which is no limit
             found.append(int(Path("/sys/fs/cgroup", limit).read_text()))
     return min(found, default=None)
+
+
+def ask_for_huge_pages(start: int, size: int) -> None:
+    """Has Linux map so many bytes from an address in huge pages, where nothing has been written there yet.
+
+    Memory is first touched in less time so, and rows that lie anywhere in it are reached in less.
+    """
+    advice, page = getattr(mmap, "MADV_HUGEPAGE", None), mmap.PAGESIZE
+    if advice is None or size < WORTH_HUGE_PAGES:
+        return
+    first, stop = -(-start // page) * page, (start + size) // page * page
+    with suppress(OSError, AttributeError):  # a system without it goes on with small pages
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(stop - first), advice)
 
 
 def shortage(needed: int) -> str | None:

@@ -4,25 +4,20 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from copy import deepcopy
 from functools import cache
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 
-from fastopt import averaging
-from fastopt.ascent import Ascent, check_rho
 from fastopt.backend.choice import BackendChoice, select
 from fastopt.backend.process import process, resolve_threads
-from fastopt.backend.program import Call, run
-from fastopt.buffers import FlatBuffer, Layout
-from fastopt.checkpoint.saved import PARTS, Saved, Stored, in_state_dict, parse
+from fastopt.backend.program import Call, make_all
+from fastopt.buffers import PARTS, FlatBuffer, Layout
 from fastopt.declared import Flag, Interval, Whole, real
 from fastopt.encoded import EncodedBuffer
 from fastopt.errors import NonFiniteGradientError, nearest, one_of, quoted
 from fastopt.groups import Group, assign
-from fastopt.lookahead import check_lookahead
 from fastopt.norm import check_limit
 from fastopt.plan import Explanation, Reading, StepPlan
 from fastopt.plans import make_plan
@@ -30,8 +25,11 @@ from fastopt.precision import Copy, Master, Rounding, StateDtype, check_precisio
 from fastopt.rule import Rule
 from fastopt.state import MICRO_STEP, STEP, OptimizerState, flat_and_layout
 
-NONFINITE = ("propagate", "skip", "raise")
+if TYPE_CHECKING:
+    from fastopt.ascent import Ascent
+    from fastopt.checkpoint.saved import Saved, Stored
 
+NONFINITE = ("propagate", "skip", "raise")
 
 _DECAY = Interval(0.0, 1.0, "[)")
 
@@ -39,7 +37,7 @@ _report = tuple.__new__  # of what has been checked: StepReport(...) takes twice
 _UNBOUND = (object(), None, None)  # a gradient that nobody has, in place of the last one with its plan and programs
 
 #: Attributes that a copy, or an optimizer that comes from a pickle, finds anew.
-_OF_THIS_PROCESS = frozenset({"threads", "backend_reason", "_backend", "_plan", "_bound", "_ascent", "_bound_before"})
+_OF_THIS_PROCESS = frozenset({"_threads", "_backend_reason", "_backend", "_plan", "_bound", "_ascent", "_bound_before"})
 
 
 class StepReport(NamedTuple):
@@ -85,9 +83,10 @@ class Optimizer:
         steps round the parameters themselves.
     state_dtype
         How states are stored: None, as kernels compute them; ``"bfloat16"``, ``"float16"`` or ``"8bit"``, which is
-        floating point in a byte with a scale for each 256 elements; or a mapping from the names of states to these.
-        In ``8bit``, parameters of fewer than 4096 elements keep their states as they are computed. ``float16`` has no
-        numbers below 6e-8, where second moments of small gradients vanish and Adam diverges: it is for momentum.
+        floating point in a byte with a scale for each 256 elements; or a mapping from the names of states to one
+        of these words. In ``8bit``, parameters of fewer than 4096 elements keep their states as they are computed.
+        ``float16`` has no numbers below 6e-8, where second moments of small gradients vanish and Adam diverges: it is
+        for momentum.
     rounding
         How steps round parameters in 16 bits without a master, and states in 16 bits: ``"stochastic"``, up or down as
         often as is right on the average, or to ``"nearest"``. In ``8bit``, states that have signs go to the nearest
@@ -123,6 +122,7 @@ class Optimizer:
     array([ 0.5,  0. , -0.5], dtype=float32)
     """
 
+    _ascent: "Ascent | None"  # made when it is first needed
     _bound: tuple[Any, Any, Any]  # a gradient, with its plan and programs
     _bound_before: tuple[Any, Any, Any]  # the same, before parameters were moved
 
@@ -144,7 +144,10 @@ class Optimizer:
     ) -> None:
         accumulate = Whole(1).parse("accumulate", accumulate)
         ema_decay = None if ema_decay is None else _DECAY.parse("ema_decay", ema_decay)
-        lookahead = None if lookahead is None else check_lookahead(lookahead)
+        if lookahead is not None:
+            from fastopt.lookahead import check_lookahead
+
+            lookahead = check_lookahead(lookahead)
         seed = check_seed(seed)
         flat, layout = flat_and_layout(params)
         members = assign(list(layout.shapes), rule)
@@ -166,16 +169,16 @@ class Optimizer:
             precision=precision,
             seed=seed,
         )
-        self._ascent = Ascent(self._state)
+        self._ascent = None
         self._forget()
 
     def _choose(self, layout: Layout, members: Iterable[tuple[Rule, tuple[str, ...]]]) -> None:
         """Chooses backend and threads, here and now."""
         backend, threads = self._asked
-        self.threads = resolve_threads(threads)
+        self._threads = resolve_threads(threads)
         own_kernel = any(not isinstance(rule.kernel, str) for rule, _ in members)
         spans = sum(len(layout.runs(names)) for _, names in members)
-        self._backend, self.backend_reason = select(backend, own_kernel=own_kernel, spans=spans)
+        self._backend, self._backend_reason = select(backend, own_kernel=own_kernel, spans=spans)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
@@ -183,10 +186,12 @@ class Optimizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         self._choose(self.layout, [(group.rule, group.names) for group in self.groups.values()])
-        self._ascent = Ascent(self._state)
+        self._ascent = None
         self._forget()
 
     def __copy__(self) -> Self:  # two optimizers of the same memory would be at odds about it
+        from copy import deepcopy
+
         return deepcopy(self)
 
     @property
@@ -259,6 +264,16 @@ class Optimizer:
         return self._backend.name
 
     @property
+    def backend_reason(self) -> str:
+        """Why that backend was taken, in words."""
+        return self._backend_reason
+
+    @property
+    def threads(self) -> int:
+        """The most threads that a step may use."""
+        return self._threads
+
+    @property
     def rule(self) -> Rule:
         """The rule, if one group holds all parameters; else see :attr:`groups`."""
         return self._only_group().rule
@@ -269,6 +284,8 @@ class Optimizer:
 
     def _only_group(self) -> Group:
         if len(self.groups) != 1:
+            if not self.groups:
+                raise AttributeError("there is no group, hence no rule")
             raise AttributeError(f"there are several rules: use .groups[pattern].rule; patterns: {list(self.groups)}")
         return next(iter(self.groups.values()))
 
@@ -276,6 +293,8 @@ class Optimizer:
     def lr(self) -> float:
         """The learning rate of the next step; setting it (a number or a schedule) changes every group."""
         rates = {group.rule.rate(group.step + 1) for group in self.groups.values()}
+        if not rates:
+            raise AttributeError("there is no group, hence no lr")
         if len(rates) > 1:
             raise AttributeError(f"groups differ in lr: use .groups[pattern].rule.lr; patterns: {list(self.groups)}")
         return rates.pop()
@@ -330,10 +349,12 @@ class Optimizer:
         learning rate that is a callable of the user's own is kept as it is here. Raises
         :class:`fastopt.CheckpointError` if rules, names, shapes or storages differ; then nothing has changed.
         """
+        from fastopt.checkpoint.saved import parse
+
         self._state.check_in_place("load_state_dict")
         calls = self._adopting(parse(state_dict), convert)
         self._forget()
-        run(calls)
+        make_all(calls)
 
     def save(self, path: str | os.PathLike, extra: Any = None) -> None:
         """Writes a checkpoint as a safetensors file: parameters, states, rules and counts, and ``extra``.
@@ -355,23 +376,22 @@ class Optimizer:
         A run that goes on from it has the same bits as one that never stopped. ``convert`` says that parameters and
         states may be stored otherwise here than there: they are rounded to nearest then. The file is read twice: to
         compare its checksums, and then into the arrays themselves, without a copy in between but for what is converted.
-        Raises
-        :class:`fastopt.CheckpointError` if the file is damaged or does not fit, OSError if it cannot be read; then
-        nothing has changed. Only if a disk fails, or somebody cuts the file, between the two readings does OSError say
-        that the optimizer holds a part of it.
+        Raises :class:`fastopt.CheckpointError` if the file is damaged or does not fit, OSError if it cannot be read;
+        then nothing has changed. Only if a disk fails, or somebody cuts the file, between the two readings does OSError
+        say that the optimizer holds a part of it.
         """
         from fastopt.checkpoint import file
 
         self._state.check_in_place("load")
 
-        def adopting(saved: Saved) -> list[Call]:
+        def adopting(saved: "Saved") -> list[Call]:
             calls = self._adopting(saved, convert)
             self._forget()
             return calls
 
         return file.load(path, adopting)
 
-    def _adopting(self, saved: Saved, convert: bool) -> list[Call]:
+    def _adopting(self, saved: "Saved", convert: bool) -> list[Call]:
         state = self._state
         if Flag().parse("convert", convert):
             from fastopt.checkpoint.convert import converted
@@ -445,9 +465,11 @@ class Optimizer:
     def update_hessian(self, grads: FlatBuffer | np.ndarray | Mapping[str, Any], *, grad_scale: float = 1.0) -> None:
         """Updates the estimate of the Hessian by a gradient of its own, as :class:`fastopt.SophiaG` says; nothing else.
 
-        ``grads`` and ``grad_scale`` are as for :meth:`step`. TypeError if a rule has no such estimate. After an error
-        everything is as it was.
+        ``grads`` and ``grad_scale`` are as for :meth:`step`. Several between two steps are rounded by the same noise
+        where the estimate is compressed: leave it as kernels compute it then. TypeError if a rule has no such estimate,
+        RuntimeError after :meth:`ascend`. After an error everything is as it was.
         """
+        self._state.check_in_place("update_hessian")
         grad_scale = _checked_scale(grad_scale, self._state.dtype)
         given, plan, reading = self._bound
         if grads is not given or plan.forks != process.forks:
@@ -462,7 +484,9 @@ class Optimizer:
         bits from before it, and what was written to them within is lost. Within it, RuntimeError for steps, saving,
         loading, copies of the optimizer, and another such block. TypeError, when it begins, if a group has no average.
         """
-        return averaging.averaged(self._state, self._forget)
+        from fastopt.averaging import averaged
+
+        return averaged(self._state, self._forget)
 
     def ascend(self, grads: FlatBuffer | np.ndarray | Mapping[str, Any], *, rho: float = 0.05) -> float:
         """Moves the parameters up a gradient, for sharpness-aware minimization, until the next call of :meth:`step`.
@@ -476,17 +500,21 @@ class Optimizer:
         nothing moves. Parameters of 16 bits are moved as they are, and rounded to nearest, and frozen ones stay. The
         first ascent allocates memory for a copy of the parameters.
         """
+        from fastopt.ascent import Ascent, check_rho
+
         rho = check_rho(rho)
         self._state.check_in_place("ascend")
         given, plan, reading = self._bound
         if grads is not given or plan.forks != process.forks:
             plan, reading = self._bind(grads, measured=True)
         self._bound_before, self._bound = self._bound, _UNBOUND
+        if self._ascent is None:
+            self._ascent = Ascent(self._state)
         return self._ascent.make(plan, reading, rho)
 
     def descend(self) -> None:
         """Takes back what :meth:`ascend` has done since the last step, if anything: without a step."""
-        if self._ascent.made:
+        if self._ascent is not None and self._ascent.made:
             self._ascent.take_back()
             self._bound = self._bound_before
 
@@ -502,7 +530,7 @@ class Optimizer:
 
     def _bind(self, grads: Any, *, measured: bool) -> tuple[StepPlan, Reading]:
         """The plan, and the gradient read by it. One that is refused leaves the one before in use."""
-        if self._ascent.made:
+        if self._ascent is not None and self._ascent.made:
             self.descend()
             given, plan, reading = self._bound
             if grads is given and plan.forks == process.forks:
@@ -517,11 +545,13 @@ class Optimizer:
     def _current_plan(self) -> StepPlan:
         if self._plan is None or self._plan.forks != process.forks:
             self._forget()
-            self._plan = make_plan(self._state, self._backend, self.threads)
+            self._plan = make_plan(self._state, self._backend, self._threads)
         return self._plan
 
 
-def _copies(members: Mapping[str, Stored]) -> dict[str, Any]:
+def _copies(members: "Mapping[str, Stored]") -> dict[str, Any]:
+    from fastopt.checkpoint.saved import in_state_dict
+
     return {name: in_state_dict(stored) for name, stored in members.items()}
 
 

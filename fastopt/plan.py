@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt.backend.process import process
-from fastopt.backend.program import Backend, Call, Follower, OtherTerms, Program, Work, run
+from fastopt.backend.program import Backend, Call, Follower, OtherTerms, Program, Work, joined, run
 from fastopt.buffers import FlatBuffer
 from fastopt.encoded import between, block_of
 from fastopt.gradients import Apart, Flat, check_flat, check_mapping, is_readable, worth_reading_in_place
@@ -24,6 +24,7 @@ _SMALLER, _LARGER = 2.0**-600, 2.0**600  # the square of no float64 number overf
 _ROUGH = 2.0**-960  # a sum of squares below this may consist of numbers that have lost bits to underflow
 _LARGEST = float(np.finfo(np.float32).max)
 _ALL = slice(None)
+_made = tuple.__new__  # Norm(...) takes twice as long
 
 
 class Reading:
@@ -142,12 +143,11 @@ class StepPlan:
         """
         if not isinstance(grads, Mapping) or isinstance(grads, FlatBuffer):
             return Reading(check_flat(grads, self.state), lasts=True)
-        arrays, rows = check_mapping(grads, self.state, self.names)
+        arrays, rows, dtypes = check_mapping(grads, self.state, self.names)
         if rows:
             return Reading(self._few(arrays, rows, measured), lasts=False)
         if not measured and worth_reading_in_place(arrays, self.state):
             return Reading(Apart(self.state, arrays), lasts=False)
-        dtypes = {array.dtype for array in arrays.values()}
         dtype = dtypes.pop() if len(dtypes) == 1 else self.state.dtype
         if self._staging is None or self._staging[0] != dtype:
             buffer = FlatBuffer.empty(self.state.layout, dtype)
@@ -218,16 +218,18 @@ class StepPlan:
             gradients = [piece.measured() for piece in reading.gradient.pieces(runs)]
             reading.sum_squares = self.backend.bind_sum_squares(gradients, self.threads)
         total, unit = reading.sum_squares(1.0), 1.0
-        if not math.isfinite(total):
-            unit = _SMALLER
-        elif total < _ROUGH and reading.gradient.itemsize == 8:
-            unit = _LARGER
-        if unit != 1.0:
-            total = reading.sum_squares(unit)
+        if not _ROUGH <= total < math.inf:
+            if not math.isfinite(total):
+                unit = _SMALLER
+            elif reading.gradient.itemsize == 8:
+                unit = _LARGER
+            if unit != 1.0:
+                total = reading.sum_squares(unit)
         norm = math.sqrt(total)
         if norm / unit > _LARGEST and reading.gradient.itemsize > self.state.dtype.itemsize:
             norm = math.inf  # kernels read float64 numbers as float32, and would read infinities
-        return Norm(abs(scale) * norm, unit)
+        norm *= abs(scale)
+        return _made(Norm, (norm / unit, math.isfinite(norm), norm, unit))
 
     # Accumulate
 
@@ -283,18 +285,17 @@ class StepPlan:
         """Updates parameters, states, counts, averages and copies by the gradient."""
         update = reading.update or self._bind_update(reading)
         try:  # as _run does, in every step
-            run(update.calls, update.lock)
+            run(update)
         except OtherTerms:
             update = self._bind_update(reading)
-            run(update.calls, update.lock)
+            run(update)
 
     def _run(self, program: Program, bind: Callable[[], Program], *then: Call) -> None:
         """Runs a program and what follows it, bound anew where its rows have got or lost terms."""
         try:
-            run([*program.calls, *then], program.lock)
+            run(program, *then)
         except OtherTerms:
-            program = bind()
-            run([*program.calls, *then], program.lock)
+            run(bind(), *then)
 
     def _bind_estimate(self, reading: Reading) -> Program:
         reading.estimate = self._bind(self._works(reading, followed=False))
@@ -306,10 +307,7 @@ class StepPlan:
 
     def _update(self, *stages: list[Work]) -> Program:
         """The program of a step that does these works on the parameters that it updates, one stage after the other."""
-        programs = [*map(self._bind, stages), self._average]
-        calls = [call for program in programs for call in program.calls]
-        locks = [program.lock for program in programs if program.lock is not None]
-        return Program([*calls, *self._finish], tuple(programs), locks[0] if locks else None)
+        return joined([*map(self._bind, stages), self._average], *self._finish)
 
     def _works(self, reading: Reading, *, followed: bool) -> list[Work]:
         """The kernels' works over a gradient, and what is written from the new parameters, if they are ``followed``."""
@@ -385,9 +383,8 @@ class StepPlan:
 
     def _bind_add_up(self, reading: Reading) -> Program:
         assert self.state.accumulated is not None
-        add = self._adding(reading, self._total)
-        copy = setitem, self._total, _ALL, self.state.accumulated.flat
-        reading.add_up = Program([copy, *add.calls], add.keeps, add.lock)
+        copy = Program([(setitem, self._total, _ALL, self.state.accumulated.flat)], ())
+        reading.add_up = joined([copy, self._adding(reading, self._total)])
         return reading.add_up
 
     def _adding(self, reading: Reading, array: np.ndarray) -> Program:

@@ -3,7 +3,6 @@
 from functools import cache
 
 from fastopt.backend.program import Backend
-from fastopt.lookahead import LookaheadPlan
 from fastopt.plan import StepPlan
 from fastopt.state import OptimizerState
 
@@ -21,6 +20,8 @@ def make_plan(state: OptimizerState, backend: Backend, threads: int) -> StepPlan
 
         kinds.append(StagedPlan)
     if state.stride is not None:
+        from fastopt.lookahead import LookaheadPlan
+
         kinds.append(LookaheadPlan)
     return _of_kinds(tuple(kinds))(state, backend, threads)
 

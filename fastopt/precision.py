@@ -7,6 +7,7 @@ import numpy as np
 
 from fastopt.declared import Choice, whole
 from fastopt.errors import InputError, nearest, quoted
+from fastopt.rule import is_signed
 from fastopt.storage import Storage
 from fastopt.storages import STORAGES, find
 
@@ -26,7 +27,7 @@ ROUNDING = Choice(*get_args(Rounding))
 #: What can hold parameters exactly, by how they are stored.
 MASTERS: dict[str, tuple[str, ...]] = {"bfloat16": MASTER, "float16": ("float32",)}
 
-_STATES = "None, 'bfloat16', 'float16', '8bit', or a mapping of states to these"
+_STATES = "None, 'bfloat16', 'float16', '8bit', or a mapping of states to one of these words"
 _SEED = "a whole number in [0, 2**64)"
 
 
@@ -46,7 +47,7 @@ class Precision(NamedTuple):
         wanted = self.states.get(name)
         if wanted is None or (wanted == "8bit" and size < SMALL):
             return STORAGES[computes.name]
-        return find(wanted, signed=getattr(first, "signed", True))
+        return find(wanted, signed=is_signed(first))
 
     def is_stochastic(self, storage: Storage) -> bool:
         """Whether parameters and states in a storage are rounded stochastically.

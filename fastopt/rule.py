@@ -8,10 +8,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from fastopt.declared import Declared, Flag, Interval, LearningRate
 from fastopt.errors import quoted
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 _RATE = Interval(0.0)
 _NONE: Mapping[str, float] = MappingProxyType({})
@@ -48,6 +50,11 @@ class State(float):
 
     def __repr__(self) -> str:
         return f"State({float(self)!r}, signed={self.signed})"
+
+
+def is_signed(first: float) -> bool:
+    """Whether a state that begins so may have negative numbers: what :class:`State` says, or else yes."""
+    return first.signed if isinstance(first, State) else True
 
 
 class Rule(Declared):
@@ -210,7 +217,7 @@ class Rule(Declared):
         """The average, with which the model is evaluated, where steps have left these parameters and states."""
         raise NotImplementedError(f"{type(self).__name__} declares no average")
 
-    def remembered(self, shape: tuple[int, ...], dtype: DTypeLike = np.float64) -> dict[str, np.ndarray]:
+    def remembered(self, shape: tuple[int, ...], dtype: "DTypeLike" = np.float64) -> dict[str, np.ndarray]:
         """What :meth:`reference` gives besides a parameter of that shape, as it is before the first step, by name.
 
         These are the states, and the scalars where they follow from :attr:`totals`.
@@ -230,7 +237,10 @@ class Rule(Declared):
         raise NotImplementedError(f"{type(self).__name__} declares no reference")
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step (counted from 1). ValueError if a schedule gives no finite number >= 0."""
+        """The learning rate of a step (counted from 1).
+
+        TypeError or ValueError if a schedule gives no finite number >= 0.
+        """
         lr = self.lr
         if type(lr) is float:  # the usual case, first: every step asks
             return lr
@@ -274,40 +284,45 @@ class Rule(Declared):
             raise self._too_large(row.array.dtype, values, step) from None
 
     @np.errstate(all="ignore")
-    def fill_measured(self, row: Row, step: int, scale: float = 1.0, scalars: Mapping[str, float] = _NONE) -> None:
-        """As :meth:`fill`, with the coefficients of the rule's sum."""
-        values = self._scaled(step, scale, scalars)
-        values = self.measured(step, values, **scalars) if self.totals else self.measured(step, values)
+    def fill_measured(
+        self, row: Row, step: int, scale: float = 1.0, scalars: Mapping[str, float] = _NONE
+    ) -> dict[str, float]:
+        """As :meth:`fill`, with the coefficients of the rule's sum. Returns the ``values`` for :meth:`fill_adapted`."""
+        found: dict[str, float] = {}
         try:
-            row.pack(*values.values())
+            values = self.scaled(step, scale, scalars)
+            found = self.measured(step, values, **scalars) if self.totals else self.measured(step, values)
+            row.pack(*found.values())
         except OverflowError:
-            raise self._too_large(row.array.dtype, values, step) from None
+            raise self._too_large(row.array.dtype, found, step) from None
+        return values
 
     @np.errstate(all="ignore")
     def fill_adapted(
         self,
         rows: np.ndarray,
         step: int,
-        scale: float,
-        scalars: Mapping[str, float],
+        values: Mapping[str, float],
         sizes: np.ndarray,
         sums: np.ndarray,
         after: Mapping[str, float] = _NONE,
     ) -> None:
         """Fills a row of coefficients for each parameter, whose size and sums have one, too; else as :meth:`fill`.
 
-        ``after`` are the scalars after the step, for a rule with :attr:`totals`.
+        ``values`` are those of :meth:`scaled`; ``after`` are the scalars after the step, for a rule with
+        :attr:`totals`.
         """
-        values = self._scaled(step, scale, scalars)
         adapted = self.adapted(step, values, **after) if self.totals else self.adapted(step, values, sizes, *sums.T)
-        adapted = values | adapted
-        found = np.empty((len(adapted), len(rows)))
+        adapted = {**values, **adapted}
+        found = np.empty((len(adapted), 1 if self.totals else len(rows)))
         for place, value in enumerate(adapted.values()):
             found[place] = value
-        large = np.isfinite(found) & (np.abs(found) > np.finfo(rows.dtype).max)
-        if large.any():
-            first = dict(zip(adapted, found[:, large.any(axis=0).argmax()].tolist(), strict=True))
-            raise self._too_large(rows.dtype, first, step)
+        largest = np.finfo(rows.dtype).max
+        if not np.abs(found).max(initial=0.0) <= largest:  # or there are infinities, or NaN
+            large = np.isfinite(found) & (np.abs(found) > largest)
+            if large.any():
+                first = dict(zip(adapted, found[:, large.any(axis=0).argmax()].tolist(), strict=True))
+                raise self._too_large(rows.dtype, first, step)
         rows[...] = found.T
 
     def _too_large(self, dtype: np.dtype, values: Mapping[str, float], step: int) -> ValueError:
@@ -317,12 +332,13 @@ class Rule(Declared):
         found = large or f"the coefficients of step {step}"
         return ValueError(f"{quoted(self)}: too large for {dtype.name}: {found}")
 
-    def _scaled(self, step: int, scale: float, scalars: Mapping[str, float]) -> dict[str, float]:
+    def scaled(self, step: int, scale: float = 1.0, scalars: Mapping[str, float] = _NONE) -> dict[str, float]:
+        """The numbers of :meth:`coefficients`, for gradients that are to be multiplied by ``scale``."""
         values = self.coefficients(step, **scalars)
         values["grad_scale"] *= scale
         return values
 
-    def table(self, steps: int, dtype: DTypeLike = np.float64) -> np.ndarray:
+    def table(self, steps: int, dtype: "DTypeLike" = np.float64) -> np.ndarray:
         """The coefficients of the steps 1 to ``steps``, a row each: shape ``(steps, coefficients)``.
 
         ``dtype`` is that of the buffers, float32 or float64. A row is what a kernel takes as its last argument.

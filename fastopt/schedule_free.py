@@ -1,15 +1,12 @@
 """What schedule-free rules have in common: which average of their iterates parameters stand for, and its weights."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fastopt.declared import Interval, NonNegative
+from fastopt.declared import NonNegative
 from fastopt.rule import Rule
-
-#: Numbers between 0 and 1, neither of them included: there is an average to go back from.
-BetweenZeroAndOne = Annotated[float, Interval(0.0, 1.0, "()")]
 
 _ONE_BY_ONE = 1000  # steps whose weights are added as steps add them
 _BLOCK = 4096
@@ -25,10 +22,11 @@ class ScheduleFree(Rule):
         w = step^r lr_max^weight_lr_power;  W = W + w;  lr_max = max(lr_max, lr_t)
 
     Parameters are y, z is a state, and x follows from both. A subclass gives the fields ``r`` and ``weight_lr_power``,
-    ``averaging``, which is beta, and :meth:`size`, which is lr_t.
+    ``averaging``, which is beta, and ``warmup_steps``, or :meth:`size`, which is lr_t, and ``settled`` of its own.
     """
 
     if TYPE_CHECKING:
+        warmup_steps: NonNegative = 0.0
         r: NonNegative = 0.0
         weight_lr_power: NonNegative = 2.0
 
@@ -43,12 +41,13 @@ class ScheduleFree(Rule):
 
     def size(self, step: int) -> float:
         """The step size of a step (counted from 1), warm-up included."""
-        raise NotImplementedError(f"{type(self).__name__} declares no size")
+        lr = self.rate(step)
+        return lr * step / self.warmup_steps if step < self.warmup_steps else lr
 
     @property
     def settled(self) -> float:
         """The step from which on the step size stays the same if ``lr`` does."""
-        return 0.0
+        return self.warmup_steps
 
     @property
     def scalars(self) -> Mapping[str, float]:

@@ -8,12 +8,21 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from fastopt.declared import Choice, ClosedUnitInterval, Declared, Interval, NonNegative, Positive, Whole
+from fastopt.declared import (
+    Choice,
+    ClosedUnitInterval,
+    Declared,
+    Interval,
+    NonNegative,
+    OpenUnitInterval,
+    Positive,
+    Whole,
+    real,
+)
 from fastopt.errors import quoted
 
 Steps = Annotated[int, Whole(1)]
 StepsOrZero = Annotated[int, Whole(0)]
-Fraction = Annotated[float, Interval(0.0, 1.0, "()")]
 _RATE, _METRIC = Interval(0.0), Interval(-math.inf)
 Direction = Annotated[str, Choice("min", "max")]
 
@@ -124,7 +133,7 @@ class OneCycle(Schedule):
 
     lr: NonNegative
     steps: Steps
-    rise: Fraction = 0.3
+    rise: OpenUnitInterval = 0.3
     start_divisor: Positive = 25.0
     final_divisor: Positive = 250000.0
 
@@ -162,6 +171,7 @@ class Plateau(Schedule):
 
     def observe(self, metric: float) -> None:
         """Takes note of a metric; one that is not finite counts as no improvement."""
+        metric = real("metric", metric)
         current, best, waited = self._progress["current"], self._progress["best"], self._progress["waited"]
         sign = 1 if self.mode == "min" else -1
         if math.isfinite(metric) and (best is None or sign * metric < sign * best - self.threshold * abs(best)):

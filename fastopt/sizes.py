@@ -1,4 +1,4 @@
-"""Sizes that both languages know: ``csrc/sizes.h`` has the same."""
+"""Sizes that both languages know: ``csrc/sizes.h`` has the same, but for ``GRAIN_AWAKE``, which callers hand over."""
 
 #: Elements that are worked on in the first-level cache: whole blocks of every storage.
 TILE = 1024
@@ -14,6 +14,9 @@ GRAIN = 65536
 
 #: The same after backward in torch: the pool is awake, and what backward wrote lies in the caches of all processors.
 GRAIN_AWAKE = 16384
+
+#: Short runs of elements, such as rows of a table, that memory sends while another one is worked on.
+AHEAD = 8
 
 #: Bytes of a cache line and of the widest vector register.
 LINE = 64

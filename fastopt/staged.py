@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt.backend.program import Backend, Program, Spans, Work
+from fastopt.backend.program import Backend, Program, Spans, Work, copy_row
 from fastopt.encoded import between
 from fastopt.gradients import Apart
 from fastopt.groups import Group
@@ -29,12 +29,13 @@ class _Kept(NamedTuple):
     array: np.ndarray
     spans: Spans | None = None
 
-    def reading(self, copy: np.ndarray) -> list[Work]:
-        """What brings the numbers to the array, if that is a copy; ``copy`` are the coefficients of a copy."""
+    def reading(self) -> list[Work]:
+        """What brings the numbers to the array, if that is a copy."""
         if self.spans is None and not isinstance(self.stream, Stream):
             return []
         spans = self.spans and self.spans._replace(starts=self.spans.sources, sources=self.spans.starts)
-        return [Work("blend", (self.array.reshape(-1), only_read(self.stream)), copy, spans=spans)]
+        streams = self.array.reshape(-1), only_read(self.stream)
+        return [Work("blend", streams, copy_row(self.array.dtype), spans=spans)]
 
 
 class _Parameter(NamedTuple):
@@ -66,11 +67,9 @@ class StagedPlan(StepPlan):
 
     def __init__(self, state: OptimizerState, backend: Backend, threads: int) -> None:
         super().__init__(state, backend, threads)
-        computes = state.dtype
         #: What gradients are multiplied by on their way to a stage, and what kernels read then, by group.
-        self._scales = {group.pattern: np.array([0.0, 1.0], computes) for group in self.groups}
+        self._scales = {group.pattern: copy_row(state.dtype).copy() for group in self.groups}
         self._rows = {group.pattern: group.k.copy() for group in self.groups}
-        self._copy = np.array([0.0, 1.0], computes)
         #: The keys of stochastic rounding of states, from number 1 on: they are streams by themselves.
         self._state_keys = np.zeros(1 + max(len(group.rule.states) for group in self.groups), np.uint64)
         self._parameters = [each for group in self.groups if group.rule.stage is not None for each in self._of(group)]
@@ -130,7 +129,7 @@ class StagedPlan(StepPlan):
                     spans = spans._replace(starts=each.p.spans.sources)
                 works.append(Work("blend", streams, self._scales[each.group.pattern], spans=spans))
             for kept in (each.p, *each.states.values()):
-                works += kept.reading(self._copy)
+                works += kept.reading()
         reading.stage = self._bind([work for work in works if _has_elements(work)])
         return reading.stage
 
@@ -150,7 +149,7 @@ class StagedPlan(StepPlan):
             for pair, (kind, kept) in enumerate(each.states.items(), 1):
                 keys = self._state_keys[pair : pair + 1] if is_stochastic(kept.stream) else None
                 streams = kept.stream, each.after[kind].reshape(-1)
-                works.append(Work("blend", streams, self._copy, (), keys, kept.spans))
+                works.append(Work("blend", streams, copy_row(self.state.dtype), (), keys, kept.spans))
         return [work for work in works if _has_elements(work)]
 
 

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Iterator
 from operator import setitem
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastopt.backend.program import Call
-from fastopt.buffers import FlatBuffer, Layout, bfloat16, check_array
-from fastopt.checkpoint.saved import PARTS, Saved, Stored, plain
+from fastopt.buffers import PARTS, FlatBuffer, Layout, bfloat16, check_array
 from fastopt.encoded import EncodedBuffer, between, joins, of_array
 from fastopt.errors import CheckpointError, nearest, quoted
 from fastopt.groups import Group
@@ -17,6 +16,9 @@ from fastopt.precision import Precision
 from fastopt.rule import Rule
 from fastopt.storage import Stream
 from fastopt.storages import STORAGES
+
+if TYPE_CHECKING:
+    from fastopt.checkpoint.saved import Saved, Stored
 
 #: Where the counters stand in OptimizerState.counts; those of the groups follow.
 STEP, MICRO_STEP, GROUPS = 0, 1, 2
@@ -91,12 +93,15 @@ class OptimizerState:
         self.accumulate, self.ema_decay = accumulate, ema_decay
         #: Counters, replaced as a whole when a step has been made: see ``STEP`` and the like.
         self.counts = [0] * (GROUPS + len(members))
-
-        def sizes(names: tuple[str, ...]) -> dict[str, int]:
-            return {name: math.prod(self.layout.shapes[name]) for name in names}
-
         self.groups = {
-            pattern: Group(pattern, rule, sizes(names), self.dtype, self.counts, GROUPS + index)
+            pattern: Group(
+                pattern,
+                rule,
+                {name: self.layout.shapes[name] for name in names},
+                self.dtype,
+                self.counts,
+                GROUPS + index,
+            )
             for index, (pattern, (rule, names)) in enumerate(members.items())
         }
         #: Buffers that hold those parameters whose rule keeps the state.
@@ -244,16 +249,20 @@ class OptimizerState:
 
     # Checkpoints
 
-    def parameters(self) -> dict[str, Stored]:
+    def parameters(self) -> "dict[str, Stored]":
         """The memory of the parameters by name."""
+        from fastopt.checkpoint.saved import plain
+
         flat = self.flat
         return {
             name: plain(flat[self.layout.places[name]].reshape(shape)) for name, shape in self.layout.shapes.items()
         }
 
-    def part(self, part: str) -> dict[str, Stored] | None:
+    def part(self, part: str) -> "dict[str, Stored] | None":
         """The memory of one of the :data:`PARTS` by name, or None. Of split parameters it is what the user has not."""
         if part == "master" and self.lower is not None:
+            from fastopt.checkpoint.saved import Stored
+
             return {name: Stored("split", {"lower": array}) for name, array in self.lower.items()}
         buffer = getattr(self, part)
         return None if buffer is None else _stored(buffer)
@@ -272,7 +281,7 @@ class OptimizerState:
             "state": state,
         } | {part: self.part(part) for part in PARTS}
 
-    def adopting(self, saved: Saved) -> list[Call]:
+    def adopting(self, saved: "Saved") -> list[Call]:
         """The calls that take over what is saved. CheckpointError, before any of them, if it does not fit."""
         if saved.layout is not None:
             difference = self.layout.difference(Layout(saved.layout))
@@ -295,7 +304,7 @@ class OptimizerState:
             calls.append((self.__dict__.update, {"seed": saved.seed}))
         return [*self._adopting_arrays(saved), *calls, (setitem, self.counts, slice(None), counts)]
 
-    def _adopting_arrays(self, saved: Saved) -> list[Call]:
+    def _adopting_arrays(self, saved: "Saved") -> list[Call]:
         calls: list[Call] = []
         for name in saved.state:
             if name not in self.layout.shapes:
@@ -337,8 +346,10 @@ def _memory(buffer: FlatBuffer | EncodedBuffer) -> Iterator[np.ndarray]:
         yield buffer.flat
 
 
-def _stored(buffer: FlatBuffer | EncodedBuffer) -> dict[str, Stored]:
+def _stored(buffer: FlatBuffer | EncodedBuffer) -> "dict[str, Stored]":
     """The memory of a buffer by name; arrays of an item for each element have the member's shape."""
+    from fastopt.checkpoint.saved import Stored, plain
+
     if not isinstance(buffer, EncodedBuffer):
         return {name: plain(array) for name, array in buffer.items()}
     found = {}
@@ -350,7 +361,7 @@ def _stored(buffer: FlatBuffer | EncodedBuffer) -> dict[str, Stored]:
     return found
 
 
-def _copying(what: str, here: dict[str, Stored], there: dict[str, Stored]) -> list[Call]:
+def _copying(what: str, here: "dict[str, Stored]", there: "dict[str, Stored]") -> list[Call]:
     for name in there:
         if name not in here:
             raise CheckpointError(f"{what}: no parameter {quoted(name)} here; {nearest(name, here)}")

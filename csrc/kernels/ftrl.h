@@ -9,12 +9,10 @@ KERNEL(ftrl, (square_sum, z),
     const real rate = step_size / (SQRT(n) + offset);
     const real moved = TERM(shrink, param) - rate * (grad + (param == zero ? kept : zero));
     /* The width of zero: a parameter leaves it on the side it is on as it came, on the other side by twice l1. */
-    const real once = TERM(l1, rate), twice = once + once;
-    const real high = param > zero ? zero : (param < zero ? twice : once);
-    const real low = param < zero ? zero : (param > zero ? twice : once);
-    const real neither = moved - moved; /* zero, or NaN */
-    const real above = moved - high, below = moved + low;
-    const real after = moved > high ? above : (moved < -low ? below : neither);
+    const real once = TERM(l1, rate);
+    const real side = param > zero ? once : (param < zero ? -once : zero);
+    const real above = moved - (once - side), below = moved + (once + side);
+    const real after = (above < zero ? zero : above) + (below > zero ? zero : below);
     /* The z of where the parameter is; or, if it became zero, of where it was. */
     const real place = after == zero ? param : after;
     const real pulled = (place > zero ? -l1 : l1) - place / rate;

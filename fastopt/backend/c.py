@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt._c import ffi, lib
 from fastopt.backend.process import process
-from fastopt.backend.program import Program, Work
+from fastopt.backend.program import Call, Program, Work
 from fastopt.errors import BackendError, nearest
 from fastopt.storage import Stream
 from fastopt.storages import NUMBERS
@@ -27,9 +27,9 @@ class CBackend:
         spans, kept = _spans(works)
         call = ffi.new("fastopt_call *", (spans, len(works), _useful(threads), isa()))
         if all(work.spans is None for work in works):
-            return Program([(lib.fastopt_step, call)], (spans, *kept))
+            return _program((lib.fastopt_step, call), spans, *kept)
         runs, more = _runs(works)
-        return Program([(lib.fastopt_step_runs, call, runs)], (spans, *kept, *more))
+        return _program((lib.fastopt_step_runs, call, runs), spans, *kept, *more)
 
     def table(self, works: Sequence[Work], then: Sequence[Work] = (), grain: int = 0) -> "CTable":
         return CTable(works, then, grain)
@@ -67,7 +67,7 @@ class CTable:
         self._sizes = self._lengths.copy()
         self._whole = True  # whether every work had a gradient in the step before
         self._call = ffi.new("fastopt_call *", (spans, count + len(then), 1, isa(), grain))
-        self._program = Program([(lib.fastopt_step, self._call)], (spans, *kept))
+        self._program = _program((lib.fastopt_step, self._call), spans, *kept)
 
     def use(self, rows: slice | np.ndarray, k: np.ndarray, keys: np.ndarray | None = None) -> None:
         self._coefficients[rows] = k.ctypes.data
@@ -75,7 +75,7 @@ class CTable:
 
     def bind(self, gradients: np.ndarray, threads: int) -> Program:
         self._gradients[:] = gradients
-        whole = bool(gradients.all())
+        whole = np.count_nonzero(gradients) == gradients.size
         if not (whole and self._whole):
             np.multiply(self._sizes, gradients != 0, out=self._lengths)
         self._whole = whole
@@ -95,6 +95,7 @@ class CSums:
             for field in (("length",), ("coefficients",), ("streams", 1, "parts", 0))
         )
         self._sizes = self._lengths.copy()
+        self._whole = True  # whether every work had a gradient when sums were taken before
         self._call = ffi.new("fastopt_call *", (spans, len(works), 1, isa(), grain))
         self._width = lib.fastopt_sum_at(self._sum).number_count
         self._partials = ffi.new("double[]", lib.fastopt_blocks(self._call) * self._width)
@@ -105,13 +106,20 @@ class CSums:
     def take(self, threads: int, gradients: np.ndarray | None = None) -> np.ndarray:
         if gradients is not None:
             self._gradients[:] = gradients
-            np.multiply(self._sizes, gradients != 0, out=self._lengths)
+            whole = bool(gradients.all())
+            if not (whole and self._whole):
+                np.multiply(self._sizes, gradients != 0, out=self._lengths)
+            self._whole = whole
         self._call.threads = _useful(threads)
         numbers = np.empty((self._lengths.size, self._width))
         code = lib.fastopt_measure(self._call, self._sum, self._partials, ffi.cast("double *", numbers.ctypes.data))
         if code:
             raise BackendError(f"sums could not be taken: {describe_error(code)}")
         return numbers
+
+
+def _program(call: Call, *keeps: Any) -> Program:
+    return Program([call], keeps, describe=describe_error)
 
 
 def _spans(works: Sequence[Work]) -> tuple[Any, list]:

@@ -1,6 +1,7 @@
 """Kernels as machine code: compiled once a signature, cached on disk, and run with fewer threads if asked for."""
 
 import atexit
+import os
 import threading
 from _thread import start_new_thread
 from collections.abc import Callable, Iterable
@@ -113,6 +114,16 @@ def _finish_compiling() -> None:
         pass
 
 
+def _renew_lock() -> None:
+    """In a forked child the thread that compiles does not go on: it would never give its lock back."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def _specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool, terms: Terms | None) -> Any:
     return _compile(kernel, dtype, signature, parallel, replacements(kernel, terms) if terms else {}, terms)
 
@@ -154,7 +165,7 @@ def _sum_driver(name: str, dtype: np.dtype, parallel: bool) -> Any:
     called = twin(wanted.loop, _variant(dtype, False, None), forceinline=True, **options)
     variant = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
     names = {"kernel": called, "arguments": parts(taken), "numbers": len(wanted.numbers)}
-    names["all_lanes"] = LANES * len(wanted.numbers)
+    names |= {"all_lanes": LANES * len(wanted.numbers), "all_contributed": drivers.STRETCH * len(wanted.numbers)}
     work = twin(drivers.sums_of_share, variant, names, **options)
     signature = _TABLE, _NUMBERS, numba.float64[:, ::1], numba.float64[:, ::1], _TABLE
     return _compile(drivers.sums, dtype, signature, parallel, {"work": work}, variant=variant)

@@ -9,8 +9,8 @@ format or mix of them. A kernel of the user's own may raise: that one is compile
 
 ``apply``, ``kernel``, ``codec``, ``arguments`` and ``work`` get their meaning in :mod:`fastopt.backend.compile`: what
 has a kernel work on what a row says, a kernel, a loop of a codec, the function from a row's address to the arguments of
-either, and the loop over the pieces of one thread. So do ``numbers``, how many numbers a sum has, and ``all_lanes``,
-how many lanes they have together.
+either, and the loop over the pieces of one thread. So do ``numbers``, how many numbers a sum has, and ``all_lanes`` and
+``all_contributed``, how many lanes and contributions of a stretch of elements they have together.
 """
 
 from typing import Any
@@ -19,10 +19,21 @@ import numba
 import numpy as np
 from numba import prange
 
-from fastopt.backend.memory import add_to, address_of, array_at, call, clear, folded, number_at, on_stack, rows_of
+from fastopt.backend.memory import (
+    add_to,
+    address_of,
+    array_at,
+    call,
+    clear,
+    fetch,
+    folded,
+    number_at,
+    on_stack,
+    rows_of,
+)
 from fastopt.backend.versions import look
 from fastopt.codecs.noise import fill_noise
-from fastopt.sizes import BLOCK, LANES, TILE
+from fastopt.sizes import AHEAD, BLOCK, LANES, LINE, TILE
 
 _njit = numba.njit(error_model="numpy", _nrt=False)
 
@@ -33,9 +44,11 @@ arguments: Any = None
 work: Any = None
 numbers: Any = None
 all_lanes: Any = None
+all_contributed: Any = None
 
-# The row that a kernel's arguments come from; columns for its streams follow.
-SIZE, K, K_SIZE, BUFFERS = range(4)
+# The row that a kernel's arguments come from; columns for its streams follow. ITEM is the bytes of an element where
+# the next rows are to be fetched ahead: rows of a table lie anywhere, and no processor guesses where. Else it is 0.
+SIZE, K, K_SIZE, ITEM, BUFFERS = range(5)
 
 # The row of a piece that is worked on by tiles starts as a kernel's; an entry for each stream and follower comes after.
 ELEMENT, KEYS, STREAMS, ENTRIES = range(3, 7)
@@ -47,6 +60,9 @@ FIRST, FIRST_BYTES, SECOND, SECOND_BYTES, DECODE, ENCODE, SHIFT, COEFFICIENTS, B
 
 # The row that a codec's arguments come from.
 CODEC_SIZE, VALUES, PART, OTHER_PART, NOISE, NOISE_SHIFT = range(6)
+
+# Elements that contribute to a sum in one loop, whose contributions stay in the first-level cache: whole rows of lanes.
+STRETCH = 8 * LANES
 
 # The scratch memory of a thread, in words of 64 bits: a row for kernels, one for codecs, noise, a tile for each entry.
 CODEC_ROW = 56
@@ -68,6 +84,8 @@ def spans(table, bounds, watched, function):
 
 def spans_of_share(table, start, stop, function):
     for piece in range(start, stop):
+        if piece + AHEAD < stop and table[piece + AHEAD, SIZE] <= TILE:
+            fetch_row(table[piece + AHEAD])
         apply(function, address_of(table) + 8 * piece * table.shape[1])
 
 
@@ -123,6 +141,14 @@ def tiles_of_share(table, start, stop, scratch, share, function):
 
 
 @_njit
+def fetch_row(piece):
+    """Has memory send what a kernel will read."""
+    for column in range(BUFFERS, piece.size):
+        for byte in range(0, piece[SIZE] * piece[ITEM], LINE):
+            fetch(piece[column] + byte)
+
+
+@_njit
 def place(piece, entry, tile, coding):
     """Has codecs work on a tile of an entry's stream."""
     at = ENTRIES + entry * ENTRY
@@ -175,8 +201,9 @@ def sums_of_share(table, starts, partials, scratch, share, first, last):
     row = address_of(scratch) + 8 * share * scratch.shape[1]
     coding_row, values = row + 8 * CODEC_ROW, row + 8 * TILES_WORDS
     buffers, coding = array_at(row, CODEC_ROW, share), array_at(coding_row, NOISE_WORDS - CODEC_ROW, share)
-    # A row of lanes for each number. On the stack nothing else can be meant, and registers take their place.
-    lanes, contributed = on_stack(all_lanes, np.float64(0)), on_stack(all_lanes, np.float64(0))
+    # A row of lanes for each number, and what some rows of elements contribute to it. On the stack nothing else can be
+    # meant, and registers take the place of lanes.
+    lanes, contributed = on_stack(all_lanes, np.float64(0)), on_stack(all_contributed, np.float64(0))
     for each in range(table.shape[0]):
         size, streams = table[each, SIZE], table[each, STREAMS]
         buffers[K], buffers[K_SIZE] = table[each, K], table[each, K_SIZE]
@@ -187,14 +214,15 @@ def sums_of_share(table, starts, partials, scratch, share, first, last):
                 coding[CODEC_SIZE] = count = min(TILE, size - tile * TILE)
                 for entry in range(streams):
                     buffers[BUFFERS + entry] = opened(table[each], entry, tile, coding, values + 8 * TILE * entry)
-                rest = count % LANES
-                for at in range(0, count - rest, LANES):
-                    kernel(*(arguments(row, at, LANES) + rows_of(contributed, numbers)))
-                    add_to(lanes, contributed, all_lanes)
-                if rest:
-                    clear(contributed, all_lanes)
-                    kernel(*(arguments(row, count - rest, rest) + rows_of(contributed, numbers)))
-                    add_to(lanes, contributed, all_lanes)
+                for at in range(0, count, STRETCH):
+                    stretch = min(STRETCH, count - at)
+                    kernel(*(arguments(row, at, stretch) + rows_of(contributed, numbers)))
+                    whole = stretch - stretch % LANES
+                    for number in range(numbers):
+                        for first_lane in range(0, whole, LANES):
+                            add_to(lanes, number * LANES, contributed, number * STRETCH + first_lane, LANES)
+                        for lane in range(stretch - whole):
+                            lanes[number * LANES + lane] += contributed[number * STRETCH + whole + lane]
             sums = folded(lanes, numbers, all_lanes)
             for number in range(numbers):
                 partials[block, number] = sums[number]

@@ -172,17 +172,17 @@ def clear(typing_context, array, count):
 
 
 @intrinsic(prefer_literal=True)
-def add_to(typing_context, array, other, count):
-    """Adds the first ``count`` items, a literal, of another array to those of one."""
+def add_to(typing_context, array, first, other, other_first, count):
+    """Adds ``count`` items, a literal, of another array to those of one; ``first`` and ``other_first`` come first."""
 
     def generate(context, builder, signature, values):
-        one, more = (_vectors(context, builder, signature, each) for each in values[:2])
+        one, more = (_vectors(context, builder, signature, *each) for each in (values[:2], values[2:4]))
         for (vector, aligned), (added, _) in zip(one, more, strict=True):
             loaded = (builder.load(each, align=aligned) for each in (vector, added))
             builder.store(builder.fadd(*loaded), vector, aligned)
         return context.get_dummy_value()
 
-    return types.none(array, array, count), generate
+    return types.none(array, types.int64, array, types.int64, count), generate
 
 
 @intrinsic(prefer_literal=True)
@@ -208,9 +208,13 @@ def _halved(builder, left):
     return left
 
 
-def _vectors(context, builder, signature, array):
-    """Vectors of an array's items, as many of these as an intrinsic's last argument says: pointers and alignment."""
+def _vectors(context, builder, signature, array, first=None):
+    """Vectors of an array's items from ``first`` on, as many of these as an intrinsic's last argument says.
+
+    Pointers and alignment.
+    """
     data = context.make_array(signature.args[0])(context, builder, array).data
+    data = data if first is None else builder.gep(data, [first])
     vector = ir.VectorType(data.type.pointee, _VECTOR).as_pointer()
     places = range(0, signature.args[-1].literal_value, _VECTOR)
     aligned = context.get_abi_sizeof(data.type.pointee)
@@ -236,6 +240,21 @@ def address_of(typing_context, array):
         return builder.ptrtoint(data, context.get_value_type(types.int64))
 
     return types.int64(array), generate
+
+
+@intrinsic
+def fetch(typing_context, address):
+    """Has memory send the cache line of an address to the second-level cache, which waits for more at once."""
+
+    def generate(context, builder, signature, values):
+        pointer = ir.IntType(8).as_pointer()
+        function = ir.FunctionType(ir.VoidType(), [pointer, _int32, _int32, _int32])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer], function)
+        read, second_level, data = _int32(0), _int32(2), _int32(1)
+        builder.call(prefetch, [builder.inttoptr(values[0], pointer), read, second_level, data])
+        return context.get_dummy_value()
+
+    return types.none(types.int64), generate
 
 
 @intrinsic

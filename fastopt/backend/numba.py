@@ -125,7 +125,7 @@ class _SumBatch:
         wanted = threads, process.forks
         if wanted != self._bound_for:
             self._program, self._bound_for = self._bind(threads), wanted
-        run(self._program.calls, self._program.lock)
+        run(self._program)
 
     def _bind(self, threads: int) -> Program:
         shares = max(1, min(useful_threads(self._size, threads), len(self.partials)))

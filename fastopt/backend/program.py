@@ -1,8 +1,9 @@
 """Works and programs: what goes into an engine, what comes out of it, and how that is run."""
 
 import ctypes
-from collections.abc import Callable, Sequence
-from itertools import starmap
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from itertools import chain, starmap
 from operator import call
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -91,15 +92,23 @@ class Work(NamedTuple):
     spans: Spans | None = None
 
 
+@cache
+def copy_row(dtype: np.dtype) -> np.ndarray:
+    """The row of the kernel ``blend`` that makes it copy: nothing of what was there, and all of what it reads."""
+    return np.array([0.0, 1.0], dtype)
+
+
 class Program(NamedTuple):
     """Work made ready: calls of functions implemented in C, and the objects whose memory they use.
 
-    ``lock``, if there is one, must be held while the calls run.
+    ``lock``, if there is one, must be held while the calls run, all of which return None then. Without, a call may
+    return a code: zero, or that of an error, which ``describe`` puts into words and which no later call follows.
     """
 
     calls: list[Call]
     keeps: tuple
     lock: "Lock | None" = None  # a function before Python 3.13, hence in quotes
+    describe: Callable[[int], str] | None = None
 
 
 class OtherTerms(Exception):
@@ -175,23 +184,39 @@ def array_at(address: int, size: int, dtype: np.dtype) -> np.ndarray:
     return np.frombuffer((ctypes.c_char * (size * dtype.itemsize)).from_address(address), dtype)
 
 
-def run(calls: Sequence[Call], lock: "Lock | None" = None) -> None:
-    """Runs every call, in order: an interrupt is raised before the first or after the last, never in between.
+def joined(programs: Sequence[Program], *then: Call) -> Program:
+    """The program of these, one after the other, and of calls that follow them."""
+    lock = next((program.lock for program in programs if program.lock is not None), None)
+    describe = next((program.describe for program in programs if program.describe is not None), None)
+    return Program([*chain.from_iterable(program.calls for program in programs), *then], (*programs,), lock, describe)
+
+
+def run(program: Program, *then: Call) -> None:
+    """Runs a program and what follows it: an interrupt is raised before the first call or after the last.
 
     CPython lets signal handlers run between two instructions of Python code. There are none between these calls: the
     loop over them is in C, and so must be the functions. Taking and giving back the lock are two calls among them.
+
+    BackendError if a call returns the code of an error: those after it are not made.
     """
+    calls, lock = program.calls, program.lock
+    if then:
+        calls = [*calls, *then]
     if lock is None:
-        results = list(starmap(call, calls))
-    else:
-        results = []
-        calls = [(lock.acquire,), *calls, (lock.release,)]
-        try:
-            results.extend(starmap(call, calls))
-        except BaseException:
-            if 0 < len(results) < len(calls):  # a call in between has failed
-                lock.release()
-            raise
-    for result in results:
-        if type(result) is int and result:
-            raise BackendError(f"a kernel could not run (code {result})")
+        if code := next(filter(None, starmap(call, calls)), None):
+            words = f"code {code}" if program.describe is None else program.describe(code)
+            raise BackendError(f"a kernel could not run: {words}")
+        return
+    results: list[Any] = []
+    calls = [(lock.acquire,), *calls, (lock.release,)]
+    try:
+        results.extend(starmap(call, calls))
+    except BaseException:
+        if 0 < len(results) < len(calls):  # a call in between has failed
+            lock.release()
+        raise
+
+
+def make_all(calls: Iterable[Call]) -> None:
+    """Makes calls, whatever they return, as :func:`run` does: no interrupt comes in between."""
+    list(starmap(call, calls))

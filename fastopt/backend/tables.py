@@ -107,7 +107,8 @@ def span_table(works: Sequence[Work], shares: int) -> Table:
         _, work, start, stop = piece
         offset = start * work.k.itemsize
         buffers = [address(array_of(stream)) + offset for stream in work.streams]
-        return [stop - start, address(work.k), work.k.size, *buffers]
+        item = 0 if work.spans is None else work.k.itemsize
+        return [stop - start, address(work.k), work.k.size, item, *buffers]
 
     return _table(works, shares, LINE, row, [drivers.BUFFERS + GRADIENT])
 

@@ -89,6 +89,8 @@ def to_optax(opt: Any, state: Any = None) -> Any:
 
     Without ``state`` it is that of optax's own function for the rule, with parameters in a dictionary by name. Needs
     optax then.
+    A count is that of the group whose states are beside it. ValueError if they are of groups that have made different
+    numbers of steps.
     """
     from fastopt.checkpoint import optax
 

@@ -7,10 +7,9 @@ import numpy as np
 
 from fastopt.checkpoint import dynamic
 from fastopt.checkpoint.foreign import kept
-from fastopt.checkpoint.torch import options, ordered
+from fastopt.checkpoint.torch import NESTED, options, ordered
 from fastopt.errors import quoted
 
-_NESTED = "__bnb_optimizer_quant_state__"
 _SMALL = 4096  # parameters of fewer elements are kept in float32 there
 
 
@@ -33,7 +32,7 @@ def write(opt: Any, names: Sequence[str] | None = None, bits: int = 8) -> dict[s
             parts: dict[str, Any] = {}
             for number, arrays in enumerate((values[:-1], values[-1:]) if len(kinds) > 1 else (values,), 1):
                 parts |= _float32(number, arrays) if small else _quantized(number, arrays)
-            state[len(state)] = {"step": group["step"], _NESTED: parts} if group["step"] else {}
+            state[len(state)] = {"step": group["step"], NESTED: parts} if group["step"] else {}
         groups.append(options(rule, group["step"]) | {"params": params, "param_names": members})
     return {"state": {position: entry for position, entry in state.items() if entry}, "param_groups": groups}
 

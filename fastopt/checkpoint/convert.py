@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.backend.program import run
+from fastopt.backend.program import make_all
 from fastopt.checkpoint.saved import InMemory, Saved, Stored
 from fastopt.errors import CheckpointError, quoted
 from fastopt.storages import STORAGES
@@ -102,7 +102,7 @@ def _decoded(what: str, stored: Stored, shape: tuple[int, ...]) -> np.ndarray:
     }
     stored.check_parts(what, like)
     for part, array in like.items():
-        run(stored.parts[part].into(array))
+        make_all(stored.parts[part].into(array))
     return storage.decode(*(array.reshape(-1) for array in like.values()))
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.backend.program import Call, run
-from fastopt.errors import CheckpointError
+from fastopt.backend.program import Call, make_all
+from fastopt.errors import CheckpointError, quoted
 
 BLOCK = 256
 _CHUNK = 64 * BLOCK  # codes that are decoded at a time: what they become stays in the cache
@@ -27,10 +27,7 @@ def table(*, signed: bool) -> np.ndarray:
 
 
 class Coded:
-    """Numbers in 8 bits, which are decoded when somebody asks for them: a value of a state dict, and an array to NumPy.
-
-    CheckpointError if there are not as many scales as blocks, or no codes of 8 bits.
-    """
+    """8 bits that are decoded when somebody asks for the numbers: a value of a state dict, and an array to NumPy."""
 
     __slots__ = ("_codes", "_pairs", "_qmap", "_scales", "shape")
 
@@ -39,11 +36,6 @@ class Coded:
 
     def __init__(self, codes: np.ndarray, scales: np.ndarray, qmap: np.ndarray) -> None:
         self.shape = codes.shape
-        if codes.dtype != np.uint8 or scales.size != -(-codes.size // BLOCK) or qmap.size != 256:
-            raise CheckpointError(
-                f"8 bits must be uint8 codes with a scale for each {BLOCK} and 256 numbers, not {codes.size} of "
-                f"{codes.dtype}, {scales.size} and {qmap.size}"
-            )
         self._codes = np.ascontiguousarray(codes).reshape(-1)
         self._scales = np.ascontiguousarray(scales, np.float32).reshape(-1)
         self._qmap = np.ascontiguousarray(qmap, np.float32).reshape(-1)
@@ -69,8 +61,21 @@ class Coded:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         made = np.empty(self.shape, np.float32)
-        run(self.into(made))
+        make_all(self.into(made))
         return made if dtype is None else made.astype(dtype, copy=False)
+
+
+def coded(where: str, codes: Any, scales: Any, qmap: Any) -> Coded:
+    """Checked: CheckpointError, which begins with ``where``, if there are other scales than blocks, or no codes."""
+    for part, given, kind in (("codes", codes, "u"), ("scales", scales, "f"), ("values", qmap, "f")):
+        if not isinstance(given, np.ndarray) or given.dtype.kind != kind:
+            raise CheckpointError(f"{where} must have an array of {part} of 8 bits, not {quoted(given)}")
+    if codes.dtype != np.uint8 or scales.size != -(-codes.size // BLOCK) or qmap.size != 256:
+        raise CheckpointError(
+            f"{where} must have uint8 codes with a scale for each {BLOCK} and 256 numbers, not {codes.size} of "
+            f"{codes.dtype}, {scales.size} and {qmap.size}"
+        )
+    return Coded(codes, scales, qmap)
 
 
 def encoded(values: np.ndarray, *, signed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -101,10 +106,16 @@ def states(where: str, entry: Mapping[str, Any], kinds: list[str]) -> dict[str, 
         value = entry.get(f"state{number}")
         if value is None:
             continue
-        values = list(value) if number == "1" and len(kinds) == 3 else [value]
+        count = 2 if number == "1" and len(kinds) == 3 else 1
+        if count == 2 and not (isinstance(value, np.ndarray) and value.shape[:1] == (2,)):
+            raise CheckpointError(f"{where} must have a state{number} of two arrays, not {quoted(value)}")
+        values = list(value) if count == 2 else [value]
         if f"absmax{number}" in entry:
-            scales = entry[f"absmax{number}"].reshape(len(values), -1)
-            values = [Coded(*each, entry[f"qmap{number}"]) for each in zip(values, scales, strict=True)]
+            scales = entry[f"absmax{number}"]
+            if not isinstance(scales, np.ndarray) or scales.size % count:
+                raise CheckpointError(f"{where}: absmax{number} must be an array of scales, not {quoted(scales)}")
+            parts = zip(values, np.split(scales.reshape(-1), count), strict=True)
+            values = [coded(f"{where}: state{number}", *each, entry.get(f"qmap{number}")) for each in parts]
         found += values
     if len(found) != len(kinds):
         raise CheckpointError(f"{where} has {len(found)} states, and here there are {len(kinds)}: {', '.join(kinds)}")

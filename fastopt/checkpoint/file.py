@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt.backend.program import Call, run
+from fastopt.backend.program import Call, make_all
 from fastopt.checkpoint.saved import PROGRESS, Saved, Stored, check_description, parse_file, to_file
 from fastopt.errors import CheckpointError, quoted
 from fastopt.files import replacing
@@ -183,7 +183,7 @@ class InFile(NamedTuple):
         file = self.reader.file
         reads = [(file.seek, self.start), *((file.readinto, piece) for piece in pieces)]
         self.reader.expected += [self.start, *map(len, pieces)]
-        calls: list[Call] = [(self.reader.done.extend, starmap(call, reads))]  # for run a number would be an error
+        calls: list[Call] = [(self.reader.done.extend, starmap(call, reads))]
         return calls if sys.byteorder == "little" else [*calls, (array.byteswap, True)]
 
     def chunks(self) -> Iterator[memoryview]:
@@ -220,7 +220,7 @@ def load(path: str | os.PathLike, adopting: Callable[[Saved], list[Call]]) -> An
         calls = adopting(parse_file(reader.description, reader.arrays))
         reader.check_unchanged()
         try:
-            run(calls)
+            make_all(calls)
         except OSError as error:  # of a disk that has failed since the checksums were compared
             raise OSError(error.errno, f"{error.strerror}. {_HALF}") from error
         if reader.done != reader.expected:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fastopt.checkpoint.saved import count, finite
 from fastopt.errors import CheckpointError, nearest, quoted
 from fastopt.rule import Rule
 
@@ -31,9 +32,24 @@ def named(what: str, members: Sequence[Any], names: Sequence[str] | None) -> dic
         raise CheckpointError(
             f"{what} has {len(members)} parameters, and names has {len(names)}: {quoted(list(names))}"
         )
-    if len(set(names)) != len(names):
-        raise CheckpointError(f"names must differ, not be {quoted(list(names))}")
+    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise CheckpointError(f"names must be text and differ, not be {quoted(list(names))}")
     return dict(zip(names, members, strict=True))
+
+
+def whole(where: str, value: Any) -> int:
+    """A count, which others save as a float, too, or as an array of one. Otherwise CheckpointError."""
+    number = _item(value)
+    return count(where, int(number) if isinstance(number, float) and number.is_integer() else number)
+
+
+def number(where: str, value: Any) -> float:
+    """A finite number, which others save as an array of one, too. Otherwise CheckpointError."""
+    return finite(where, _item(value))
+
+
+def _item(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") and getattr(value, "size", None) == 1 else value
 
 
 def fitted(what: str, members: Mapping[str, Member], like: Any, seed: int | None = None) -> dict[str, Any]:
@@ -113,7 +129,7 @@ def _group(where: str, members: Mapping[str, Member], group: Any, started: bool)
     rule = group.rule
     counted = {name: member.step for name, member in members.items() if member.step is not None}
     if len(set(counted.values())) > 1:
-        (one, first), (other, second) = _two_that_differ(counted)
+        (one, first), (other, second) = two_that_differ(counted)
         raise CheckpointError(f"{where}: {one!r} has made {first} steps and {other!r} {second}")
     step = next(iter(counted.values()), None)
     if step is None:  # nobody counts: whether it is the first step is known all the same
@@ -140,20 +156,25 @@ def _hyperparameters(where: str, members: Mapping[str, Member], rule: Rule, here
         if not values:
             continue
         if len({repr(value) for value in values.values()}) > 1:
-            (one, first), (other, second) = _two_that_differ(values)
+            (one, first), (other, second) = two_that_differ(values)
             raise CheckpointError(f"{where}: {field} is {quoted(first)} for {one!r} and {quoted(second)} for {other!r}")
         value = next(iter(values.values()))
         if field in here:
             if not callable(getattr(rule, field)):
                 found[field] = value
-        elif isinstance(constant := getattr(rule, field, None), bool) and constant != value:
+        elif isinstance(constant := getattr(rule, field, None), bool) and not _is_flag(value, constant):
             raise CheckpointError(f"{where}: {field} is {quoted(value)}, and {constant} for {type(rule).__name__}")
     return found
 
 
-def _two_that_differ(values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+def two_that_differ(values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Two members of a mapping whose values are not the same."""
     first = next(iter(values.items()))
     return first, next(item for item in values.items() if repr(item[1]) != repr(first[1]))
+
+
+def _is_flag(value: Any, flag: bool) -> bool:
+    return isinstance(value, (bool, int, float)) and value == flag
 
 
 def _number(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.checkpoint.foreign import Member, fitted, named
+from fastopt.checkpoint.foreign import Member, fitted, named, number, whole
 from fastopt.errors import CheckpointError, quoted
 
 #: How Keras orders states: those of a tuple lie together for each parameter, and the tuples one after the other.
@@ -49,18 +49,17 @@ def read(file: BufferedReader, like: Any, names: Sequence[str] | None) -> dict[s
     order = _ORDERS.get(frozenset(*kinds)) if len(kinds) == 1 else None
     if order is None:
         raise CheckpointError(f"states {quoted([*kinds])} are not known to be in one of Keras's files")
-    if names is None:
-        named("the file", [*like.layout.shapes], None)
-    places = [(name, kind) for kinds in order for name in names or () for kind in kinds]
+    names = list(named("the file", [*like.layout.shapes] if names is None else names, names))
+    places = [(name, kind) for kinds in order for name in names for kind in kinds]
     if len(places) != len(arrays):
-        raise CheckpointError(f"it has {len(arrays)} states, and {quoted(list(names or ()))} have {len(places)} here")
-    states: dict[str, dict[str, Any]] = {name: {} for name in names or ()}
+        raise CheckpointError(f"it has {len(arrays)} states, and {quoted(names)} have {len(places)} here")
+    count, rate = whole("its step", step), number("its learning rate", lr)
+    states: dict[str, dict[str, Any]] = {name: {} for name in names}
     for (name, kind), array in zip(places, arrays, strict=True):
         if kind == "momentum_buffer":
-            array = array / np.asarray(lr if "square_avg" in states[name] else -lr, array.dtype)
+            array = array / np.asarray(rate if "square_avg" in states[name] else -rate, array.dtype)
         states[name][kind] = array
-    hyperparameters = {"lr": float(lr)}
-    members = {name: Member(state, int(step), {}, hyperparameters) for name, state in states.items()}
+    members = {name: Member(state, count, {}, {"lr": rate}) for name, state in states.items()}
     return fitted("the file", members, like)
 
 
@@ -81,7 +80,13 @@ def _variables(file: BufferedReader) -> list[np.ndarray]:
 def _arrays(h5py: Any, file: Any) -> list[np.ndarray]:
     with h5py.File(file, "r") as opened:
         variables = opened["optimizer/vars"]
-        for number in range(len(variables)):
-            if not isinstance(variables.get(str(number), getlink=True), h5py.HardLink):
-                raise CheckpointError(f"the variable {number} is not in this file")
-        return [np.asarray(variables[str(number)]) for number in range(len(variables))]
+        if not isinstance(variables, h5py.Group):
+            raise CheckpointError("optimizer/vars must be a group of arrays, not one array")
+        found = []
+        for place in map(str, range(len(variables))):
+            if not isinstance(variables.get(place, getlink=True), h5py.HardLink):
+                raise CheckpointError(f"the variable {place} is not in this file")
+            if not isinstance(variables[place], h5py.Dataset) or variables[place].dtype.kind not in "iuf":
+                raise CheckpointError(f"the variable {place} must be an array of numbers, not {variables[place]}")
+            found.append(np.asarray(variables[place]))
+        return found

@@ -1,11 +1,11 @@
 """States of optax's transformations: trees whose leaves have names, as they are in memory or as Orbax restores them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fastopt.checkpoint.foreign import Member, fitted, kept
+from fastopt.checkpoint.foreign import Member, fitted, kept, number, two_that_differ, whole
 from fastopt.errors import CheckpointError, quoted
 
 #: What optax calls a state. One that means something else there, as AMSGrad's maximum, is not among them.
@@ -24,6 +24,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "sum": ("sum_of_squares",),
 }
 
+_KEPT = frozenset(name for names in _FIELDS.values() for name in names)
 _COUNTS = ("count", "t")
 _HYPERPARAMETERS = {"learning_rate": "lr", "eps": "eps", "weight_decay": "weight_decay", "momentum": "momentum"}
 
@@ -55,11 +56,12 @@ def read(tree: Any, like: Any) -> dict[str, Any]:
     found: dict[str, dict[str, tuple[Any, int | None, dict[str, Any]]]] = {}
     for node, injected in nodes:
         for field, value in node.items():
-            if any(field in names for names in _FIELDS.values()):
-                for name, leaf in _leaves_by_name(value, shapes).items():
+            if field in _KEPT:
+                leaves = dict(_leaves(value))
+                for path, name in _names(leaves, shapes).items():
                     if name in found.setdefault(field, {}):
                         raise CheckpointError(f"the tree has {field} of {quoted(name)} twice")
-                    found[field][name] = leaf, _count(node), injected
+                    found[field][name] = leaves[path], _count(node), injected
     members = {}
     for group in like.groups.values():
         keepers: dict[str, list[str]] = {kind: [] for kind in group.rule.states}
@@ -77,11 +79,12 @@ def read(tree: Any, like: Any) -> dict[str, Any]:
 def _field(kind: str, names: Sequence[str], found: Mapping[str, Mapping[str, Any]], nodes: _Nodes) -> str:
     """The field that has a state of all of these parameters."""
     for field in _FIELDS.get(kind, ()):
-        here = found.get(field, {})
-        if all(name in here for name in names):
+        if all(name in found.get(field, {}) for name in names):
             return field
-        lacking = next((name for name in names if name not in here), None)
+    for field in _FIELDS.get(kind, ()):
+        here = found.get(field, {})
         if here:
+            lacking = next(name for name in names if name not in here)
             raise CheckpointError(f"the tree has no {field} of {lacking!r} ({kind}), only of {quoted(list(here))}")
     fields = list(dict.fromkeys(field for each, _ in nodes for field in each))
     wanted = " or ".join(_FIELDS.get(kind, ())) or "nothing"
@@ -89,13 +92,17 @@ def _field(kind: str, names: Sequence[str], found: Mapping[str, Mapping[str, Any
 
 
 def _nodes(tree: Any, injected: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """The fields of every named tuple and dictionary in a tree, with the hyperparameters that are kept around it."""
+    """The fields of every named tuple and dictionary in a tree, with the hyperparameters that are kept around it.
+
+    Not of those within a state: parameters may have the names of states.
+    """
     if isinstance(tree, Mapping) or hasattr(tree, "_fields"):
         fields = _children(tree)
         injected = injected | _injected(fields.get("hyperparams"))
         yield fields, injected
-        for value in fields.values():
-            yield from _nodes(value, injected)
+        for field, value in fields.items():
+            if field not in _KEPT:
+                yield from _nodes(value, injected)
     elif isinstance(tree, (list, tuple)):
         for value in tree:
             yield from _nodes(value, injected)
@@ -107,36 +114,49 @@ def _children(node: Any) -> dict[str, Any]:
     return dict(zip(node._fields, node, strict=True))
 
 
-def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+_Path = tuple[str, ...]
+
+
+def _mapped(tree: Any, change: Callable[[_Path, Any], Any], path: _Path = ()) -> Any:
+    """A tree with what ``change`` makes of each leaf."""
     if hasattr(tree, "dtype") and hasattr(tree, "shape"):
-        yield path, tree
-    elif isinstance(tree, Mapping) or hasattr(tree, "_fields"):
-        for key, value in _children(tree).items():
-            yield from _leaves(value, (*path, key))
-    elif isinstance(tree, (list, tuple)):
-        for index, value in enumerate(tree):
-            yield from _leaves(value, (*path, str(index)))
+        return change(path, tree)
+    if isinstance(tree, Mapping):
+        return {key: _mapped(value, change, (*path, str(key))) for key, value in tree.items()}
+    if hasattr(tree, "_fields"):
+        return type(tree)(*(_mapped(value, change, (*path, key)) for key, value in _children(tree).items()))
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_mapped(value, change, (*path, str(index))) for index, value in enumerate(tree))
+    return tree
 
 
-def _leaves_by_name(tree: Any, shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves of a tree by the names of parameters, if all of them are such."""
-    leaves = list(_leaves(tree))
+def _leaves(tree: Any) -> list[tuple[_Path, Any]]:
+    found: list[tuple[_Path, Any]] = []
+    _mapped(tree, lambda path, leaf: found.append((path, leaf)))
+    return found
+
+
+def _names(paths: Collection[_Path], shapes: Mapping[str, Any]) -> dict[_Path, str]:
+    """The names of the parameters that the leaves of a tree are. CheckpointError if they are others."""
     for separator in "/.":
-        named = {separator.join(path): leaf for path, leaf in leaves}
-        if named.keys() <= shapes.keys():
+        named = {path: separator.join(path) for path in paths}
+        if shapes.keys() >= {*named.values()}:
             return named
-    if leaves and len(leaves[0][0]) > 0:
-        one = "/".join(leaves[0][0])
+    one = "/".join(next(iter(paths)))
+    if one:
         raise CheckpointError(f"the tree has {quoted(one)}, and here there are {quoted(list(shapes))}")
     return {}
 
 
+def _is_count(field: str, value: Any) -> bool:
+    if field not in _COUNTS or getattr(value, "shape", ()) != ():
+        return False
+    return type(value) is int or getattr(getattr(value, "dtype", None), "kind", "") in ("i", "u")
+
+
 def _count(fields: Mapping[str, Any]) -> int | None:
-    for name in _COUNTS:
-        value = fields.get(name)
-        if value is not None and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iu":
-            return int(value)
-    return None
+    counts = (name for name in _COUNTS if name in fields and _is_count(name, fields[name]))
+    return next((whole(f"the tree: {name}", fields[name]) for name in counts), None)
 
 
 def _any_count(nodes: _Nodes) -> int | None:
@@ -147,9 +167,11 @@ def _injected(given: Any) -> dict[str, Any]:
     """The hyperparameters that ``optax.inject_hyperparams`` keeps in the state, by their names here."""
     if not isinstance(given, Mapping):
         return {}
-    found: dict[str, Any] = {ours: float(given[theirs]) for theirs, ours in _HYPERPARAMETERS.items() if theirs in given}
-    if {"b1", "b2"} <= given.keys():
-        found["betas"] = float(given["b1"]), float(given["b2"])
+    names = [name for name in (*_HYPERPARAMETERS, "b1", "b2") if name in given]
+    numbers = {name: number(f"the tree: hyperparams[{name!r}]", given[name]) for name in names}
+    found: dict[str, Any] = {_HYPERPARAMETERS[name]: numbers[name] for name in names if name in _HYPERPARAMETERS}
+    if {"b1", "b2"} <= numbers.keys():
+        found["betas"] = numbers["b1"], numbers["b2"]
     return found
 
 
@@ -158,7 +180,9 @@ def _injected(given: Any) -> dict[str, Any]:
 
 def write(opt: Any, state: Any = None) -> Any:
     """See :func:`fastopt.checkpoint.to_optax`."""
-    return _replaced(_first(opt) if state is None else state, opt)
+    steps = {group.step for group in opt.groups.values()}
+    count = steps.pop() if len(steps) == 1 else opt.step_count
+    return _replaced(_first(opt) if state is None else state, opt, count)
 
 
 def _first(opt: Any) -> Any:
@@ -188,45 +212,64 @@ def _first(opt: Any) -> Any:
     return (*[empty] * before, kind(**fields), *ends)
 
 
-def _replaced(node: Any, opt: Any) -> Any:
-    """A tree with the states and the counts of an optimizer in place of those that are there."""
+def _replaced(node: Any, opt: Any, count: int) -> Any:
+    """A tree with the states and the counts of an optimizer in place of those that are there.
+
+    ``count`` is for what counts without a state of any parameter, as a schedule does beside the states that it is for.
+    """
+    steps = _steps(node, opt)
+    if len({*steps.values()}) == 1:
+        count = next(iter(steps.values()))
+    elif steps:
+        count = opt.step_count
     if isinstance(node, Mapping) or hasattr(node, "_fields"):
         fields = _children(node)
-        made = {field: _replaced_field(field, value, opt) for field, value in fields.items()}
+        if not _KEPT.isdisjoint(fields):
+            _check_alike(fields, steps)
+        made = {field: _replaced_field(field, value, opt, count) for field, value in fields.items()}
         if isinstance(node, Mapping):
             return dict(zip(node, made.values(), strict=True))
         return type(node)(**made)
     if isinstance(node, (list, tuple)):
-        return type(node)(_replaced(each, opt) for each in node)
+        return type(node)(_replaced(each, opt, count) for each in node)
     return node
 
 
-def _replaced_field(field: str, value: Any, opt: Any) -> Any:
-    if field in _COUNTS and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iu":
-        return np.asarray(opt.step_count, np.asarray(value).dtype)
-    if not any(field in names for names in _FIELDS.values()):
-        return _replaced(value, opt)
-    names = iter(_leaves_by_name(value, opt.layout.shapes))
+def _check_alike(fields: Mapping[str, Any], steps: Mapping[str, int]) -> None:
+    """ValueError if parameters that have one count have made different numbers of steps."""
+    counts = [field for field, value in fields.items() if _is_count(field, value)]
+    if counts and len({*steps.values()}) > 1:
+        (one, first), (other, second) = two_that_differ(steps)
+        raise ValueError(
+            f"state has one {counts[0]} for {one!r}, which has made {first} steps, and {other!r}, {second}"
+        )
+
+
+def _steps(node: Any, opt: Any) -> dict[str, int]:
+    """How many steps the parameters have made whose states a node has."""
+    held = [value for fields, _ in _nodes(node, {}) for field, value in fields.items() if field in _KEPT]
+    names = {name for value in held for name in _names(dict(_leaves(value)), opt.layout.shapes).values()}
+    return {name: group.step for group in opt.groups.values() for name in group.names if name in names}
+
+
+def _replaced_field(field: str, value: Any, opt: Any, count: int) -> Any:
+    if _is_count(field, value):
+        return np.asarray(count, np.asarray(value).dtype)
+    if field not in _KEPT:
+        return _replaced(value, opt, count)
+    names = _names(dict(_leaves(value)), opt.layout.shapes)
     rules = {name: group.rule for group in opt.groups.values() for name in group.names}
 
-    def put(tree: Any) -> Any:
-        if hasattr(tree, "dtype") and hasattr(tree, "shape"):
-            name = next(names, None)
-            if name is None:
-                return tree
-            kind = next((kind for kind in rules[name].states if field in _FIELDS.get(kind, ())), None)
-            if kind is None:
-                raise ValueError(
-                    f"state has {field} of {name!r}, of which there are {quoted(list(rules[name].states))}"
-                )
-            array = np.asarray(opt.state[kind][name])
-            if array.shape != tree.shape:
-                raise ValueError(f"state has {field} of {name!r} in the shape {tree.shape}, not {array.shape}")
-            return array.astype(tree.dtype)
-        if isinstance(tree, Mapping):
-            return {key: put(each) for key, each in tree.items()}
-        if hasattr(tree, "_fields"):
-            return type(tree)(*map(put, tree))
-        return type(tree)(map(put, tree)) if isinstance(tree, (list, tuple)) else tree
+    def put(path: _Path, leaf: Any) -> Any:
+        if path not in names:
+            return leaf
+        name = names[path]
+        kind = next((kind for kind in rules[name].states if field in _FIELDS.get(kind, ())), None)
+        if kind is None:
+            raise ValueError(f"state has {field} of {name!r}, of which there are {quoted(list(rules[name].states))}")
+        array = np.asarray(opt.state[kind][name])
+        if array.shape != leaf.shape:
+            raise ValueError(f"state has {field} of {name!r} in the shape {leaf.shape}, not {array.shape}")
+        return array.astype(leaf.dtype)
 
-    return put(value)
+    return _mapped(value, put)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastopt.backend.program import Call
-from fastopt.buffers import as_array, name_of
+from fastopt.buffers import PARTS, as_array, name_of
 from fastopt.declared import real
 from fastopt.errors import CheckpointError, nearest, quoted
 from fastopt.rule import Rule
@@ -26,9 +26,6 @@ from fastopt.schedules import SCHEDULES, Schedule
 from fastopt.storages import STORAGES
 
 FORMAT = 2
-
-#: Buffers that an optimizer may have beside its states.
-PARTS = ("ema", "accumulated", "master", "copy", "lookahead")
 
 #: What says how far an optimizer has come.
 PROGRESS = ("step", "micro_step", "groups", "seed")
@@ -149,7 +146,7 @@ class Saved(NamedTuple):
     #: The seed, or None if it was not saved.
     seed: int | None
     state: dict[str, dict[str, Stored]]
-    #: For each of the :data:`PARTS`, what it holds, or None.
+    #: For each of the :data:`fastopt.buffers.PARTS`, what it holds, or None.
     parts: dict[str, dict[str, Stored] | None]
     layout: dict[str, tuple[int, ...]] | None = None
     params: dict[str, Stored] | None = None
@@ -204,9 +201,9 @@ def to_file(
 
 def parse(state_dict: Any) -> Saved:
     """A state dict. CheckpointError, which names the part, if it is none."""
-    given = _SINCE_2 | _members("state_dict", state_dict)
+    given = _SINCE_2 | members("state_dict", state_dict)
     _check_keys("state_dict", given, (*PROGRESS, "state", *PARTS))
-    state = _members("state", given["state"])
+    state = members("state", given["state"])
     return Saved(
         *_progress(given),
         {name: _arrays(f"state[{quoted(name)}]", states) for name, states in state.items()},
@@ -220,8 +217,8 @@ def parse_file(description: dict[str, Any], arrays: Mapping[str, Source]) -> Sav
     Where there are no parameters, no array says whether there is an average: then it is empty and not None.
     """
     layout = {
-        name: tuple(_count(f"layout[{quoted(name)}][{axis}]", size) for axis, size in enumerate(_axes(name, shape)))
-        for name, shape in _members("layout", description["layout"]).items()
+        name: tuple(count(f"layout[{quoted(name)}][{axis}]", size) for axis, size in enumerate(_axes(name, shape)))
+        for name, shape in members("layout", description["layout"]).items()
     }
     state: dict[str, dict[str, Stored]] = {name: {} for name in layout}
     parts: dict[str, dict[str, Stored]] = {"params": {}, **{part: {} for part in PARTS}}
@@ -255,7 +252,7 @@ def _only_part(storage: str) -> str:
 
 def check_description(description: Any) -> dict[str, Any]:
     """A file's description if it is of this format. Otherwise CheckpointError."""
-    given = _members("description", description)
+    given = members("description", description)
     found = given.get("format")
     if type(found) is not int or found not in (1, FORMAT):
         raise CheckpointError(f"format {quoted(found)}, not {FORMAT}: another version of fastopt wrote it")
@@ -266,16 +263,16 @@ def check_description(description: Any) -> dict[str, Any]:
 
 
 def _progress(given: dict[str, Any]) -> tuple[int, int, dict[str, SavedGroup], int | None]:
-    groups = {pattern: _group(pattern, group) for pattern, group in _members("groups", given["groups"]).items()}
+    groups = {pattern: _group(pattern, group) for pattern, group in members("groups", given["groups"]).items()}
     seed = given["seed"]
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**64):
         raise CheckpointError(f"seed must be a whole number in [0, 2**64), not {quoted(seed)}")
-    return _count("step", given["step"]), _count("micro_step", given["micro_step"]), groups, seed
+    return count("step", given["step"]), count("micro_step", given["micro_step"]), groups, seed
 
 
 def _group(pattern: str, value: Any) -> SavedGroup:
     where = f"groups[{quoted(pattern)}]: "
-    given = _members(f"{where}it", value)
+    given = members(f"{where}it", value)
     _check_keys(where, given, _GROUP if "scalars" not in given else (*_GROUP, "scalars"))
     if not isinstance(given["rule"], str):
         raise CheckpointError(f"{where}rule must be text, not {quoted(given['rule'])}")
@@ -284,11 +281,11 @@ def _group(pattern: str, value: Any) -> SavedGroup:
     names = given["parameters"]
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{where}parameters must be a list of names, not {quoted(names)}")
-    values = _members(f"{where}hyperparameters", given["hyperparameters"])
+    values = members(f"{where}hyperparameters", given["hyperparameters"])
     return SavedGroup(
         given["rule"],
         {name: _revive(where, name, value) for name, value in values.items()},
-        _count(f"{where}step", given["step"]),
+        count(f"{where}step", given["step"]),
         given["frozen"],
         list(names),
         _scalars(f"{where}scalars", given["scalars"]) if "scalars" in given else None,
@@ -297,15 +294,7 @@ def _group(pattern: str, value: Any) -> SavedGroup:
 
 def _scalars(where: str, value: Any) -> dict[str, float]:
     """Running numbers by name."""
-    numbers = {}
-    for name, given in _members(where, value).items():
-        try:
-            numbers[name] = real(f"{where}[{quoted(name)}]", given, "a finite number")
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(str(error)) from None
-        if not math.isfinite(numbers[name]):
-            raise CheckpointError(f"{where}[{quoted(name)}] must be a finite number, not {quoted(given)}")
-    return numbers
+    return {name: finite(f"{where}[{quoted(name)}]", given) for name, given in members(where, value).items()}
 
 
 def _revive(where: str, name: str, value: Any) -> Any:
@@ -320,21 +309,21 @@ def _revive(where: str, name: str, value: Any) -> Any:
 
 
 def _schedule(where: str, name: str, value: Any) -> Schedule:
-    given = _members(f"{where}{name}", value)
+    given = members(f"{where}{name}", value)
     kind = given.get("schedule")
     if not isinstance(kind, str) or kind not in SCHEDULES:
         raise CheckpointError(f"{where}there is no {quoted(kind)} for {name}; {nearest(quoted(kind), SCHEDULES)}")
     _check_keys(f"{where}{name}: ", given, _SCHEDULE)
     try:
-        schedule = SCHEDULES[kind](**_members("fields", given["fields"]))
-        schedule.resume(_members("progress", given["progress"]))
+        schedule = SCHEDULES[kind](**members("fields", given["fields"]))
+        schedule.resume(members("progress", given["progress"]))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{where}{name}: {error}") from None
     return schedule
 
 
-def _members(where: str, value: Any) -> dict[str, Any]:
-    """A mapping whose keys are text, as a dictionary."""
+def members(where: str, value: Any) -> dict[str, Any]:
+    """A mapping whose keys are text, as a dictionary. Otherwise CheckpointError, which begins with ``where``."""
     if not isinstance(value, Mapping):
         raise CheckpointError(f"{where} must be a mapping, not {type(value).__name__}")
     for key in value:
@@ -360,7 +349,8 @@ def _axes(name: str, shape: Any) -> list[Any]:
     return shape
 
 
-def _count(where: str, value: Any) -> int:
+def count(where: str, value: Any) -> int:
+    """A whole number >= 0 that a float64 holds. Otherwise CheckpointError, which begins with ``where``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise CheckpointError(f"{where} must be a whole number >= 0, not {quoted(value)}")
     if value >= _MOST:
@@ -368,8 +358,19 @@ def _count(where: str, value: Any) -> int:
     return value
 
 
+def finite(where: str, value: Any) -> float:
+    """A finite number. Otherwise CheckpointError, which begins with ``where``."""
+    try:
+        number = real(where, value, "a finite number")
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(str(error)) from None
+    if not math.isfinite(number):
+        raise CheckpointError(f"{where} must be a finite number, not {quoted(value)}")
+    return number
+
+
 def _arrays(where: str, value: Any) -> dict[str, Stored]:
-    return {name: _stored(f"{where}[{quoted(name)}]", each) for name, each in _members(where, value).items()}
+    return {name: _stored(f"{where}[{quoted(name)}]", each) for name, each in members(where, value).items()}
 
 
 def _stored(where: str, value: Any) -> Stored:
@@ -378,7 +379,7 @@ def _stored(where: str, value: Any) -> Stored:
     if not isinstance(value, Mapping):
         stored = plain(_array(where, value))
         return Stored(stored.storage, {part: InMemory(array) for part, array in stored.parts.items()})
-    given = _members(where, value)
+    given = members(where, value)
     storage = given.pop("storage", None)
     if not isinstance(storage, str) or storage not in STORAGES:
         raise CheckpointError(f"{where}: storage must be one of {', '.join(STORAGES)}, not {quoted(storage)}")

@@ -12,12 +12,8 @@ import numpy as np
 
 from fastopt.backend.process import resolve_threads
 from fastopt.capi import get_library
-from fastopt.errors import quoted
 from fastopt.jax import rows
 from fastopt.rule import Rule
-
-#: How numbers of parameters, gradients and states may be stored.
-STORED = ("float32", "float64", "bfloat16", "float16")
 
 
 @cache
@@ -152,35 +148,6 @@ def coefficients(kernel: str) -> tuple[str, ...]:
 def computes(leaf: Any) -> np.dtype:
     """The dtype in which kernels compute for parameters that are stored so."""
     return np.dtype(np.float64 if jnp.result_type(leaf) == np.float64 else np.float32)
-
-
-def check_dtype(name: str, leaf: Any) -> None:
-    """TypeError, which names the argument, if a leaf is no array that kernels can read."""
-    if not hasattr(leaf, "dtype"):
-        raise TypeError(f"{name} must have arrays of {', '.join(STORED)}, not {quoted(leaf)}")
-    if jnp.result_type(leaf).name not in STORED:
-        raise TypeError(f"{name} must have arrays of {', '.join(STORED)}, not of {jnp.result_type(leaf).name}")
-
-
-def flatten(tree: Any) -> tuple[list, Any]:
-    """The leaves of a pytree, and what it is without them."""
-    return jax.tree.flatten(tree)
-
-
-def leaves_like(name: str, given: Any, model: str, leaves: list, tree: Any) -> list:
-    """The leaves of a pytree that must be like another one, ``model``: of its structure and its shapes.
-
-    TypeError or ValueError, which name the argument, if they are not.
-    """
-    found, structure = jax.tree.flatten(given)
-    if structure != tree:
-        raise ValueError(f"{name} must have the structure of {model}, {tree}, not {structure}")
-    for leaf, like in zip(found, leaves, strict=True):
-        check_dtype(model, like)
-        check_dtype(name, leaf)
-        if jnp.shape(leaf) != jnp.shape(like):
-            raise ValueError(f"{name} must have the shapes of {model}, {jnp.shape(like)}, not {jnp.shape(leaf)}")
-    return found
 
 
 def _isa() -> int:

@@ -10,6 +10,7 @@ from optax import GradientTransformation
 
 from fastopt.errors import quoted
 from fastopt.jax import ffi
+from fastopt.jax.trees import leaves_like
 
 Number = Any  # a number, or an array that stands for one in a program
 Values = Mapping[str, Number]
@@ -37,8 +38,8 @@ def by_kernel(
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         counts = {name: ffi.following(getattr(state, name)) for name in state._fields if name in _COUNTS}
         names = states or [name for name in state._fields if name not in counts]
-        gradients, tree = ffi.flatten(updates)
-        kept = [ffi.leaves_like(f"state.{name}", getattr(state, name), "updates", gradients, tree) for name in names]
+        gradients, tree = jax.tree.flatten(updates)
+        kept = [leaves_like(f"state.{name}", getattr(state, name), "updates", gradients, tree) for name in names]
         values = {"grad_scale": 1.0, "l2": 0.0, "shrink": 0.0, "zero": 0.0}
         values |= coefficients(*counts.values()) if callable(coefficients) else coefficients
 
@@ -47,7 +48,7 @@ def by_kernel(
 
         spans = list(zip(gradients, gradients, *kept, strict=True))  # parameters are not read
         found = ffi.update(kernel, row, spans, reads=False, required=required)
-        new, *after = (tree.unflatten([each[index] for each in found]) for index in range(1 + len(names)))
+        new, *after = (jax.tree.unflatten(tree, [each[index] for each in found]) for index in range(1 + len(names)))
         return new, state._replace(**counts, **dict(zip(names, after, strict=True)))
 
     return GradientTransformation(like.init, update)
@@ -81,3 +82,8 @@ def required(sentence: str, value: Number, other: Number) -> ffi.Required | None
     if difference != 0:
         raise ValueError(f"{sentence}, not {quoted(value)}: there is no kernel for it")
     return None
+
+
+def no_eps_root(name: str, eps_root: Number) -> ffi.Required | None:
+    """As :func:`required`, that nothing is added in the root, where an optimizer's kernel has no place for it."""
+    return required(f"{name}: eps_root must be 0", eps_root, 0.0)

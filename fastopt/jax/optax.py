@@ -48,7 +48,7 @@ import numpy as np
 import optax
 from optax import GradientTransformation, GradientTransformationExtraArgs
 
-from fastopt.jax.moments import Number, Values, betas, by_kernel, corrected, refuse, required
+from fastopt.jax.moments import Number, Values, betas, by_kernel, corrected, no_eps_root, refuse, required
 
 __all__ = [
     "adabelief", "adadelta", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan", "ademamix", "adopt", "amsgrad",
@@ -70,7 +70,7 @@ def adam(
     nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
     """``optax.adam``. ValueError if ``eps_root`` is not 0."""
-    moments = _adam(b1, b2, eps, eps_root, mu_dtype, nesterov)
+    moments = _adam("nadam" if nesterov else "adam", b1, b2, eps, eps_root, mu_dtype, nesterov)
     return optax.chain(moments, optax.scale_by_learning_rate(learning_rate))
 
 
@@ -87,7 +87,7 @@ def adamw(
     nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
     """``optax.adamw``. ValueError if ``eps_root`` is not 0."""
-    moments = _adam(b1, b2, eps, eps_root, mu_dtype, nesterov)
+    moments = _adam("nadamw" if nesterov else "adamw", b1, b2, eps, eps_root, mu_dtype, nesterov)
     decay = optax.add_decayed_weights(weight_decay, mask)
     return optax.chain(moments, decay, optax.scale_by_learning_rate(learning_rate))
 
@@ -204,7 +204,7 @@ def ademamix(
         beta3, size = (value(slow - 1) if callable(value) else value for value in (b3, alpha))
         return corrected(b1, b2, t) | betas(beta3=beta3) | {"slow_size": -size, "eps": eps}
 
-    none = required("ademamix: eps_root must be 0", eps_root, 0.0)
+    none = no_eps_root("ademamix", eps_root)
     like = optax.contrib.scale_by_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype)
     moments = by_kernel("ademamix", like, coefficients, required=none)
     decay = optax.add_decayed_weights(weight_decay, mask)
@@ -255,7 +255,7 @@ def amsgrad(
             "eps": eps,
         }
 
-    none = required("amsgrad: eps_root must be 0", eps_root, 0.0)
+    none = no_eps_root("amsgrad", eps_root)
     moments = by_kernel("amsgrad", optax.scale_by_amsgrad(b1, b2, eps, eps_root, mu_dtype), coefficients, required=none)
     return optax.chain(moments, optax.scale_by_learning_rate(learning_rate))
 
@@ -270,7 +270,7 @@ def lamb(
     mask: Any = None,
 ) -> GradientTransformationExtraArgs:
     """``optax.lamb``. ValueError if ``eps_root`` is not 0."""
-    moments = _adam(b1, b2, eps, eps_root, None, nesterov=False)
+    moments = _adam("lamb", b1, b2, eps, eps_root, None, nesterov=False)
     decay = optax.add_decayed_weights(weight_decay, mask)
     return optax.chain(moments, decay, optax.scale_by_trust_ratio(), optax.scale_by_learning_rate(learning_rate))
 
@@ -353,7 +353,7 @@ def radam(
         root = jnp.where(tractable, values["root"], 0.0)
         return values | sizes | {"root": root, "eps": jnp.where(tractable, eps, 1.0)}
 
-    none = required("radam: eps_root must be 0", eps_root, 0.0)
+    none = no_eps_root("radam", eps_root)
     like = optax.scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov)
     moments = by_kernel("nadam" if nesterov else "adam", like, coefficients, required=none)
     return optax.chain(moments, optax.scale_by_learning_rate(learning_rate))
@@ -442,7 +442,7 @@ def signum(
 ) -> GradientTransformationExtraArgs:
     """``optax.signum``."""
     like = optax.ema(beta, debias=False, accumulator_dtype=accumulator_dtype)
-    signs = by_kernel("lion", like, lambda t: betas(beta1=beta, beta2=beta) | {"step_size": -1.0})
+    signs = by_kernel("lion", like, betas(beta1=beta, beta2=beta) | {"step_size": -1.0})
     return optax.chain(signs, optax.identity(), optax.scale_by_learning_rate(learning_rate))  # the kernel took the sign
 
 
@@ -460,9 +460,9 @@ _NO_EPS = float(np.finfo(np.float32).tiny)  # less than a rounding beside any ro
 
 
 def _adam(
-    b1: Number, b2: Number, eps: Number, eps_root: Number, mu_dtype: Any, nesterov: bool
+    name: str, b1: Number, b2: Number, eps: Number, eps_root: Number, mu_dtype: Any, nesterov: bool
 ) -> GradientTransformation:
-    none = required("eps_root must be 0", eps_root, 0.0)
+    none = no_eps_root(name, eps_root)
     like = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
 
     def coefficients(t: Number) -> Values:

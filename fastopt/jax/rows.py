@@ -6,6 +6,8 @@ the learning rate is a number of the program's does it ask in every step.
 """
 
 import ctypes
+import itertools
+from collections.abc import Iterator
 from math import prod
 from typing import Any, NamedTuple
 
@@ -16,7 +18,9 @@ from fastopt.schedules import Schedule
 from fastopt.totals import total
 
 _DTYPES = np.dtype(np.float32), np.dtype(np.float64)  # by their number in fastopt.h
-_known: dict[str, Rule] = {}
+_known: dict[str, Rule] = {}  # all there ever were: nobody knows how long a compiled program will ask for its rule
+_names: dict[tuple[str, Rule, int | None], str] = {}
+_numbers: dict[str, Iterator[int]] = {}  # the next one of those that look alike
 _scalars: dict[str, tuple[int, dict[str, float]]] = {}  # of rules that keep some, after so many steps
 
 
@@ -44,17 +48,16 @@ def source(rule: Rule) -> Source:
 
 
 def _name(rule: Rule) -> str:
-    name, number = repr(rule), 1
-    while not _is_same(_known.setdefault(name, rule), rule):
-        number += 1
-        name = f"{rule!r} {number}"
+    """The rule's text; with a number, where another rule has it: what a schedule has learnt is not among its fields."""
+    text = repr(rule)
+    learns = isinstance(rule.lr, Schedule) and rule.lr.progress()
+    key = text, rule, id(rule.lr) if learns else None
+    name = _names.get(key)
+    if name is None:
+        number = next(_numbers.setdefault(text, itertools.count(1)))
+        name = _names.setdefault(key, text if number == 1 else f"{text} {number}")
+        _known[name] = rule
     return name
-
-
-def _is_same(known: Rule, rule: Rule) -> bool:
-    """Whether two rules always give the same rows. What a schedule has learnt from its run is not among its fields."""
-    learns = isinstance(known.lr, Schedule) and known.lr.progress()
-    return type(known) is type(rule) and known == rule and (not learns or known.lr is rule.lr)
 
 
 def _scalars_before(name: str, rule: Rule, step: int) -> dict[str, float]:
@@ -118,8 +121,9 @@ def _adapt(
         array = _array(rows, _DTYPES[dtype], count, coefficients)
         if sizes:
             sums = _array(numbers, np.dtype(np.float64), count, width)
+            values = rule.scaled(step, scalars=scalars)
             following = dict(zip(rule.scalars, after[:givens], strict=True)) if after else {}
-            rule.fill_adapted(array, step, 1.0, scalars, _array(sizes, np.dtype(np.int64), count), sums, following)
+            rule.fill_adapted(array, step, values, _array(sizes, np.dtype(np.int64), count), sums, following)
         else:
             rule.fill_measured(Row(array[0]), step, 1.0, scalars)
         return 0

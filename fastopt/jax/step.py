@@ -9,6 +9,7 @@ import numpy as np
 from fastopt.backend.process import resolve_threads
 from fastopt.errors import quoted
 from fastopt.jax import ffi, rows
+from fastopt.jax.trees import check_dtype, leaves_like
 from fastopt.rule import Rule
 
 
@@ -34,7 +35,8 @@ def step(rule: Rule, *, threads: int | None = None) -> "Step":
 
     Where ``rule.lr`` is a number or one of :mod:`fastopt.schedules`, coefficients are those that the rule computes in
     float64. Any other schedule is traced: it is called with the step (an int32, counted from 1) as part of the program;
-    numbers that the rule keeps between steps are then a part of the state.
+    numbers that the rule keeps between steps are then a part of the state. The rule is kept for as long as the process
+    lives: programs ask for it by its text.
 
     Sums over all parameters, as Prodigy has them, are those over all leaves, with :func:`jax.vmap` over those of each
     model by itself.
@@ -63,11 +65,13 @@ class Step:
 
     def init(self, params: Any) -> StepState:
         """The state before the first step of parameters, whose shapes it has."""
-        leaves, tree = ffi.flatten(params)
+        leaves, tree = jax.tree.flatten(params)
         for leaf in leaves:
-            ffi.check_dtype("params", leaf)
+            check_dtype("params", leaf)
         states = {
-            name: tree.unflatten([jnp.full(jnp.shape(leaf), float(first), ffi.computes(leaf)) for leaf in leaves])
+            name: jax.tree.unflatten(
+                tree, [jnp.full(jnp.shape(leaf), float(first), ffi.computes(leaf)) for leaf in leaves]
+            )
             for name, first in self.rule.states.items()
         }
         return StepState(
@@ -76,8 +80,8 @@ class Step:
 
     def __call__(self, params: Any, grads: Any, state: StepState) -> tuple[Any, StepState]:
         """The parameters and the state after a step. TypeError or ValueError, which name what does not fit."""
-        leaves, tree = ffi.flatten(params)
-        gradients = ffi.leaves_like("grads", grads, "params", leaves, tree)
+        leaves, tree = jax.tree.flatten(params)
+        gradients = leaves_like("grads", grads, "params", leaves, tree)
         kept = []
         if not isinstance(state, StepState) or set(state.states) != set(self.rule.states):
             expected = ", ".join(self.rule.states) or "none"
@@ -87,7 +91,7 @@ class Step:
                 f"state must be a StepState with the scalars {', '.join(self.rule.scalars)}, not {quoted(state)}"
             )
         for name in self.rule.states:
-            kept.append(ffi.leaves_like(f"state.states[{name!r}]", state.states[name], "params", leaves, tree))
+            kept.append(leaves_like(f"state.states[{name!r}]", state.states[name], "params", leaves, tree))
         number = ffi.following(state.step)
         given = self._given(number, state)
 
@@ -100,7 +104,7 @@ class Step:
             after = [ffi.advance(self._source, number, given)] if self._runs else []
         else:
             found, after = ffi.adapted_update(self.rule, self._source, number, given, spans, self.threads)
-        new, *states = (tree.unflatten([each[index] for each in found]) for index in range(1 + len(kept)))
+        new, *states = (jax.tree.unflatten(tree, [each[index] for each in found]) for index in range(1 + len(kept)))
         return new, StepState(number, dict(zip(self.rule.states, states, strict=True)), *after)
 
     def _given(self, number: jax.Array, state: StepState) -> list[jax.Array]:

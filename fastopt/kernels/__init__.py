@@ -30,6 +30,7 @@ from fastopt.kernels.cautious_lion import cautious_lion as cautious_lion
 from fastopt.kernels.cautious_momentum import cautious_momentum as cautious_momentum
 from fastopt.kernels.cautious_nadam import cautious_nadam as cautious_nadam
 from fastopt.kernels.cautious_nesterov import cautious_nesterov as cautious_nesterov
+from fastopt.kernels.cbrt import cbrt as cbrt
 from fastopt.kernels.dadapt_adam import dadapt_adam as dadapt_adam
 from fastopt.kernels.ftrl import ftrl as ftrl
 from fastopt.kernels.laprop import laprop as laprop

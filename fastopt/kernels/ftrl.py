@@ -21,11 +21,10 @@ def ftrl(p, g, square_sum, z, k):
         moved = term(shrink, param) - rate * (grad + (kept if param == zero else zero))
         # The width of zero: a parameter leaves it on the side it is on as it came, on the other side by twice l1.
         once = term(l1, rate)
-        twice = once + once
-        high = zero if param > zero else (twice if param < zero else once)
-        low = zero if param < zero else (twice if param > zero else once)
-        neither = moved - moved  # zero, or NaN
-        after = moved - high if moved > high else (moved + low if moved < -low else neither)
+        side = once if param > zero else (-once if param < zero else zero)
+        above = moved - (once - side)
+        below = moved + (once + side)
+        after = (zero if above < zero else above) + (zero if below > zero else below)
         # The z of where the parameter is; or, if it became zero, of where it was.
         place = param if after == zero else after
         pulled = (-l1 if place > zero else l1) - place / rate

@@ -4,10 +4,9 @@ from typing import Annotated
 
 import numpy as np
 
-from fastopt.declared import Interval, LearningRate, NonNegative
+from fastopt.declared import Interval, LearningRate, NonNegative, OpenUnitInterval
 from fastopt.rule import Rule, State
 
-Shrinking = Annotated[float, Interval(0.0, 1.0, "()")]
 Growing = Annotated[float, Interval(1.0, brackets="(]")]
 Largest = Annotated[float, Interval(0.0, brackets="(]", finite=False)]
 
@@ -26,7 +25,7 @@ class Rprop(Rule):
     """
 
     lr: LearningRate = 1e-2
-    etas: tuple[Shrinking, Growing] = (0.5, 1.2)
+    etas: tuple[OpenUnitInterval, Growing] = (0.5, 1.2)
     step_sizes: tuple[NonNegative, Largest] = (1e-6, 50.0)
 
     ulp = 128

@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from fastopt.declared import LearningRate, NonNegative, UnitInterval
+from fastopt.declared import LearningRate, NonNegative, OpenUnitInterval, UnitInterval
 from fastopt.rule import State
-from fastopt.schedule_free import BetweenZeroAndOne, ScheduleFree
+from fastopt.schedule_free import ScheduleFree
 
 
 class ScheduleFreeAdamW(ScheduleFree):
@@ -28,7 +28,7 @@ class ScheduleFreeAdamW(ScheduleFree):
     """
 
     lr: LearningRate = 2.5e-3
-    betas: tuple[BetweenZeroAndOne, UnitInterval] = (0.9, 0.999)
+    betas: tuple[OpenUnitInterval, UnitInterval] = (0.9, 0.999)
     eps: NonNegative = 1e-8
     weight_decay: NonNegative = 0.0
     warmup_steps: NonNegative = 0.0
@@ -46,14 +46,6 @@ class ScheduleFreeAdamW(ScheduleFree):
     @property
     def averaging(self):
         return self.betas[0]
-
-    @property
-    def settled(self):
-        return self.warmup_steps
-
-    def size(self, step):
-        lr = self.rate(step)
-        return lr * step / self.warmup_steps if step < self.warmup_steps else lr
 
     def coefficients(self, step, weight_sum=None, lr_max=None):
         share, size = self.share(step, weight_sum, lr_max), self.size(step)

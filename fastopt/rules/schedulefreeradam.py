@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from fastopt.declared import LearningRate, NonNegative, UnitInterval
+from fastopt.declared import LearningRate, NonNegative, OpenUnitInterval, UnitInterval
 from fastopt.rule import State
-from fastopt.schedule_free import BetweenZeroAndOne, ScheduleFree
+from fastopt.schedule_free import ScheduleFree
 
 
 class ScheduleFreeRAdam(ScheduleFree):
@@ -30,7 +30,7 @@ class ScheduleFreeRAdam(ScheduleFree):
     """
 
     lr: LearningRate = 2.5e-3
-    betas: tuple[BetweenZeroAndOne, UnitInterval] = (0.9, 0.999)
+    betas: tuple[OpenUnitInterval, UnitInterval] = (0.9, 0.999)
     eps: NonNegative = 1e-8
     weight_decay: NonNegative = 0.0
     r: NonNegative = 0.0

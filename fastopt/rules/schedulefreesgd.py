@@ -1,7 +1,7 @@
 """ScheduleFreeSGD."""
 
-from fastopt.declared import LearningRate, NonNegative
-from fastopt.schedule_free import BetweenZeroAndOne, ScheduleFree
+from fastopt.declared import LearningRate, NonNegative, OpenUnitInterval
+from fastopt.schedule_free import ScheduleFree
 
 
 class ScheduleFreeSGD(ScheduleFree):
@@ -19,7 +19,7 @@ class ScheduleFreeSGD(ScheduleFree):
     """
 
     lr: LearningRate = 1.0
-    momentum: BetweenZeroAndOne = 0.9
+    momentum: OpenUnitInterval = 0.9
     weight_decay: NonNegative = 0.0
     warmup_steps: NonNegative = 0.0
     r: NonNegative = 0.0
@@ -35,14 +35,6 @@ class ScheduleFreeSGD(ScheduleFree):
     @property
     def averaging(self):
         return self.momentum
-
-    @property
-    def settled(self):
-        return self.warmup_steps
-
-    def size(self, step):
-        lr = self.rate(step)
-        return lr * step / self.warmup_steps if step < self.warmup_steps else lr
 
     def coefficients(self, step, weight_sum=None, lr_max=None):
         share, size = self.share(step, weight_sum, lr_max), self.size(step)

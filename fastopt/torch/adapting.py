@@ -1,6 +1,7 @@
 """Rows whose coefficients follow from sums over each parameter, which are taken before the step."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from fastopt.backend.program import Backend, Work
 from fastopt.rule import Row as Coefficients
 from fastopt.rule import Rule
 from fastopt.sizes import GRAIN_AWAKE
-from fastopt.torch.batch import Batch, Part, refresh, scalars_of
+from fastopt.torch.batch import ALL, Batch, Part, refresh, scalars_after, scalars_before
 from fastopt.torch.rows import Row
 
 
@@ -19,19 +20,20 @@ class AdaptingBatch(Batch):
     def __init__(self, rows: list[Row], rule: Rule, seed: int, start: int) -> None:
         super().__init__(rows, rule, seed, start)
         values = rule.coefficients(1)
-        #: The coefficients of the sum.
-        self._measured = np.empty((len(rows), len(rule.measured(1, values))), self.dtype)
+        #: The coefficients of the sum: those of a row, and of all of them.
+        self._row = Coefficients(np.empty(len(rule.measured(1, values)), self.dtype))
+        self._measured = np.empty((len(rows), self._row.array.size), self.dtype)
         self._sizes = np.array([row.param.numel() for row in rows], np.float64)
         #: Those of the sum over each row, once they are taken for a step.
         self.numbers = np.empty((len(rows), 0))
-        self._scale = 1.0
-        self._distinct: list[tuple[np.ndarray, list[float]]] = []
+        #: Rows that make the same step: it, their scalars before it, and their coefficients before sums are taken.
+        self._steps: list[tuple[Any, int, dict[str, Any], dict[str, float]]] = []
         self.k = np.empty((len(rows), len(values)), self.dtype)
-        first = self.keys[0]
-        self.keys = [None if first is None else np.empty_like(first) for _ in rows]
+        self._key = self.keys[0]
+        self._keys = np.empty((len(rows), 0 if self._key is None else self._key.size), np.uint64)
 
     def row(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
-        return self.k[number], self.keys[number]
+        return self.k[number], None if self._key is None else self._keys[number]
 
     def bind(self, backend: Backend, works: Sequence[Work], rule: Rule) -> None:
         assert rule.sums is not None
@@ -39,13 +41,12 @@ class AdaptingBatch(Batch):
         self._sums = backend.sums([work._replace(k=k) for work, k in pairs], rule.sums, GRAIN_AWAKE)
 
     def prepare(self, rule: Rule, scale: float, present: np.ndarray | None, addresses: np.ndarray) -> list[Part]:
-        self._scale, self._distinct = scale, self.distinct(present)
-        for chosen, scalars in self._distinct:
-            row = Coefficients(self._measured[chosen[0]])
-            step, before, _ = scalars_of(rule, scalars, self.scalar_dtypes)
-            with np.errstate(all="ignore"):
-                rule.fill_measured(row, step, scale, before)
-            self._measured[chosen] = row.array
+        self._steps = []
+        for chosen, scalars in self.distinct(present):
+            step, before = int(scalars[0]) + 1, scalars_before(rule, scalars, self.scalar_dtypes)
+            values = rule.fill_measured(self._row, step, scale, before)
+            self._measured[chosen] = self._row.array
+            self._steps.append((chosen, step, before, values))
         self.numbers = self._sums.take(torch.get_num_threads(), addresses[self.start : self.stop])
         return []
 
@@ -54,16 +55,14 @@ class AdaptingBatch(Batch):
 
         ``totals`` are those of the sums over the rows of all batches.
         """
-        for chosen, scalars in self._distinct:
-            step, before, after = scalars_of(rule, scalars, self.scalar_dtypes, totals if rule.totals else None)
-            for column, value in zip(self.columns, after, strict=True):
-                column.update[chosen] = value
-            found = np.empty((len(chosen), self.k.shape[1]), self.dtype)
-            following = dict(zip(rule.torch_scalars, after[1:], strict=True))
-            with np.errstate(all="ignore"):
-                rule.fill_adapted(
-                    found, step, self._scale, before, self._sizes[chosen], self.numbers[chosen], following
-                )
+        for chosen, step, before, values in self._steps:
+            after = scalars_after(rule, step, before, self.scalar_dtypes, totals if rule.totals else None)
+            self.write(chosen, after)
+            following = dict(zip(before, after[1:], strict=True))
+            found = self.k[chosen]
+            rule.fill_adapted(found, step, values, self._sizes[chosen], self.numbers[chosen], following)
             self.k[chosen] = found
-            for number in chosen:
-                refresh(self.keys[number], self.seed, step)
+            if self._key is not None:
+                refresh(self._key, self.seed, step)
+                self._keys[chosen] = self._key
+        self.even = bool(self._steps) and self._steps[0][0] is ALL

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastopt.backend.program import Call, run
+from fastopt.backend.program import Call, make_all
 from fastopt.rule import Rule
 from fastopt.torch.optimizer import RuleOptimizer
 from fastopt.torch.rows import Kind
@@ -51,11 +51,11 @@ class AveragingOptimizer(RuleOptimizer):
             rule = self.make_rule(group)
             for p, entry in members:
                 kept[p] = p.detach().clone()
-                y, z = exact(p, entry), decoded(p, entry, "z")
+                y, z = exact(p, entry), decoded(p, entry, "z", rule.states["z"])
                 average = y.lerp(z.to(y), 1 - 1 / rule.averaging)  # type: ignore[attr-defined]
                 calls.append((Tensor.copy_, p, average))
             calls.append((group.update, {"train_mode": False}))
-        run(calls)
+        make_all(calls)
         versions = {p: (y, -1 if p.is_inference() else p._version) for p, y in kept.items()}
         self._kept = (self._kept or {}) | versions
 
@@ -73,7 +73,7 @@ class AveragingOptimizer(RuleOptimizer):
             for p, entry in members:
                 y, version = known.get(p, (None, -1))
                 if y is None or p.is_inference() or p._version != version:
-                    z = decoded(p, entry, "z")
+                    z = decoded(p, entry, "z", rule.states["z"])
                     y = entry.get(MASTER)
                     if y is None:
                         x = p.to(z.dtype) if p.dtype.itemsize < z.dtype.itemsize else p
@@ -81,7 +81,7 @@ class AveragingOptimizer(RuleOptimizer):
                     calls.append((entry.pop, REMAINDER, None))  # the lower half of other numbers
                 calls.append((Tensor.copy_, p, y))
             calls.append((group.update, {"train_mode": True}))
-        run(calls)
+        make_all(calls)
         self._kept = None
 
     def _members(self, *, train_mode: bool) -> Iterable[tuple[dict[str, Any], list[tuple[Tensor, dict[str, Any]]]]]:
@@ -114,8 +114,15 @@ class AveragingOptimizer(RuleOptimizer):
 
     @torch._disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over a state dict of this class, or of schedulefree's for the same rule."""
-        super().load_state_dict(state_dict)
+        """Takes over a state dict of this class, or of schedulefree's for the same rule.
+
+        ValueError if a group of it has steps without the numbers that belong to them.
+        """
+        hook = self.register_load_state_dict_pre_hook(lambda _, final: self._check_numbers(final))  # after all others
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
         self._kept = None
         for group in self.param_groups:
             numbers = {name: group.pop(name) for name in _OF_GROUPS if name in group}
@@ -128,6 +135,14 @@ class AveragingOptimizer(RuleOptimizer):
                     entry["step"] = torch.tensor(float(numbers["k"]))
                     for name in self.rule.torch_float64:
                         entry[name] = torch.tensor(float(numbers[name]), dtype=torch.float64)
+
+    def _check_numbers(self, state_dict: Mapping[str, Any]) -> None:
+        for number, group in enumerate(state_dict["param_groups"]):
+            missing = [name for name in self.rule.torch_float64 if name not in group]
+            if group.get("k") and missing:
+                raise ValueError(
+                    f"{type(self).__name__}: param_groups[{number}] of the state dict must have {missing[0]!r}"
+                )
 
 
 def _step(entry: Mapping[str, Any]) -> float:

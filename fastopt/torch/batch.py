@@ -18,6 +18,9 @@ from fastopt.torch.rows import Row
 #: Two arrays of one dtype and size: to the first from the second.
 Copy = tuple[np.ndarray, np.ndarray]
 
+#: All rows of a batch.
+ALL = slice(None)
+
 
 class Part(NamedTuple):
     """Rows that make the same step, by their numbers in the plan: its number, its coefficients and keys.
@@ -94,22 +97,19 @@ class Batch:
         self.scalar_dtypes = [column.dtype for column in self.columns]
         #: The coefficients of the step: one set of them where all rows make the same step.
         self.k = np.empty((1, len(rule.coefficients(1))), self.dtype)
-        self._first = Coefficients(self.k[0])
+        self._rows = [Coefficients(k) for k in self.k]
+        self._numbers = np.arange(self.start, self.stop)
         #: The keys of stochastic rounding, for each set of coefficients, and what they are made from.
         self.seed = seed
         stochastic = any(numbers.stochastic for row in rows for numbers in row.kept.numbers)
         pairs = 1 + len(rows[0].kept.numbers) // 2  # of streams, of which the gradient is one, too
         self.keys = [np.empty(pairs, np.uint64) if stochastic else None]
         #: Whether the step before had the same scalars in all rows, and so left them the same.
-        self._even = False
+        self.even = False
 
     def row(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The coefficients and keys of the row of that number, counted from ``start``, in a step that is even."""
         return self.k[0], self.keys[0]
-
-    def _goes_on(self) -> bool:
-        """Whether all rows have the scalars that the step before has given them."""
-        return self._even and all(column.values.tobytes() == column.update.tobytes() for column in self.columns)
 
     def bind(self, backend: Backend, works: Sequence[Work], rule: Rule) -> None:
         """What there is to be done before the first step, where these are the works of the rows."""
@@ -120,46 +120,46 @@ class Batch:
         ``scale`` is what gradients are multiplied by, ``addresses`` is where they lie. What it gives are the rows whose
         coefficients have moved, or for whose stage they are. ValueError if a dtype cannot hold one of them.
         """
-        columns = self.columns
-        if present is None and self._goes_on():
-            before = [column.values.item(0) for column in columns]
-            after = _fill(self._first, rule, scale, before, self.scalar_dtypes)
-            refresh(self.keys[0], self.seed, after[0])
-            for column, value in zip(columns, after, strict=True):
-                column.update[:] = value
-            if self.stage is None:
-                return []
-            return [Part(range(self.start, self.stop), int(after[0]), self.k[0], self.keys[0], moved=False)]
-        self._even = False
         distinct = self.distinct(present)
-        if not distinct:
-            return []
-        self.k = np.empty((len(distinct), self.k.shape[1]), self.dtype)
-        self._first = Coefficients(self.k[0])
-        self.keys = [None if keys is None else np.empty_like(keys) for keys in [self.keys[0]] * len(distinct)]
+        moved = not self.even
+        if moved and distinct:
+            self.k = np.empty((len(distinct), self.k.shape[1]), self.dtype)
+            self._rows = [Coefficients(k) for k in self.k]
+            self.keys = [None if keys is None else np.empty_like(keys) for keys in [self.keys[0]] * len(distinct)]
         parts = []
         for number, (chosen, scalars) in enumerate(distinct):
-            after = _fill(Coefficients(self.k[number]), rule, scale, scalars, self.scalar_dtypes)
+            after = _fill(self._rows[number], rule, scale, scalars, self.scalar_dtypes)
             refresh(self.keys[number], self.seed, after[0])
-            for column, value in zip(columns, after, strict=True):
-                column.update[chosen] = value
-            parts.append(Part(self.start + chosen, int(after[0]), self.k[number], self.keys[number], moved=True))
-            self._even = len(chosen) == self.stop - self.start
-        return parts
+            self.write(chosen, after)
+            parts.append(Part(self._numbers[chosen], int(after[0]), self.k[number], self.keys[number], moved))
+        self.even = bool(distinct) and distinct[0][0] is ALL
+        return parts if moved or self.stage is not None else []
 
-    def distinct(self, present: np.ndarray | None) -> list[tuple[np.ndarray, list[float]]]:
-        """The rows that are present, counted from ``start``, by the scalars that they share.
+    def distinct(self, present: np.ndarray | None) -> list[tuple[Any, list[float]]]:
+        """The rows that are present, counted from ``start``, by the scalars that they share; ``ALL`` if all are.
 
-        Those of no row change with the step, unless that is said afterwards.
+        The batch stays ``even`` if they have those that the step before has given to all of them. Scalars of no row
+        change with the step, unless that is said afterwards.
         """
-        for column in self.columns:
+        columns = self.columns
+        if self.even and present is None and all(each.values.tobytes() == each.update.tobytes() for each in columns):
+            return [(ALL, [column.values.item(0) for column in columns])]
+        self.even = False
+        for column in columns:
             column.update[:] = column.values
         rows = np.arange(self.stop - self.start) if present is None else np.flatnonzero(present)
         if not rows.size:
             return []
-        scalars = np.stack([column.values[rows] for column in self.columns], axis=1, dtype=np.float64)
+        scalars = np.stack([column.values[rows] for column in columns], axis=1, dtype=np.float64)
         distinct, which = np.unique(scalars, axis=0, return_inverse=True)
+        if len(distinct) == 1 and rows.size == self.stop - self.start:
+            return [(ALL, distinct[0].tolist())]
         return [(rows[which.reshape(-1) == number], numbers.tolist()) for number, numbers in enumerate(distinct)]
+
+    def write(self, chosen: Any, scalars: Sequence[float]) -> None:
+        """Says what the scalars of some rows, counted from ``start``, will be after the step."""
+        for column, value in zip(self.columns, scalars, strict=True):
+            column.update[chosen] = value
 
 
 def refresh(keys: np.ndarray | None, seed: int, step: float) -> None:
@@ -177,30 +177,35 @@ def _fill(row: Coefficients, rule: Rule, scale: float, scalars: list[float], dty
     if len(scalars) == 1:
         rule.fill(row, step, scale)
         return [step]
-    step, before, after = scalars_of(rule, scalars, dtypes)
+    before = scalars_before(rule, scalars, dtypes)
     with np.errstate(all="ignore"):
         rule.fill(row, step, scale, before)
-    return after
+    return scalars_after(rule, step, before, dtypes)
 
 
-def scalars_of(
-    rule: Rule, scalars: list[float], dtypes: list[np.dtype], totals: tuple[float, ...] | None = None
-) -> tuple[int, dict[str, Any], list[float]]:
-    """The step that follows these scalars, the rule's scalars before it, and all of them after it.
+def scalars_before(rule: Rule, scalars: list[float], dtypes: list[np.dtype]) -> dict[str, Any]:
+    """The rule's scalars, by name, each in its dtype: as rules compute with them.
 
-    If ``totals`` of its sums are given, they follow from these.
-
-    They are rounded as torch rounds them. It computes with 0-d tensors in their own dtypes, as NumPy does with its
-    scalars, and what a rule makes anew, a Python number, becomes a tensor of torch's default dtype first.
+    So they are rounded as torch rounds them, which computes with 0-d tensors in their own dtypes.
     """
-    step = int(scalars[0]) + 1
+    pairs = zip(rule.torch_scalars, dtypes[1:], scalars[1:], strict=True)
+    return {name: dtype.type(number) for name, dtype, number in pairs}
+
+
+def scalars_after(
+    rule: Rule, step: int, before: dict[str, Any], dtypes: list[np.dtype], totals: tuple[float, ...] | None = None
+) -> list[float]:
+    """All scalars after a step, which follow from those before it, and from the ``totals`` of sums if they are given.
+
+    What a rule makes anew, a Python number, becomes a tensor of torch's default dtype first.
+    """
+    if not before:
+        return [step]
     with np.errstate(all="ignore"):
-        pairs = zip(rule.torch_scalars, dtypes[1:], scalars[1:], strict=True)
-        before = {name: dtype.type(number) for name, dtype, number in pairs}
         default = memory.default_dtype().type
         following = rule.advance(step, **before) if totals is None else rule.advance(step, totals=totals, **before)
         after = [
             number if isinstance(number, np.floating) else dtype.type(default(number))
             for number, dtype in zip(following.values(), dtypes[1:], strict=True)
         ]
-    return step, before, [step, *after]
+    return [step, *after]

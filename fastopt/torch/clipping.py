@@ -37,6 +37,10 @@ def total_of_tensors(gradients: Sequence[Tensor]) -> float:
     squares = 0.0
     for gradient in gradients:
         dense = gradient.coalesce().values() if gradient.layout is torch.sparse_coo else gradient
-        norm: Any = torch.linalg.vector_norm(dense)
-        squares += float(norm.full_tensor() if memory.is_distributed(norm) else norm) ** 2
+        squares += as_number(torch.linalg.vector_norm(dense)) ** 2
     return squares
+
+
+def as_number(norm: Any) -> float:
+    """A norm that torch has taken: of a DTensor, that of the whole tensor."""
+    return float(norm.full_tensor() if memory.is_distributed(norm) else norm)

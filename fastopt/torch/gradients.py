@@ -1,6 +1,6 @@
 """The gradients of a plan's parameters: where kernels read them, if they are as planned."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -33,6 +33,18 @@ class Gradients(NamedTuple):
     addresses: np.ndarray
     present: np.ndarray | None
     sparse: Mapping[int, Rows] = MappingProxyType({})
+
+    def divided(self, rows: Iterable[int], divisor: float) -> "Gradients":
+        """The same, but of these rows the quotients, in memory of their own."""
+        tensors, addresses, sparse = list(self.tensors), self.addresses.copy(), dict(self.sparse)
+        for row in rows:
+            gradient = tensors[row]
+            if row in sparse:
+                sparse[row] = Rows(sparse[row].indices, sparse[row].values / divisor)
+            elif gradient is not None:
+                tensors[row] = quotient = gradient.detach() / divisor
+                addresses[row] = quotient.data_ptr()
+        return self._replace(tensors=tensors, addresses=addresses, sparse=sparse)
 
 
 _NO_GRADIENTS = Gradients((), np.empty(0, np.int64), None)

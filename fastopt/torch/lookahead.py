@@ -5,19 +5,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt.backend.program import Backend, Program, Work
-from fastopt.plan import only_read
+from fastopt.backend.program import Backend, Program, Work, copy_row
+from fastopt.lookahead import PAIR
+from fastopt.plan import is_stochastic, only_read
 from fastopt.sizes import GRAIN_AWAKE
 from fastopt.storage import Stream
+from fastopt.storages import noise
 from fastopt.torch.rows import Row
 
 
 class Striding(NamedTuple):
-    """A row with slow weights: its number in the plan, its kernel's work, the steps of a stride, and their weight."""
+    """A row with slow weights: its number in the plan, its work, its seed, the steps of a stride, and their weight."""
 
     number: int
     row: Row
     work: Work
+    seed: int
     steps: int
     alpha: float
 
@@ -28,27 +31,22 @@ class Strides:
     def __init__(self, rows: Sequence[Striding], backend: Backend) -> None:
         self._numbers = np.array([each.number for each in rows], np.intp)
         self._steps = np.array([each.steps for each in rows])
+        self._seeds = np.array([each.seed for each in rows], np.uint64)
+        self._keys = np.zeros((len(rows), 1), np.uint64)
         following, taking = list[Work](), list[Work]()
-        for each in rows:
+        for each, keys in zip(rows, self._keys, strict=True):
             p, dtype = each.work.streams[0], each.row.computes
             assert each.row.kept.slow is not None
             slow = each.row.kept.slow.stream(dtype)
             k = np.array([1.0 - each.alpha, each.alpha], dtype)
             following.append(Work("blend", (slow, only_read(p)), k))
-            k = np.array([0.0, 1.0], dtype)
-            taking.append(Work("blend", (p, slow), k, each.work.followers, each.work.keys))
+            keys_of_p = keys if is_stochastic(p) else None
+            taking.append(Work("blend", (p, slow), copy_row(dtype), each.work.followers, keys_of_p))
         #: First slow weights follow the parameters, then these are put there: each table, and what its works read.
         self._tables = [
             (backend.table(works, (), GRAIN_AWAKE), np.array([_address(work.streams[1]) for work in works], np.int64))
             for works in (following, taking)
         ]
-        self._take = [work.k for work in taking]
-
-    def use(self, rows: np.ndarray, keys: np.ndarray | None) -> None:
-        """Has these rows of the plan be rounded with these keys."""
-        table, _ = self._tables[1]
-        for place in np.flatnonzero(np.isin(self._numbers, rows)):
-            table.use(slice(place, place + 1), self._take[place], keys)
 
     def programs(self, before: np.ndarray, after: np.ndarray, threads: int) -> list[Program]:
         """What ends strides in the step before and after which the plan's rows have made so many steps."""
@@ -56,6 +54,7 @@ class Strides:
         ends = (after != before) & (after % self._steps == 0)
         if not ends.any():
             return []
+        self._keys[ends, 0] = noise.key(self._seeds[ends], after[ends].astype(np.uint64), PAIR)
         return [table.bind(np.where(ends, addresses, 0), threads) for table, addresses in self._tables]
 
 

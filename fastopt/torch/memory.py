@@ -4,14 +4,16 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-from weakref import WeakSet
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.dlpack import from_dlpack, to_dlpack
 
 from fastopt.backend.program import array_at
 from fastopt.encoded import native
+from fastopt.machine import ask_for_huge_pages
 from fastopt.rows import Rows
 from fastopt.storage import Storage, Stream
 from fastopt.storages import STORAGES
@@ -106,7 +108,7 @@ def _unreachable(tensor: Tensor) -> str | None:
         return f"is a {type(tensor).__name__}, a kind of tensor that kernels do not know"
     if tensor.layout is not torch.strided:
         return f"is sparse ({tensor.layout})"
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         return f"is on the device {tensor.device}"
     return "is a view that negates its memory" if tensor.is_neg() else None
 
@@ -145,6 +147,7 @@ def state_like(param: Tensor, first: float, dtype: torch.dtype, place: int, plac
     if not plain or param.numel() < LARGE:
         return torch.full_like(param, first, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
     room = torch.empty(param.numel() + PAGE // dtype.itemsize, dtype=dtype)
+    ask_for_huge_pages(room.data_ptr(), room.nbytes)
     wanted = param.data_ptr() // 64 * 64 + PAGE * place // (places + 1) // 64 * 64
     start = (wanted - room.data_ptr()) % PAGE // dtype.itemsize
     state = torch.empty(0, dtype=dtype).set_(room.untyped_storage(), start, param.shape, param.stride())
@@ -193,30 +196,50 @@ def is_number(value: Any) -> bool:
 
 
 def alias(value: Any) -> Any:
-    """A tensor of the same memory whose storage is another object; of what kernels do not know, the value itself."""
-    if type(value) not in PLAIN or _unreachable(value):
+    """A tensor of the same memory whose storage is another object; of what kernels or DLPack do not know, itself.
+
+    It keeps the memory alive, and cannot move it.
+    """
+    if type(value) not in PLAIN or _unreachable(value) or value.is_conj():
         return value
-    value = value.detach()
-    if value.dtype is torch.bfloat16:  # NumPy has no such numbers
-        return torch.from_numpy(np.asarray(_Keeper(value.view(torch.int16)))).view(value.dtype)
-    return torch.from_numpy(np.asarray(_Keeper(value)))
+    try:  # of a tensor of its own: who counts the uses of `value` sees none
+        made = from_dlpack(to_dlpack(value.detach()))
+    except (BufferError, RuntimeError):  # such a dtype
+        return value
+    _aliases.add(made, value)
+    return made
 
 
-def aliases() -> Counter[int]:
-    """How many aliases are alive that keep a storage, by the address of that storage's object."""
-    return Counter(keeper.storage for keeper in list(_keepers))
+class _Aliases:
+    """The aliases that were made, by weak references to their storages."""
+
+    def __init__(self) -> None:
+        self._made: list[tuple[StorageWeakRef, int, int]] = []
+        self._most = 1000  # when to drop those that are no more
+
+    def add(self, made: Tensor, original: Tensor) -> None:
+        if len(self._made) > self._most:
+            self.count()
+            self._most = 2 * len(self._made) + 1000
+        self._made.append((StorageWeakRef(made.untyped_storage()), original.untyped_storage()._cdata, made.data_ptr()))
+
+    def count(self) -> Counter[int]:
+        found, alive = Counter[int](), []
+        for made in self._made:
+            reference, original, address = made
+            storage = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
+            # One that was moved, into shared memory, has let go of the original.
+            if storage is not None and storage.data_ptr() == address:
+                found[original] += 1
+                alive.append(made)
+        self._made = alive
+        return found
 
 
-class _Keeper:
-    """What an alias has instead of its original's storage: it keeps that alive, and cannot move it."""
+_aliases = _Aliases()
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.__array_interface__ = tensor.numpy().__array_interface__
-        self._tensor, self.storage = tensor, tensor.untyped_storage()._cdata
-        _keepers.add(self)
-
-
-_keepers: WeakSet[_Keeper] = WeakSet()
+#: How many aliases are alive that keep a storage, by the address of that storage's object.
+aliases = _aliases.count
 
 
 def same_layout(a: Tensor, b: Tensor) -> bool:

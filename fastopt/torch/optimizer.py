@@ -15,7 +15,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks as _post_hooks
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _pre_hooks
 
 from fastopt.ascent import check_rho, size_of_ascent
-from fastopt.backend.program import Call, run
+from fastopt.backend.program import Call, make_all
 from fastopt.norm import Norm, check_limit
 from fastopt.rule import Rule
 from fastopt.torch import clipping, memory, recording
@@ -118,7 +118,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     _others: Fallback | None = None  # steps what the plan leaves
     _loading: list[dict[str, Any]] | None = None  # the state dict that is being loaded, once hooks have seen it
     _below: list[tuple[Tensor, Tensor]] | None = None  # above: the parameters that have ascended, and what they were
-    _known: Any = ()  # for each group, what its rule was made of, the rule, and its kind
+    _known: Any = ()  # for each group, what its rule was made of
+    _rules: Any = (), ()  # the rules of all groups, and their kinds: lists that are replaced, not changed
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = self.signature.bind(*args, **kwargs)
@@ -151,12 +152,13 @@ class RuleOptimizer(torch.optim.Optimizer):
             given, entry = loaded["state"].get(number), self.state.get(p)
             if not (isinstance(given, Mapping) and isinstance(entry, dict)):
                 continue
+            computes = p.dtype in memory.DTYPES
             for name, value in given.items():
                 if name == "step" or not isinstance(value, Tensor):
                     continue
                 if name in self.rule.torch_float64:
                     entry[name] = value.detach().clone()
-                elif not {value.dtype, p.dtype} <= memory.DTYPES.keys():
+                elif not (computes and value.dtype in memory.DTYPES):
                     entry[name] = value.to(p.device)
 
     @property
@@ -269,38 +271,38 @@ class RuleOptimizer(torch.optim.Optimizer):
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None and found_inf.item():
             return loss
+        grad_scale = getattr(self, "grad_scale", None)
+        scale = 1.0 if grad_scale is None else grad_scale.item()
         rules, kinds = self._current_rules()
-        if recording.recorder() and self._leave_to_torch():
+        if recording.recorder() and self._leave_to_torch(scale):
             return loss
         looked = self._others is not None and self.state_was_seen
         plan, gradients = self._current_plan(rules, kinds)
-        grad_scale = getattr(self, "grad_scale", None)
-        scale = 1.0 if grad_scale is None else grad_scale.item()
+        others = [p.grad for members in plan.others.values() for p, _ in members if p.grad is not None]
         limit = self._clip_grad_norm
         if limit is not None:
-            others = [p.grad for members in plan.others.values() for p, _ in members if p.grad is not None]
             factor = self._clip(plan, gradients, others, limit, scale)
             plan.prepare(rules, gradients, factor, factor)
             _multiply(others, factor)  # what torch's own optimizer steps is clipped as torch does it
         else:
-            if grad_scale is not None:
-                self._unscale(scale, in_kernels=plan.narrow)
-                gradients = plan.gradients.read()
-            plan.prepare(rules, gradients, narrow=1.0 / scale)
+            exact = _has_exact_inverse(scale)
+            gradients = gradients if exact else plan.divided(gradients, scale)
+            plan.prepare(rules, gradients, 1.0 / scale, 1.0 / scale if exact else 1.0)
+            _divide(others, scale)
         if self._others is not None:
             self._others.step(self.param_groups, self.state, looked)
             if isinstance(self.state, States):
                 self.state.seen = False  # torch's optimizer has looked, and the plan knows what was before
         plan.run(gradients, torch.get_num_threads())
-        if grad_scale is not None and limit is None:
-            _divide(plan.narrow, scale)
+        if limit is None and scale != 1.0:  # in place, as torch's fused optimizers do
+            _divide([p.grad for p in plan.params if p.grad is not None], scale)
         return loss
 
     def _clip(self, plan: Plan, gradients: Gradients, others: Sequence[Tensor], limit: float, scale: float) -> float:
         """What gradients, which are ``scale`` times too large, are to be multiplied by."""
         squares = plan.squares(gradients, torch.get_num_threads()) + clipping.total_of_tensors(others)
         self.grad_norm = math.sqrt(squares) / scale
-        return Norm(self.grad_norm, 1.0).clip(limit) / scale
+        return Norm.of(self.grad_norm).clip(limit) / scale
 
     @torch._disable_dynamo
     def ascend(self, *, rho: float = 0.05) -> float:
@@ -328,8 +330,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             param, reason = members[0]
             raise RuntimeError(f"{self.describe(param)} {reason}, and kernels alone ascend")
         threads = torch.get_num_threads()
-        norm = Norm(math.sqrt(plan.squares(gradients, threads)), 1.0)
-        below = [(p, p.detach().clone()) for p in plan.stepped if p.grad is not None]
+        norm = Norm.of(math.sqrt(plan.squares(gradients, threads)))
+        below = [(p, p.detach().clone()) for p in plan.params if p.grad is not None]
         keep: Call = (self.__dict__.update, {"_below": below})
         plan.ascend(rules, gradients, size_of_ascent(norm, rho), threads, keep)
         return norm.value
@@ -339,7 +341,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def descend(self) -> None:
         """Takes back what :meth:`ascend` has done since the last step, if anything: without a step."""
         back: list[Call] = [(Tensor.copy_, p, before) for p, before in self._below or ()]
-        run([*back, (self.__dict__.update, {"_below": None})])
+        make_all([*back, (self.__dict__.update, {"_below": None})])
 
     @torch._disable_dynamo
     def update_hessian(self) -> None:
@@ -391,17 +393,20 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Each group's rule and its kind. They are made anew when a hyperparameter is another object."""
         known = self._known
         if len(known) != len(self.param_groups):
-            known = self._known = [((), None, None)] * len(self.param_groups)
+            known = self._known = [()] * len(self.param_groups)
+            self._rules = [None] * len(known), [None] * len(known)
         for number, group in enumerate(self.param_groups):
             values = type(self).values(group)
-            before = known[number][0]
+            before = known[number]
             if not (len(before) == len(values) and all(map(is_, before, values))):
                 rule = self.make_rule(group)
                 # A tensor or a list may change and be the same object: then there is nothing to compare with.
                 constant = all(map(is_constant, values))
                 found = kind(rule, options_of(group), in_torch=self.torch_class is not None)
-                known[number] = values if constant else (), rule, found
-        return [rule for _, rule, _ in known], [kind for _, _, kind in known]
+                rules, kinds = map(list, self._rules)
+                rules[number], kinds[number] = rule, found
+                known[number], self._rules = values if constant else (), (rules, kinds)
+        return self._rules
 
     def make_rule(self, group: Mapping[str, Any]) -> Rule:
         """The rule of a group. TypeError or ValueError if one of its hyperparameters is no number, or NaN."""
@@ -454,15 +459,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         try:
             check_options(options_of(group), self.make_rule(group).states, dtypes)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{type(self).__name__}: {error}") from None
-
-    def _unscale(self, scale: float, in_kernels: Sequence[Tensor]) -> None:
-        """Divides the gradients by the scale of a GradScaler, in place, as torch's fused optimizers do.
-
-        But for those that the kernels unscale: divided in 16 bits, many would vanish.
-        """
-        left = set(map(id, in_kernels))
-        _divide([p for group in self.param_groups for p in group["params"] if id(p) not in left], scale)
+            kind_of = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind_of(f"{type(self).__name__}: {error}") from None
 
     # Parameters that kernels cannot step
 
@@ -493,21 +491,25 @@ class RuleOptimizer(torch.optim.Optimizer):
                     return f"{type(self).__name__}: param_groups[{number}]['params'][{place}]{name}"
         raise ValueError("the parameter belongs to no group")
 
-    def _leave_to_torch(self) -> bool:
+    def _leave_to_torch(self, scale: float) -> bool:
         """Has torch's own optimizer step all parameters, in operations that can be recorded. False if there is none.
 
-        RuntimeError if there is none and a program is made of the operations: it would lack the step.
+        Gradients are ``scale`` times too large. RuntimeError if there is none and a program is made of the operations:
+        it would lack the step.
         """
         if self.torch_class is None and not recording.makes_a_program():
             return False
         reason = f"is to be stepped in operations that {recording.recorder()} can record"
         members = [[(p, reason) for p in group["params"] if p.grad is not None] for group in self.param_groups]
         others = {number: pairs for number, pairs in enumerate(members) if pairs}
+        fallback = self._fallback(others) if others else None
+        stepped = [p for pairs in others.values() for p, _ in pairs]
+        _divide([p.grad for p in stepped if p.grad is not None], scale)
         if self._clip_grad_norm is not None:
-            stepped = [p for pairs in others.values() for p, _ in pairs]
-            self.grad_norm = torch.nn.utils.clip_grad_norm_(stepped, self._clip_grad_norm)
-        if others:
-            self._fallback(others).step(self.param_groups, self.state, looked=True)
+            norm = torch.nn.utils.clip_grad_norm_(stepped, self._clip_grad_norm)
+            self.grad_norm = norm if recording.makes_a_program() else clipping.as_number(norm)
+        if fallback is not None:
+            fallback.step(self.param_groups, self.state, looked=True)
         return True
 
     def _fallback(self, others: Mapping[int, list[tuple[Tensor, str]]]) -> Fallback:
@@ -529,8 +531,12 @@ def _multiply(gradients: list[Tensor], factor: float) -> None:
 
 
 @torch.no_grad()
-def _divide(params: Sequence[Tensor], scale: float) -> None:
-    """Divides the gradients of the parameters that have one."""
-    gradients = [p.grad for p in params if p.grad is not None]
-    if gradients:  # torch takes no empty list
+def _divide(gradients: list[Tensor], scale: float) -> None:
+    if gradients and scale != 1.0:
         torch._foreach_div_(gradients, scale)
+
+
+def _has_exact_inverse(scale: float) -> bool:
+    """Whether products with the inverse have the bits of quotients: of powers of two, as GradScaler's mostly are."""
+    mantissa, exponent = math.frexp(scale)
+    return mantissa == 0.5 and abs(exponent) < 126  # float32 has both numbers

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from fastopt.backend.choice import select
-from fastopt.backend.program import Call, Follower, Program, Sums, Work, run
+from fastopt.backend.program import Call, Follower, Program, Sums, Work, copy_row, joined, run
 from fastopt.encoded import native, of_array
 from fastopt.rows import Rows, divided, merged
 from fastopt.rule import Rule
@@ -30,9 +30,6 @@ from fastopt.totals import total
 # All parameters are looked at in every step, since anybody may replace them and their states. These functions of C are
 # mapped over lists: a loop in Python would cost several times as much.
 _members, _address = itemgetter("params"), Tensor.data_ptr
-
-# For the kernel "blend": nothing of what was there, and all of what is copied.
-_COPY = {dtype: np.array([0.0, 1.0], dtype) for dtype in memory.DTYPES.values()}
 
 
 class Plan:
@@ -79,12 +76,12 @@ class Plan:
         #: What runs the kernels, and why.
         self.backend, self.backend_reason = select(own_kernel=any(not isinstance(work.kernel, str) for work in works))
         # The numbers beside the states are written in the same program, so that no interrupt can come in between.
-        writes = [Work("blend", copy, _COPY[column.dtype]) for column in columns for copy in column.writes]
-        reads = [Work("blend", copy, _COPY[column.dtype]) for column in columns for copy in column.reads]
+        writes = [Work("blend", copy, copy_row(column.dtype)) for column in columns for copy in column.writes]
+        reads = [Work("blend", copy, copy_row(column.dtype)) for column in columns for copy in column.reads]
         self._table = self.backend.table(self._stages.works(works), writes, GRAIN_AWAKE)
         self._works = works
         striding = [
-            Striding(number, rows[number], works[number], *ahead)
+            Striding(number, rows[number], works[number], batch.seed, *ahead)
             for batch in self._batches
             if (ahead := kinds[batch.group].options.lookahead) is not None
             for number in range(batch.start, batch.stop)
@@ -100,13 +97,12 @@ class Plan:
         self.gradients = Reader(rows)
 
         self._kernels = [work.kernel for work in works]
-        self._params = [row.param for row in rows]
+        #: The parameters that kernels step.
+        self.params = [row.param for row in rows]
         self._up: tuple[list[np.ndarray], list[Work], Any] | None = None  # what ascends, once that is asked for
-        #: The parameters whose gradients have fewer bits than what kernels compute in.
-        self.narrow = [p for batch in self._batches if batch.narrow for p in self._params[batch.start : batch.stop]]
-        self._versioned = [p for p in self._params if not p.is_inference()]
-        self._distributed = any(map(memory.is_distributed, self._params))
-        self._addresses = list(map(_address, self._locals(self._params)))
+        self._versioned = [p for p in self.params if not p.is_inference()]
+        self._distributed = any(map(memory.is_distributed, self.params))
+        self._addresses = list(map(_address, self._locals(self.params)))
 
         kept = [row for row in rows if row.entry]
         for row in kept:
@@ -124,7 +120,7 @@ class Plan:
         try:
             return (
                 _same(self._members, list(chain.from_iterable(map(_members, groups))))
-                and self._addresses == list(map(_address, self._locals(self._params)))
+                and self._addresses == list(map(_address, self._locals(self.params)))
                 and self._watch.holds(state)
                 and not any(p.grad is not None for p in self._waiting)
             )
@@ -134,10 +130,11 @@ class Plan:
     def prepare(self, rules: Sequence[Rule], gradients: Gradients, narrow: float = 1.0, wide: float = 1.0) -> None:
         """Works out the coefficients of the step. ValueError if a dtype cannot hold one of them.
 
-        Gradients of the parameters in ``narrow`` are still to be multiplied by a number, and so are the others.
+        Gradients that have fewer bits than what kernels compute in are still to be multiplied by ``narrow``, and the
+        others by ``wide``.
         """
         if self._reads.calls:
-            run(self._reads.calls, self._reads.lock)
+            run(self._reads)
         present = gradients.present
         for batch in self._batches:
             which = None if present is None else present[batch.start : batch.stop]
@@ -152,9 +149,14 @@ class Plan:
             for batch in self._adapting:
                 batch.adapt(rules[batch.group], totals)
 
+    def divided(self, gradients: Gradients, divisor: float) -> Gradients:
+        """Quotients, in memory of their own, of the gradients that have as many bits as kernels compute in."""
+        wide = (range(batch.start, batch.stop) for batch in self._batches if not batch.narrow)
+        return gradients.divided(chain.from_iterable(wide), divisor)
+
     def squares(self, gradients: Gradients, threads: int) -> float:
         """The sum of the squares of the gradients: of DTensors, in all processes."""
-        if not self._params:
+        if not self.params:
             return 0.0
         if self._squares is None:
             ones = {dtype: np.ones(1, dtype) for dtype in memory.DTYPES.values()}
@@ -162,11 +164,11 @@ class Plan:
             self._squares = self.backend.sums(works, "sum_squares", GRAIN_AWAKE)
         squares = self._squares.take(threads, gradients.addresses)[:, 0]
         for row, found in gradients.sparse.items():
-            count, computes = self._params[row].shape[0], self._sparse[row].k.dtype
+            count, computes = self.params[row].shape[0], self._sparse[row].k.dtype
             once = merged(found.indices, found.values, count, computes, self.backend, gathered=False)
             values = of_array(once.array, once.array.dtype)
             squares[row] = self.backend.bind_sum_squares([values], threads)(1.0)
-        return clipping.total(squares, self._params)
+        return clipping.total(squares, self.params)
 
     def prepare_estimates(self, rules: Sequence[Rule], gradients: Gradients) -> None:
         """Works out the coefficients of an update of the Hessian: the numbers beside the states stay as they are."""
@@ -180,7 +182,7 @@ class Plan:
         if self._up is None:
             coefficients = [np.array([1.0, 0.0], batch.dtype) for batch in self._batches]
             works = [
-                Work("blend", (memory.numbers(self._params[row]).stream(batch.dtype), self._works[row].streams[1]), k)
+                Work("blend", (memory.numbers(self.params[row]).stream(batch.dtype), self._works[row].streams[1]), k)
                 for batch, k in zip(self._batches, coefficients, strict=True)
                 for row in range(batch.start, batch.stop)
             ]
@@ -188,37 +190,32 @@ class Plan:
         coefficients, works, table = self._up
         for batch, k in zip(self._batches, coefficients, strict=True):
             k[1] = -size if rules[batch.group].maximize else size
-        pairs = zip(self._params, gradients.tensors, strict=True)
+        pairs = zip(self.params, gradients.tensors, strict=True)
         increment_version([p for p, gradient in pairs if gradient is not None and not p.is_inference()])
         few = [work for row, found in gradients.sparse.items() for work in self._of_rows(row, found, works[row])]
-        program = _joined(table.bind(gradients.addresses, threads), self.backend.bind(few, threads))
-        run([*then, *(program.calls if size else ())], program.lock)  # no product of zero and an infinity
-
-    @property
-    def stepped(self) -> list[Tensor]:
-        """The parameters that kernels step when they have gradients."""
-        return self._params
+        moves = [table.bind(gradients.addresses, threads), self.backend.bind(few, threads)]
+        run(joined([Program([*then], ()), *(moves if size else ())]))  # no product of zero and an infinity
 
     def run(self, gradients: Gradients, threads: int) -> None:
         """One step of the kernels, with the coefficients that were prepared."""
-        if not self._params:
+        if not self.params:
             return
-        works = self._works_of_rows(gradients.sparse)
+        works = self._works_of_rows(gradients.sparse) if gradients.sparse else []
         stepped = self._versioned
         if gradients.present is not None:
-            pairs = zip(self._params, gradients.tensors, strict=True)
+            pairs = zip(self.params, gradients.tensors, strict=True)
             stepped = [p for p, gradient in pairs if gradient is not None and not p.is_inference()]
         increment_version(stepped)
         addresses = self._stages.addresses(gradients.addresses) if self._stages else gradients.addresses
         program = self._table.bind(addresses, threads)
         if works:
-            program = _joined(program, self.backend.bind(works, threads))
+            program = joined([program, self.backend.bind(works, threads)])
         if self._strides is not None:
             counts = [batch.columns[0] for batch in self._batches]
             before, after = [each.values for each in counts], [each.update for each in counts]
             strides = self._strides.programs(np.concatenate(before), np.concatenate(after), threads)
-            program = _joined(program, *strides)
-        run(program.calls, program.lock)
+            program = joined([program, *strides])
+        run(program)
 
     def _works_of_rows(self, sparse: Mapping[int, Rows]) -> list[Work]:
         works = []
@@ -233,7 +230,7 @@ class Plan:
     def _of_rows(self, number: int, found: Rows, work: Work) -> list[Work]:
         """A row's work for those rows of its parameter that a sparse gradient has."""
         p, _, *states = work.streams
-        parts = divided(found.indices, found.values, self._params[number].shape[0], work.k.dtype, self.backend)
+        parts = divided(found.indices, found.values, self.params[number].shape[0], work.k.dtype, self.backend)
         return [
             work._replace(streams=(p, of_array(part.array, work.k.dtype), *states), spans=part.spans)
             for part in parts
@@ -243,8 +240,6 @@ class Plan:
     def _use(self, rows: np.ndarray, k: np.ndarray, keys: np.ndarray | None) -> None:
         """Has the works of these rows read their coefficients, and keys, from these arrays."""
         self._table.use(rows, k, keys)
-        if self._strides is not None:
-            self._strides.use(rows, keys)
         if self._sparse:
             for row in self._sparse.keys() & set(rows.tolist()):
                 self._sparse[row] = self._sparse[row]._replace(k=k, keys=keys)
@@ -258,18 +253,11 @@ class Plan:
         """The kernels that steps run, in order."""
         found = []
         for batch in self._batches:
-            kernel, params = self._kernels[batch.start], self._locals(self._params[batch.start : batch.stop])
+            kernel, params = self._kernels[batch.start], self._locals(self.params[batch.start : batch.stop])
             name = kernel if isinstance(kernel, str) else f"{kernel.__module__}.{kernel.__qualname__}"
             elements = sum(map(Tensor.numel, params))
             found.append(PlannedKernel(batch.group, name, batch.stored, len(params), elements, batch.storages))
         return tuple(found)
-
-
-def _joined(*programs: Program) -> Program:
-    """One program after the other."""
-    locks = [program.lock for program in programs if program.lock is not None]
-    calls = list(chain.from_iterable(program.calls for program in programs))
-    return Program(calls, programs, locks[0] if locks else None)
 
 
 def _gradient_like(row: Row) -> np.ndarray | Stream:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
-from fastopt.backend.program import Backend, Spans, Work
+from fastopt.backend.program import Backend, Spans, Work, copy_row
 from fastopt.matrices import staged
 from fastopt.rows import Merged, consecutive, merged
 from fastopt.rule import Rule
@@ -38,7 +38,7 @@ class Staged:
         self._few: tuple[Spans, np.ndarray, list[Work]] | None = None
         #: Each of them as it lies in memory in that dtype, where a plan keeps it, or None if it is stored otherwise.
         self._in_place = [(each, self._lying(each)) for each in (self._p, *states)]
-        copy = np.array([0.0, 1.0], self._dtype)
+        copy = copy_row(self._dtype)
         #: Their gradients are the states after the step.
         self.writes = [
             Work("blend", (each.stream(self._dtype), self._after[name]), copy, (), self._keys[pair : pair + 1])

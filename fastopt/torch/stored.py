@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastopt.lookahead import check_lookahead
 from fastopt.precision import Precision, check_precision, check_seed
-from fastopt.rule import Rule
+from fastopt.rule import Rule, is_signed
 from fastopt.storage import Storage
 from fastopt.storages import STORAGES, find
 from fastopt.torch import memory, sharded
@@ -164,12 +164,12 @@ def exact(p: Tensor, entry: Mapping[str, Any]) -> Tensor:
     return _laid_out(p, Numbers(STORAGES["split"], (p, remainder)).decode(), torch.float32)
 
 
-def decoded(p: Tensor, entry: Mapping[str, Any], name: str) -> Tensor:
-    """A state that is there, as a tensor of floats: if it is stored in 8 bits, a copy."""
+def decoded(p: Tensor, entry: Mapping[str, Any], name: str, first: float) -> Tensor:
+    """A state that is there and began as ``first``, as a tensor of floats: if it is stored in 8 bits, a copy."""
     given = entry[name]
     if given.dtype != torch.uint8:
         return given
-    before = _in_bytes(p, entry, name, 0.0)
+    before = _in_bytes(p, entry, name, first)
     return _laid_out(before.tensors[0], before.decode(), torch.float32)
 
 
@@ -223,7 +223,7 @@ def _state(
 
 def _in_bytes(p: Tensor, entry: Mapping[str, Any], name: str, first: float) -> Numbers:
     """A state that is there in 8 bits, which may lie in memory in another order than the parameter."""
-    storage = find("8bit", signed=getattr(first, "signed", True))
+    storage = find("8bit", signed=is_signed(first))
     parts: Any = map(entry.get, names(name, storage))
     codes, scales = parts
     _check_shape(p, name, codes)

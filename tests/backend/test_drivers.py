@@ -69,7 +69,7 @@ def alone(kernel: str, start: Spans, k: np.ndarray) -> Spans:
     for each in buffers:
         program = bind(WAYS[0], [Work(kernel, tuple(each), k)])
         assert [len(arguments) for _, *arguments in program.calls] == [len(each) + 1]
-        run(program.calls)
+        run(program)
     return buffers
 
 
@@ -89,7 +89,7 @@ def test_every_size_in_one_call(kernel, dtype, tiled):
         found, copies = works(kernel, buffers, k, tiled=tiled)
         program = bind(way, found)
         assert len(program.calls) == 1
-        run(program.calls, program.lock)
+        run(program)
         assert_same(flat(buffers), flat(expected), way)
         assert_same(copies, [p for p, *_ in expected] if tiled else [], way)
 
@@ -130,11 +130,11 @@ def test_a_table_is_changed_in_place(backend, tiled, threads, monkeypatch):
         there = rng.random(len(SIZES)) < (1.0 if step % 2 else 0.6)
         addresses = [gradient.ctypes.data * bool(kept) for gradient, kept in zip(gradients, there, strict=True)]
         program = table.bind(np.array(addresses, np.int64), threads)
-        run(program.calls, program.lock)
+        run(program)
         programs.append(program)
         for each, gradient, row, kept in zip(expected, gradients, rows, there, strict=True):
             if kept:
-                run(bind(WAYS[0], [Work("adam", (each[0], gradient, *each[2:]), row)]).calls)
+                run(bind(WAYS[0], [Work("adam", (each[0], gradient, *each[2:]), row)]))
         for mine, right in zip(buffers, expected, strict=True):
             assert_same([mine[0], *mine[2:]], [right[0], *right[2:]], f"step {step}")
         assert all(end.tolist() == [0, step, 2 * step] for end in ends)
@@ -157,7 +157,7 @@ def test_rows_of_other_terms_are_refused_before_anything_is_written(kernel, dtyp
         assert len(program.calls) == 2
         k[place] = 0
         with pytest.raises(OtherTerms):
-            run(program.calls, program.lock)
+            run(program)
         assert not (program.lock and program.lock.locked())
         assert_same(flat(buffers), flat(start), place)
         assert not any(copy.any() for copy in copies) and all((end == 1).all() for end in ends)

@@ -116,6 +116,28 @@ AUTO = """
 """
 
 
+@pytest.mark.skipif("numba" not in BACKENDS or not hasattr(os, "fork"), reason="needs numba and fork")
+def test_a_child_that_is_forked_while_something_compiles_can_end():
+    python("""
+        import os, signal, sys, threading
+        from fastopt.backend.compile import once
+        begun, end = threading.Event(), threading.Event()
+        def compiling():
+            begun.set()
+            end.wait()
+        threading.Thread(target=once, args=("compiling", compiling)).start()
+        begun.wait()
+        child = os.fork()
+        if not child:
+            signal.alarm(5)
+            once("in the child", int)
+            sys.exit()
+        status = os.waitpid(child, 0)[1]
+        end.set()
+        assert status == 0, status
+    """)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize(
     ("parent", "child", "sizes"),

@@ -306,7 +306,10 @@ def test_every_function_of_the_header_has_a_pointer():
 def test_capsules_hold_the_addresses(name):
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    shared = ctypes.pythonapi.PyCapsule_New
+    shared.argtypes = (ctypes.py_object,)  # as somebody else wants it
     capsule = capi.capsule(name)
+    assert shared.argtypes == (ctypes.py_object,)
     assert get(capsule, capi.ENTRY_POINTS[name].encode()) == capi.address(name)
 
 

@@ -186,8 +186,12 @@ def test_older_state_dicts_are_flat_and_damaged_ones_are_refused():
     one, other = (checkpoint.read(each, like=optimizer) for each in (flat, state_dict))
     assert np.array_equal(np.asarray(one["state"]["w"]["exp_avg"]), np.asarray(other["state"]["w"]["exp_avg"]))
     flat["state"][0]["absmax1"] = flat["state"][0]["absmax1"][1:]
-    with pytest.raises(CheckpointError, match="8 bits must be uint8 codes with a scale for each 256"):
+    with pytest.raises(CheckpointError, match="'w': state1 must have uint8 codes with a scale for each 256"):
         checkpoint.read(flat, like=optimizer)
     lion = fastopt.Optimizer(optimizer.params.copy(), fastopt.Lion())
     with pytest.raises(CheckpointError, match="'w' has 2 states, and here there are 1: exp_avg"):
         checkpoint.read(state_dict, like=lion)
+    for names in (["w"], ["w", 3], ["w", "w"]):
+        for write in (checkpoint.to_torch, checkpoint.to_bitsandbytes):
+            with pytest.raises(ValueError, match="names must be the parameters"):
+                write(optimizer, names=names)

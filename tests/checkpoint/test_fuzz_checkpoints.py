@@ -19,7 +19,7 @@ from conftest import BACKENDS
 from harness import random_buffer, snapshot
 from test_checkpoint import contents, craft
 
-from fastopt import AdamW, CheckpointError, Momentum, NAdam, Optimizer, Rprop, schedules
+from fastopt import Adadelta, AdamW, CheckpointError, Momentum, NAdam, Optimizer, Rprop, checkpoint, schedules
 
 SECONDS = float(os.environ.get("FASTOPT_FUZZ_SECONDS", "5"))
 SHAPES = {"a.w": (2, 3), "a.b": (3,), "b.w": (), "b.b": (0, 4)}
@@ -36,6 +36,11 @@ STRANGE = [
     {"schedule": "Plateau", "fields": {"lr": 0.1}, "progress": {"current": 1e300, "best": None, "waited": 10**300}},
     {"current": "low", "best": [], "waited": -1},
 ]
+STRANGE_ARRAYS = [
+    *(np.zeros(3), np.zeros((2, 3), "f4")[::-1], np.ma.ones(3), object(), np.array("x"), lambda: 0, {1: 2}),
+    *(np.array(np.nan), np.float32(np.inf), np.int64(-1), np.ones(1, "i8"), np.zeros(1, "u1"), np.zeros(256, "f4")),
+    *({"storage": "bfloat16", "codes": np.zeros((2, 3), "u2")}, np.array([None]), np.array(2j), np.array("1", "M8[s]")),
+]
 
 
 def own(step: int) -> float:
@@ -43,11 +48,11 @@ def own(step: int) -> float:
     return 0.1
 
 
-def make() -> Optimizer:
+def make(*scalar: Any) -> Optimizer:
     rules = {
         "a.w": AdamW(lr=schedules.Plateau(lr=0.1)),
         "a.b": NAdam(lr=schedules.Cosine(lr=0.1, steps=9)),
-        "b.w": Rprop(),
+        "b.w": scalar[0] if scalar else Rprop(),
         "*": Momentum(lr=own),
     }
     optimizer = Optimizer(random_buffer(0, "float32", SHAPES), rules, backend=BACKENDS[-1], ema_decay=0.9, accumulate=2)
@@ -62,9 +67,9 @@ def look(optimizer: Optimizer) -> tuple:
     return snapshot(optimizer), progress
 
 
-def seeds() -> Iterator[int]:
-    """Numbers, for as long as there is time; at least a few."""
-    end = time.monotonic() + SECONDS
+def seeds(part: float = 1.0) -> Iterator[int]:
+    """Numbers, for as long as there is time, or for a part of it; at least a few."""
+    end = time.monotonic() + SECONDS * part
     seed = 0
     while seed < 20 or time.monotonic() < end:
         yield seed
@@ -124,6 +129,18 @@ def mutated(chance: random.Random, value: Any) -> Any:
             here[last] = chance.choice([given + 1, -given, larger, str(given), [given]])
         else:
             here[last] = copy.deepcopy(chance.choice(STRANGE))
+    return made
+
+
+def with_arrays(chance: random.Random, value: Any, share: float) -> Any:
+    """As mutated; with something that files cannot hold in a share of the cases."""
+    made = mutated(chance, value)
+    if chance.random() < share:
+        *path, last = chance.choice([place for place in places(made) if place])
+        here = made
+        for key in path:
+            here = here[key]
+        here[last] = chance.choice(STRANGE_ARRAYS)
     return made
 
 
@@ -199,21 +216,64 @@ def test_headers(optimizer, tmp_path):
 def test_state_dicts(optimizer):
     good = optimizer.state_dict()
     refused = 0
-    strange = [np.zeros(3), np.zeros((2, 3), "f4")[::-1], np.ma.ones(3), object(), np.array("x"), lambda: 0, {1: 2}]
     for seed in seeds():
-        chance = random.Random(seed)
-        given = mutated(chance, good)
-        if chance.random() < 0.2:
-            *path, last = chance.choice([place for place in places(given) if place])
-            here = given
-            for key in path:
-                here = here[key]
-            here[last] = chance.choice(strange)
+        given = with_arrays(random.Random(seed), good, 0.2)
         refused += attack(
             seed,
             optimizer,
             lambda given=given: optimizer.load_state_dict(given),
             lambda: optimizer.load_state_dict(good),
+        )
+    assert refused > 10
+
+
+def torchs(optimizer: Optimizer) -> dict[str, Any]:
+    """As torch's class would have it, but for one parameter, of which bitsandbytes does."""
+    saved = optimizer.state_dict()
+    state: dict[Any, Any] = {}
+    groups = []
+    for position, group in enumerate(saved["groups"].values()):
+        (parameter,) = group["parameters"]
+        hyperparameters = {key: value for key, value in group["hyperparameters"].items() if key != "lr"}
+        groups.append({"lr": 0.25, **hyperparameters, "params": [position], "param_names": [parameter]})
+        state[position] = {"step": np.float32(group["step"]), **saved["state"][parameter]}
+    state[1] |= {"mu_product": np.float32(0.5)}
+    codes, scales, numbers = np.zeros((2, 3), np.uint8), np.ones(1, np.float32), np.linspace(-1, 1, 256, dtype="f4")
+    eight = {"state": codes, "absmax": scales, "qmap": numbers}
+    parts = {f"{part}{number}": array for number in (1, 2) for part, array in eight.items()}
+    state[0] = {"step": 3, "__bnb_optimizer_quant_state__": parts}
+    return {"state": state, "param_groups": groups}
+
+
+def optaxs(optimizer: Optimizer) -> list[Any]:
+    """As a chain of optax's functions would have it."""
+    states = optimizer.state_dict()["state"]
+    first = {
+        kind: {"a": {name[2:]: states[name][kind] for name in ("a.w", "a.b")}} for kind in ("exp_avg", "exp_avg_sq")
+    }
+    step = np.int32(3)
+    injected = {"learning_rate": np.float32(0.25), "b1": 0.5, "b2": 0.75, "eps": 1e-8}
+    adam = {"count": step, "mu": first["exp_avg"], "nu": first["exp_avg_sq"]}
+    delta = {"e_g": {"b": {"w": states["b.w"]["square_avg"]}}, "e_x": {"b": {"w": states["b.w"]["acc_delta"]}}}
+    trace = {"trace": {"b": {"b": states["b.b"]["momentum_buffer"]}}}
+    return [{"count": step, "hyperparams": injected, "inner_state": [adam, []]}, delta, trace, {"count": step}]
+
+
+@pytest.mark.parametrize("foreign", [torchs, optaxs])
+def test_states_of_other_packages(foreign):
+    optimizer = make(*([Adadelta()] if foreign is optaxs else []))
+    ours, theirs = optimizer.state_dict(), foreign(optimizer)
+    optimizer.load_state_dict(checkpoint.read(theirs, like=optimizer))
+    assert optimizer.step_count == 3
+    optimizer.load_state_dict(ours)
+    refused = 0
+    for seed in seeds(0.2):
+        given = with_arrays(random.Random(seed), theirs, 0.5)
+        refused += attack(
+            seed,
+            optimizer,
+            lambda given=given: optimizer.load_state_dict(checkpoint.read(given, like=optimizer)),
+            lambda: optimizer.load_state_dict(ours),
         )
     assert refused > 10
 

@@ -122,6 +122,19 @@ def test_what_does_not_fit_is_said(tmp_path):
         checkpoint.read(path, like=made(fastopt.Lion()), names=[*SHAPES][:3])
     with pytest.raises(CheckpointError, match="no optimizer that begins with its step"):
         checkpoint.read(file_of(tmp_path / "other.h5", [np.ones(3)]), like=made(), names=[*SHAPES])
+    with pytest.raises(CheckpointError, match=r"names must be text and differ, not be \['a', 'a'"):
+        checkpoint.read(path, like=made(fastopt.Lion()), names=["a"] * 4)
+    for wrong, match in [
+        ((np.nan, 0.1), "step must be a whole number >= 0, not nan"),
+        ((1, np.inf), "learning rate must be a finite number, not inf"),
+    ]:
+        odd = file_of(tmp_path / "odd.h5", [*map(np.float64, wrong), *gradients(1).values()])
+        with pytest.raises(CheckpointError, match=match):
+            checkpoint.read(odd, like=made(fastopt.Lion()), names=[*SHAPES])
+    with h5py.File(tmp_path / "array.h5", "w") as file:
+        file["optimizer/vars"] = np.zeros(3)
+    with pytest.raises(CheckpointError, match="optimizer/vars must be a group of arrays, not one array"):
+        checkpoint.read(tmp_path / "array.h5", like=made(), names=[*SHAPES])
     with h5py.File(tmp_path / "linked.h5", "w") as file:
         file.create_group("optimizer/vars")["0"] = h5py.ExternalLink("run.weights.h5", "optimizer/vars/0")
     with pytest.raises(CheckpointError, match="the variable 0 is not in this file"):

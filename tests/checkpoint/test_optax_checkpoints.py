@@ -142,6 +142,43 @@ def test_several_transformations_and_injected_hyperparameters():
     assert jax.tree.structure(back) == jax.tree.structure(state)
 
 
+def test_each_count_is_that_of_its_group():
+    """One that was frozen for a while has made fewer steps than the optimizer."""
+    params = tree(leaves(0))
+    labels = {"dense": {"kernel": "matrix", "bias": "other"}, "scale": "other"}
+    scheduled = optax.adamw(lambda count: 0.1 / (count + 1))
+    apart = optax.multi_transform({"matrix": scheduled, "other": optax.adam(0.1)}, labels).init(params)
+    rules = {"*kernel": fastopt.AdamW(lr=lambda step: 0.1 / step), "*": fastopt.Adam(lr=0.1)}
+    optimizer = made(params, rules)
+    our_steps(optimizer, range(1))
+    optimizer.freeze("*kernel")
+    our_steps(optimizer, range(1, 4))
+    optimizer.thaw("*kernel")
+    written = checkpoint.to_optax(optimizer, apart)
+    kernel, *_, schedule = written.inner_states["matrix"].inner_state
+    assert (kernel.count, schedule.count, written.inner_states["other"].inner_state[0].count) == (1, 1, 4)
+    moved = made(params, rules)
+    moved.load_state_dict(checkpoint.read(written, like=moved))
+    assert {pattern: group.step for pattern, group in moved.groups.items()} == {"*kernel": 1, "*": 4}
+    with pytest.raises(ValueError, match="state has one count for '.*', which has made [14] steps, and '.*', [14]"):
+        checkpoint.to_optax(optimizer, optax.adam(0.1).init(params))
+    alone = fastopt.Optimizer(fastopt.FlatBuffer(leaves(0)), fastopt.Adam())
+    our_steps(alone, range(2))
+    alone.freeze("*")
+    our_steps(alone, range(2, 3))
+    assert alone.step_count == 3 and checkpoint.to_optax(alone)[0].count == 2
+
+
+def test_parameters_may_have_the_names_of_states():
+    arrays = {"attention/v/mu": np.ones(3, np.float32), "m": np.ones(2, np.float32)}
+    optimizer = fastopt.Optimizer(fastopt.FlatBuffer(arrays), fastopt.Adam())
+    optimizer.step(arrays)
+    first = optax.adam(0.1).init({"attention": {"v": {"mu": arrays["attention/v/mu"]}}, "m": arrays["m"]})
+    again = fastopt.Optimizer(fastopt.FlatBuffer(arrays), fastopt.Adam())
+    again.load_state_dict(checkpoint.read(checkpoint.to_optax(optimizer, first), like=again))
+    assert np.array_equal(again.state["exp_avg"].flat, optimizer.state["exp_avg"].flat)
+
+
 def test_numbers_keep_their_dtype():
     params = tree(leaves(0))
     transformation = optax.adam(0.01, mu_dtype="bfloat16")

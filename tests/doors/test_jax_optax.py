@@ -209,21 +209,24 @@ def test_flax_and_orbax(tmp_path):
 
 def test_what_no_kernel_does_is_refused():
     for name, arguments, message in [
-        ("adam", {"eps_root": 1e-3}, "eps_root must be 0, not 0.001"),
+        ("adam", {"eps_root": 1e-3}, "^adam: eps_root must be 0, not 0.001"),
+        ("adamw", {"eps_root": 1e-3}, "^adamw: eps_root must be 0, not 0.001"),
+        ("nadam", {"eps_root": 1e-3}, "^nadam: eps_root must be 0, not 0.001"),
+        ("nadamw", {"eps_root": 1e-3}, "^nadamw: eps_root must be 0, not 0.001"),
         ("radam", {"eps_root": 1e-3}, "radam: eps_root must be 0, not 0.001"),
         ("adabelief", {"eps": 1e-8}, "adabelief: eps_root must be eps, not 1e-16"),
         ("adabelief", {"nesterov": True}, "adabelief: nesterov must be False, not True"),
         ("ademamix", {"eps_root": 1e-3}, "ademamix: eps_root must be 0, not 0.001"),
         ("adopt", {"nesterov": True}, "adopt: nesterov must be False, not True"),
         ("amsgrad", {"eps_root": 1e-3}, "amsgrad: eps_root must be 0, not 0.001"),
-        ("lamb", {"eps_root": 1e-3}, "eps_root must be 0, not 0.001"),
+        ("lamb", {"eps_root": 1e-3}, "^lamb: eps_root must be 0, not 0.001"),
         ("rmsprop", {"centered": True, "bias_correction": True}, "rmsprop, centered: bias_correction must be False"),
         ("rprop", {"max_step_size": 0.01}, "rprop: learning_rate must lie between min_step_size and max_step_size"),
     ]:
         with pytest.raises(ValueError, match=message):
             getattr(fj.optax, name)(0.1, **arguments)
     injected = Tried(optax.inject_hyperparams(fj.optax.adam)(learning_rate=0.1, eps_root=1e-3))
-    with pytest.raises(Exception, match="eps_root must be 0"):
+    with pytest.raises(Exception, match="adam: eps_root must be 0"):
         train(PARAMS, injected.init(PARAMS), GRADIENTS[:1], injected)
 
 

@@ -330,3 +330,14 @@ def test_rules_that_look_alike():
     assert float(moved(params, params, moved.init(params))[0]["w"][0]) != 1
     assert float(still(params, params, still.init(params))[0]["w"][0]) == 1
     assert rows.source(fastopt.Adam(lr=0.25)) == rows.source(moved.rule) != rows.source(still.rule)
+
+
+def test_schedules_that_learn_and_look_alike(monkeypatch):
+    """Each is found as what it is, however many there are: none is compared with all before it."""
+    compared = []
+    equal = schedules.Plateau.__eq__
+    monkeypatch.setattr(schedules.Plateau, "__eq__", lambda self, other: compared.append(self) or equal(self, other))
+    rules = [fastopt.Adam(lr=schedules.Plateau(0.375)) for _ in range(64)]
+    found = [rows.source(rule) for rule in rules]
+    assert len(set(found)) == 64 and [rows.source(rule) for rule in rules] == found
+    assert len(compared) <= 2 * 64

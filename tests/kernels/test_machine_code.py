@@ -85,14 +85,20 @@ def operations(kernel: str, folder: str = "kernels") -> Counter:
     def visit(node: ast.AST) -> None:
         if isinstance(node, ast.BinOp):
             found[names[type(node.op)]] += 1
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("sqrt", "term"):
-            found[{"sqrt": "sqrt", "term": "mul"}[node.func.id]] += 1
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id == "word":  # integers
+                return
+            found.update({"sqrt": ["sqrt"], "term": ["mul"]}.get(node.func.id, ()))
+            found.update(operations("cbrt") if node.func.id == "cbrt" else ())
         for child in ast.iter_child_nodes(node):
             if not isinstance(node, ast.IfExp) or child is node.test:
                 visit(child)
 
-    (loop,) = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.For))
-    for statement in loop.body:
+    nodes = list(ast.walk(ast.parse(source)))
+    (one,) = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "of_element"] or [
+        node for node in nodes if isinstance(node, ast.For)
+    ]
+    for statement in one.body:
         visit(statement)
     return found
 

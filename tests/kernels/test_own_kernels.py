@@ -2,6 +2,7 @@
 
 import json
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import numba
@@ -68,6 +69,20 @@ def test_every_kernel_is_exported_as_its_serial_twin(name):
     assert exported is not KERNELS[name]
     assert "parallel" not in exported.targetoptions
     assert exported.py_func.__code__ is KERNELS[name].py_func.__code__
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cube_roots_of_all_numbers(dtype):
+    """Exactly compared, of random bits with both signs, and of the least and the largest numbers."""
+    info = np.finfo(dtype)
+    word = np.dtype(f"u{info.bits // 8}")
+    given = np.random.default_rng(9).integers(0, np.iinfo(word).max, 2000, word, endpoint=True).view(dtype)
+    given = np.append(given[np.isfinite(given)], [info.smallest_subnormal, info.tiny, -info.max, 1, -27])
+    for x, root in zip(given, map(dtype, map(kernels.cbrt, given)), strict=True):
+        found, away = Fraction(float(root)), Fraction(81, 100) * Fraction(float(np.spacing(abs(root))))
+        assert (found - away) ** 3 < Fraction(float(x)) < (found + away) ** 3
+    own = np.array([0.0, -0.0, np.inf, -np.inf, np.nan], dtype)
+    assert np.array([kernels.cbrt(x) for x in own], dtype).tobytes() == own.tobytes()
 
 
 def numpy_ternary(rule, p, gradients, dtype):

@@ -89,7 +89,7 @@ def test_a_row_that_a_program_is_not_for_is_refused_before_anything_is_written(k
             row[place] = k[place] if first == 0 else -0.0
             threads = engine.numba.get_num_threads()
             with pytest.raises(OtherTerms):
-                run(bound.calls, bound.lock)
+                run(bound)
             assert engine.numba.get_num_threads() == threads
             assert not (bound.lock and bound.lock.locked())
             assert_same(buffers, before, place)
@@ -109,7 +109,7 @@ def test_without_coupled_decay_the_bits_are_those_of_c(kernel, dtype, zero):
         buffers = [buffer.copy() for buffer in start]
         with using(corner):
             bound = select(corner.backend)[0].bind([Work(kernel, tuple(buffers), k)], corner.threads)
-        run(bound.calls)
+        run(bound)
         found.append(buffers)
     for buffers in found[1:]:
         assert_same(buffers, found[0], SERIAL)
@@ -171,5 +171,5 @@ def test_refusals_keep_nothing_alive():
     before = [sys.getrefcount(array) for array in (*buffers, k)]
     for _ in range(100):
         with pytest.raises(OtherTerms):
-            run(bound.calls)
+            run(bound)
     assert [sys.getrefcount(array) for array in (*buffers, k)] == before

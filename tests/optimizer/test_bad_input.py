@@ -5,9 +5,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from conftest import BACKENDS
 from harness import SHAPES, random_buffer, snapshot
 
-from fastopt import RULES, SGD, Adam, AdamW, FlatBuffer, Momentum, Optimizer
+from fastopt import RULES, SGD, Adam, AdamW, BackendError, FlatBuffer, Momentum, NAdam, Optimizer, SophiaG
 
 SIZE = random_buffer(0, "float32").size
 
@@ -411,7 +412,7 @@ def test_unknown_groups(optimizer):
 
 
 def test_what_belongs_to_the_optimizer_cannot_be_replaced(optimizer):
-    for name in ("backend", "step_count"):
+    for name in ("backend", "backend_reason", "threads", "step_count"):
         with pytest.raises(AttributeError):
             setattr(optimizer, name, 1)
     with pytest.raises(TypeError):
@@ -433,3 +434,28 @@ def test_gradients_that_are_not_finite_are_named(nonfinite, optimizer):
     else:
         assert optimizer.step(grads, nonfinite=nonfinite).skipped
     assert snapshot(optimizer) == before
+
+
+@pytest.mark.skipif("c" not in BACKENDS, reason="the C backend is not installed")
+@pytest.mark.parametrize(
+    ("rule", "options", "change"),
+    [
+        (NAdam(), {"ema_decay": 0.9}, Optimizer.step),
+        (AdamW(), {"accumulate": 3}, Optimizer.step),
+        (AdamW(), {"lookahead": (1, 0.5), "copy": "float16"}, Optimizer.step),
+        (SophiaG(), {}, Optimizer.update_hessian),
+        (SGD(), {}, Optimizer.ascend),
+    ],
+)
+def test_what_the_library_refuses_changes_nothing(rule, options, change, monkeypatch):
+    optimizer = Optimizer(random_buffer(0, "float32"), rule, backend="c", **options)
+    grads = dict(random_buffer(1, "float32"))
+    optimizer.step(grads)
+    before = snapshot(optimizer)
+    optimizer.thaw("*")  # the next step binds anew
+    with monkeypatch.context() as patch:
+        patch.setattr("fastopt.backend.c.isa", lambda: 1000)
+        with pytest.raises(BackendError, match="could not .*: the call names an instruction set that this .* lacks"):
+            change(optimizer, grads)
+    assert snapshot(optimizer) == before
+    optimizer.state_dict()  # which it refuses while parameters are elsewhere

@@ -8,6 +8,7 @@ from harness import SHAPES, random_buffer, snapshot
 from fastopt import (
     MADGRAD,
     SGD,
+    SOAP,
     Adam,
     AdamW,
     DAdaptAdam,
@@ -242,6 +243,9 @@ def test_the_learning_rates_of_groups(backend):
         _ = optimizer.lr
     with pytest.raises(AttributeError, match=r"several rules: use .groups\[pattern\].rule; patterns: \['\*.bias', "):
         _ = optimizer.rule
+    for name in ("lr", "rule"):
+        with pytest.raises(AttributeError, match=f"there is no group, hence no {name}"):
+            getattr(Optimizer(FlatBuffer({}, dtype="float32"), {}, backend=backend), name)
     optimizer.lr = schedules.Linear(lr=0.5, steps=10)
     assert optimizer.lr == 0.5
     optimizer.step(random_buffer(1, "float32"))
@@ -268,14 +272,15 @@ def test_every_hyperparameter_can_change_between_steps(backend, dtype):
 @pytest.mark.parametrize(
     ("rule", "replacement", "error", "message"),
     [
-        (Adam(), AdamW(), TypeError, r"rule must be a Adam for group '\*', not AdamW"),
-        (Adam(), 0.1, TypeError, r"rule must be a Adam for group '\*', not 0.1"),
-        (Adam(), Adam, TypeError, r"rule must be a Adam for group '\*'"),
+        (Adam(), AdamW(), TypeError, r"rule must be of the kind Adam for group '\*', not AdamW"),
+        (Adam(), 0.1, TypeError, r"rule must be of the kind Adam for group '\*', not 0.1"),
+        (Adam(), Adam, TypeError, r"rule must be of the kind Adam for group '\*'"),
         (Adam(), Adam(amsgrad=True), ValueError, r"amsgrad=True.* keeps other states than Adam\("),
         (SGD(momentum=0.9), SGD(), ValueError, "keeps other states"),
         (SGD(momentum=0.9), SGD(momentum=0.9, nesterov=True), ValueError, "keeps other states"),
         (RMSprop(), RMSprop(centered=True), ValueError, "keeps other states"),
-        (Momentum(), Nesterov(), TypeError, "must be a Momentum"),
+        (Momentum(), Nesterov(), TypeError, "must be of the kind Momentum"),
+        (SOAP(), SOAP(max_precond_dim=1), ValueError, "keeps other states"),
     ],
 )
 def test_a_rule_of_another_kind_is_refused(rule, replacement, error, message, backend):

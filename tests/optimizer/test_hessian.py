@@ -23,6 +23,15 @@ def test_nothing_else_changes(options, backend, dtype):
     np.testing.assert_allclose(optimizer.state["hessian"].flat, reference["hessian"], rtol=8 * np.finfo(dtype).eps)
 
 
+def test_parameters_that_have_gone_up_stay_there(backend):
+    optimizer = Optimizer(random_buffer(0, "float32"), RULE, backend=backend)
+    optimizer.ascend(random_buffer(1, "float32"))
+    before = snapshot(optimizer)
+    with pytest.raises(RuntimeError, match="update_hessian: the parameters are where ascend has moved them"):
+        optimizer.update_hessian(random_buffer(2, "float32"))
+    assert snapshot(optimizer) == before
+
+
 @pytest.mark.parametrize(
     ("dtype", "options"),
     [

@@ -336,9 +336,9 @@ def test_at_every_instruction_of_a_load(kind, backend, tmp_path):
     # some of the instructions, and on each backend others: it runs the same Python code
     number, found = 10 * BACKENDS.index(backend), before
     while found == before:
-        assert interrupted_at(number, load)
+        interrupted = interrupted_at(number, load)
         found = look(optimizer)
-        assert found in (before, after)
+        assert found in (before, after) if interrupted else found == after
         number += 20
     assert number > 500
     for last in range(number - 20, number + 30):

@@ -64,6 +64,18 @@ def test_lookahead_of_optax(steps_, alpha):
             np.testing.assert_allclose(ours.lookahead.flat, np.asarray(params.slow), rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize("alpha", [0.25, 0.5])
+def test_on_the_average_parameters_are_rounded_to_the_slow_weights(alpha, backend):
+    """By noise of its own: the kernel's, which has rounded what the slow weights follow, would round it up again."""
+    params = random_buffer(0, "bfloat16", {"w": (40_000,)})
+    params.flat[:] = 1
+    optimizer = Optimizer(params, SGD(lr=1.0), backend=backend, lookahead=(1, alpha))
+    optimizer.step({"w": np.full(40_000, -(2.0**-8), np.float32)})  # half a unit in the last place
+    slow, rounded = (each["w"].astype(np.float64) - 1 for each in (optimizer.lookahead, params))
+    assert slow.mean() * 2**7 == pytest.approx(alpha / 2, abs=0.01)
+    assert rounded.mean() * 2**7 == pytest.approx(alpha / 2, abs=0.01)
+
+
 @pytest.mark.parametrize(("dtype", "options"), STORED, ids=str)
 def test_both_backends_have_the_same_bits_and_what_follows_the_parameters_does(dtype, options, backends):
     found = []

@@ -211,11 +211,14 @@ def test_forms_choose_different_kernels(rule):
 
 def test_what_a_dtype_cannot_hold_of_a_sum_is_named():
     rows = np.zeros((2, len(fastopt.LAMB().coefficients(1))), np.float32)
-    sums = np.array([[1.0, 1.0], [1e80, 1e-4]])  # squares of the parameter and of its update
+    rule, sums = (
+        fastopt.LAMB(lr=1.0),
+        np.array([[1.0, 1.0], [1e80, 1e-4]]),
+    )  # squares: parameter, update
     with pytest.raises(
         ValueError, match=r"LAMB\(lr=1.0, .*: too large for float32: \{'shrink': .*, 'step_size': 1\.0.*e\+43\}"
     ):
-        fastopt.LAMB(lr=1.0).fill_adapted(rows, 1, 1.0, {}, np.ones(2), sums)
+        rule.fill_adapted(rows, 1, rule.scaled(1), np.ones(2), sums)
     assert not rows.any()
     with pytest.raises(ValueError, match=r"too large for float32: \{'decay': 1e\+39\}"):
         fastopt.LAMB(weight_decay=1e39).fill_measured(Row(np.zeros(9, np.float32)), 1)

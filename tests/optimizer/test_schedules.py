@@ -179,6 +179,12 @@ def test_a_metric_that_is_not_finite_is_no_improvement(metric):
         assert schedule(1) == 0.5
 
 
+def test_a_metric_that_is_no_number_is_refused():
+    schedule = Plateau(lr=1.0)
+    with pytest.raises(TypeError, match="metric must be a number, not '1'"):
+        schedule.observe("1")
+
+
 def test_a_plateau_never_raises_the_rate_to_its_floor():
     schedule = Plateau(lr=0.1, factor=0.5, patience=0, final=0.2)
     for _ in range(3):

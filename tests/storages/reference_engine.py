@@ -62,7 +62,7 @@ def _write(stream: Stream, values: np.ndarray, half: np.ndarray | None = None) -
 def _work(work: Work) -> None:
     buffers = [_decoded(stream, work.k.dtype) for stream in work.streams]
     program = NumbaBackend().bind([Work(work.kernel, tuple(buffers), work.k)], 1)
-    run(program.calls, program.lock)
+    run(program)
     for number, (stream, values) in enumerate(zip(work.streams, buffers, strict=True)):
         if number != 1 and isinstance(stream, Stream):
             half = None

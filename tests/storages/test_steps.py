@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from cases import bits, by_kernel, easy, hard
-from test_bits import CORNERS, ENGINES, SERIAL, coefficients, data, stepped, using
+from cases import by_kernel, easy, hard
+from test_bits import CORNERS, ENGINES, SERIAL, assert_same, coefficients, data, stepped, using
 
 from fastopt.backend import program
 from fastopt.backend.choice import select
@@ -116,7 +116,7 @@ def expected(rule: Rule, mix: Mix, size: int) -> list[np.ndarray]:
     with np.errstate(all="ignore"):
         for step in range(1, STEPS + 1):
             arrays = [values(numbers, mix.dtype) for numbers in streams]
-            run(backend.bind([Work(rule.kernel, tuple(arrays), coefficients(rule, step, mix.dtype))], 1).calls)
+            run(backend.bind([Work(rule.kernel, tuple(arrays), coefficients(rule, step, mix.dtype))], 1))
             for index, (numbers, new) in enumerate(zip(streams, arrays, strict=True)):
                 if index != 1:
                     words = noise.words(int(keys(step, len(streams))[index // 2]), 0, size)
@@ -149,22 +149,12 @@ def computed(engine, rule: Rule, mix: Mix, size: int, parts: list[slice] | None 
         for step in range(1, STEPS + 1):
             k[:], random[:] = coefficients(rule, step, mix.dtype), keys(step, len(streams))
             bound = backend.bind(works, engine.threads)
-            run(bound.calls, bound.lock)
+            run(bound)
     return memory(streams, followers)
 
 
 def between(numbers: np.ndarray | Stream, part: slice) -> np.ndarray | Stream:
     return numbers.between(part.start, part.stop) if isinstance(numbers, Stream) else numbers[part]
-
-
-def assert_same(mine: list[np.ndarray], other: list[np.ndarray], what: object) -> None:
-    for index, (found, right) in enumerate(zip(mine, other, strict=True)):
-        if found.dtype.kind == "f":
-            found, right = bits(found), bits(right)
-        different = np.flatnonzero(found != right)
-        if different.size:
-            i = different[0]
-            pytest.fail(f"{what}: array {index}[{i}] is {found[i]!r}, not {right[i]!r}; {different.size} differ")
 
 
 def without_nan_payloads(arrays: list[np.ndarray], mix: Mix, rule: Rule) -> list[np.ndarray]:
@@ -236,7 +226,7 @@ def test_streams_of_the_dtype_of_the_kernel_are_arrays(kernel):
                 for step in range(1, STEPS + 1):
                     k[:] = coefficients(rule, step, "float32")
                     bound = select(engine.backend)[0].bind([Work(rule.kernel, streams, k)], engine.threads)
-                    program.run(bound.calls, bound.lock)
+                    program.run(bound)
             assert_same(arrays, right, engine)
 
 

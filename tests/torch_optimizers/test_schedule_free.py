@@ -162,6 +162,20 @@ def test_a_run_goes_on_from_its_state_dict_with_the_same_bits(dtype, options):
     assert equal(values(train(other, 4, 8)), values(whole))
 
 
+@pytest.mark.parametrize("name", ["weight_sum", "lr_max"])
+def test_a_state_dict_that_lacks_a_number_of_a_group_changes_nothing(name):
+    saved = train(make(ft.ScheduleFreeAdamW), 0, 2).state_dict()
+    del saved["param_groups"][1][name]
+    optimizer = train(make(ft.ScheduleFreeAdamW, lr=0.5), 0, 1)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=rf"param_groups\[1\] of the state dict must have '{name}'"):
+        optimizer.load_state_dict(saved)
+    torch.testing.assert_close(optimizer.state_dict(), before, rtol=0, atol=0)
+    optimizer.register_load_state_dict_pre_hook(lambda _, given: given["param_groups"][1].update({name: 1.0}))
+    optimizer.load_state_dict(saved)
+    assert optimizer.state_dict()["param_groups"][1][name] == 1.0
+
+
 def test_a_state_dict_of_an_optimizer_without_steps():
     optimizer = make(ft.ScheduleFreeRAdam)
     group = optimizer.state_dict()["param_groups"][0]

@@ -383,6 +383,10 @@ def test_a_state_dict_shows_the_memory_of_the_state():
     del saved[0]["step"]
     optimizer.step()
     assert optimizer.state[p]["step"] == 3
+    mine = {"bits": torch.empty(3, dtype=torch.bits8), "conjugate": torch.zeros(3, dtype=torch.cfloat).conj()}
+    optimizer.state[p] |= mine
+    saved = optimizer.state_dict()["state"][0]
+    assert all(saved[key] is value for key, value in mine.items())  # what has no alias is there itself
 
 
 def looks(optimizer):

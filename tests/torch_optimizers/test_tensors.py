@@ -1,5 +1,8 @@
 """Every kind of tensor: stepped by kernels, by torch's own optimizer where they cannot, or refused by name."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from variants import IN_TORCH, assert_near, ids
@@ -340,6 +343,19 @@ def test_large_states_begin_at_other_places_of_a_page(tensor, name, count):
     for state in states:
         assert state.stride() == p.stride()
         assert state.untyped_storage().nbytes() <= state.nbytes + 4096
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="there are no such pages here")
+def test_large_states_ask_for_huge_pages():
+    p = torch.nn.Parameter(torch.randn(2**21))
+    optimizer = fastopt.torch.Adam([p])
+    p.grad = torch.randn_like(p)
+    optimizer.step()
+    mappings = re.findall(r"^(\w+)-(\w+) .*?^VmFlags: ([\w ]+)", Path("/proc/self/smaps").read_text(), re.M | re.S)
+    for name in ("exp_avg", "exp_avg_sq"):
+        middle = optimizer.state[p][name].data_ptr() + p.nbytes // 2
+        (flags,) = (flags for start, stop, flags in mappings if int(start, 16) <= middle < int(stop, 16))
+        assert "hg" in flags.split()
 
 
 def test_version_counters_see_the_step():

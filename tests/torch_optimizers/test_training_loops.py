@@ -7,12 +7,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from cases import ELEMENTWISE
+from cases import ELEMENTWISE, STAGED
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
-from variants import SHARED, assert_near
+from torch.utils.flop_counter import FlopCounterMode
+from variants import SHARED, VARIANTS, assert_near, assert_same_bits, parameters
 
+import fastopt
 import fastopt.torch
 
 MODULES = fastopt.torch, torch.optim
@@ -201,7 +203,8 @@ def test_the_profiler_records_the_step():
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "Lion"])
 @pytest.mark.parametrize("fused", [None, True])
-def test_gradient_scaler(name, fused):
+@pytest.mark.parametrize("recorded", [False, True])
+def test_gradient_scaler(name, fused, recorded):
     """A step with an infinite gradient is left out; the others see unscaled gradients, during and after the step."""
     if fused and name == "RMSprop":
         return
@@ -221,7 +224,9 @@ def test_gradient_scaler(name, fused):
             if step == 4:
                 scaler.unscale_(optimizer)
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-            scaler.step(optimizer)
+            ours = not results
+            with FlopCounterMode(display=False) if recorded and ours else contextlib.nullcontext():
+                scaler.step(optimizer)
             scaler.update()
         results.append((optimizer, [p.grad for p in model.parameters()], scaler.get_scale()))
     (ours, gradients, scale), (theirs, expected, its_scale) = results
@@ -231,6 +236,72 @@ def test_gradient_scaler(name, fused):
         torch.testing.assert_close(mine, its)
     steps = [entry["step"].item() for entry in ours.state.values() if "step" in entry]
     assert set(steps) <= {5.0}
+
+
+def to_be_scaled(name, arguments):
+    """An optimizer of parameters whose gradient lies in another order or is sparse, and of one that torch steps."""
+    rule = fastopt.RULES[name]
+    params = [torch.ones(6, 4)]
+    if name in SHARED:
+        params.append(torch.ones(6, 4)[:, ::2])
+    optimizer = getattr(fastopt.torch, name)(map(torch.nn.Parameter, params), **arguments)
+    by_rows = rule.sums is None and (rule.stage is None or rule.rowwise) and not rule.starts_from_parameters
+    if by_rows and not (name in SHARED and optimizer.make_rule(optimizer.param_groups[0]).torch_moves_all_rows):
+        optimizer.add_param_group({"params": torch.nn.Parameter(torch.ones(6, 3))})
+    return optimizer
+
+
+def set_gradients(optimizer, step, scale, *, divided):
+    for number, p in enumerate(parameters(optimizer)):
+        gradient = torch.randn(p.shape, generator=torch.Generator().manual_seed(10 * step + number))
+        if p.shape[-1] == 4:
+            gradient = gradient.t().contiguous().t()
+        elif p.shape[-1] == 3:
+            gradient = torch.sparse_coo_tensor([[4, 1, 4]], gradient[:3], p.shape, check_invariants=True)
+        p.grad = gradient / scale if divided else gradient
+    if not divided:
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor(scale), torch.tensor(0.0)
+
+
+def gradients(optimizer):
+    return [p.grad.to_dense().clone() for p in parameters(optimizer)]
+
+
+@pytest.mark.parametrize("scale", [1024.0, 3.0])
+def test_a_scale_divides_as_torch_does(scale):
+    """By every rule, the same bits, whether steps get the scale or gradients that torch has divided by it."""
+    for name, arguments in [*VARIANTS, *((name, {}) for name in STAGED)]:
+        ours, expected = (to_be_scaled(name, arguments) for _ in range(2))
+        for step in range(3):
+            set_gradients(ours, step, scale, divided=False)
+            set_gradients(expected, step, scale, divided=True)
+            ours.step()
+            expected.step()
+            assert_same_bits(ours, expected)
+            assert all(map(torch.equal, gradients(ours), gradients(expected)))
+    p, q = (torch.nn.Parameter(torch.zeros(1000)) for _ in range(2))
+    for param, module in ((p, fastopt.torch), (q, torch.optim)):
+        optimizer = module.SGD([param], lr=1.0, fused=True)
+        set_gradients(optimizer, 0, scale, divided=False)
+        optimizer.step()
+    assert torch.equal(p, q) and torch.equal(p.grad, q.grad)
+
+
+@pytest.mark.parametrize("name", ["Adam", "Muon", "LAMB", "RowwiseAdagrad"])
+@pytest.mark.parametrize("scale", [1024.0, 3.0])
+def test_a_step_that_is_refused_leaves_gradients_as_they_were(name, scale):
+    ours, expected = (to_be_scaled(name, {}) for _ in range(2))
+    for optimizer in (ours, expected):
+        set_gradients(optimizer, 0, scale, divided=False)
+    given, last = gradients(ours), ours.param_groups[-1]
+    before, last["lr"] = last["lr"], 1e300
+    with pytest.raises(ValueError, match="too large for float32"):
+        ours.step()
+    assert all(map(torch.equal, gradients(ours), given))
+    last["lr"] = before
+    for optimizer in (ours, expected):
+        optimizer.step()
+    assert_same_bits(ours, expected)
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
