@@ -63,8 +63,9 @@ class Stored:
     track_peak.unit = "ratio"
 
     def track_states(self, label, mix, backend):
+        """Of each parameter."""
         members = [buffer["w"] for buffer in self.optimizer.state.values()]
         parts = [part for member in members for part in getattr(member, "parts", {"": member}).values()]
         return sum(part.nbytes for part in parts) / SIZE
 
-    track_states.unit = "bytes of a parameter"
+    track_states.unit = "bytes"
