@@ -504,7 +504,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         others = {number: pairs for number, pairs in enumerate(members) if pairs}
         fallback = self._fallback(others) if others else None
         stepped = [p for pairs in others.values() for p, _ in pairs]
-        _divide([p.grad for p in stepped if p.grad is not None], scale)
+        if scale != 1.0:  # or no_grad itself would be recorded
+            _divide([p.grad for p in stepped if p.grad is not None], scale)
         if self._clip_grad_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(stepped, self._clip_grad_norm)
             self.grad_norm = norm if recording.makes_a_program() else clipping.as_number(norm)
@@ -532,7 +533,7 @@ def _multiply(gradients: list[Tensor], factor: float) -> None:
 
 @torch.no_grad()
 def _divide(gradients: list[Tensor], scale: float) -> None:
-    if gradients and scale != 1.0:
+    if gradients and scale != 1.0:  # torch takes no empty list
         torch._foreach_div_(gradients, scale)
 
 
