@@ -316,8 +316,6 @@ class StepPlan:
         kernel, states = group.rule.kernel, [state.states[name] for name in group.rule.states]
         for piece in reading.gradient.pieces(state.runs(group)):
             first, last = piece.first, piece.last
-            if not piece.array.size:
-                continue
             kept = [between(buffer, first, last, state.dtype) for buffer in states]
             streams = state.numbers(first, last), piece.stream(state.dtype), *kept
             keys = self._keys if any(map(is_stochastic, streams)) else None
