@@ -363,13 +363,12 @@ class StepPlan:
         state = self.state
         if state.ema is None or state.ema_decay is None:
             return Program([], ())
-        k = np.array([state.ema_decay, 1.0 - state.ema_decay], state.dtype)
         stepped = set(self.names)
         works = []
         for names in state.layout.runs([name for name in state.layout.shapes if name not in stepped]):
             first, last = names[0], names[-1]
             streams = between(state.ema, first, last, state.dtype), only_read(state.numbers(first, last))
-            works.append(Work("blend", streams, k))
+            works.append(Work("blend", streams, self._average_k))
         return self._bind(works) if works else Program([], ())
 
     def _bind_add(self, reading: Reading) -> Program:
