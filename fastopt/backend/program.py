@@ -91,6 +91,11 @@ class Work(NamedTuple):
     spans: Spans | None = None
 
 
+def only_gradient(gradient: np.ndarray | Stream, k: np.ndarray) -> Work:
+    """The work of a sum that reads the gradient alone: of a kernel without states, whose parameters nobody looks at."""
+    return Work("sgd", (gradient, gradient), k)
+
+
 class Program(NamedTuple):
     """Work made ready: calls of functions implemented in C, and the objects whose memory they use.
 
