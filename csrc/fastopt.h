@@ -175,7 +175,8 @@ int32_t fastopt_find_sum(const char *name);
 int32_t fastopt_measure(const fastopt_call *call, int32_t sum, double *partials, double *numbers);
 
 /* The sum of (scale * g[i])^2 over the gradients of all spans, in double: the sum "sum_squares" of all of them, in the
- * dtype of each gradient. It is infinite or NaN where a gradient is. `partials` has room for fastopt_blocks() numbers. */
+ * dtype of each gradient. It is infinite or NaN where a gradient is. `partials` has room for fastopt_blocks() numbers.
+ * The other streams of a span are not read, but may not be NULL: the gradient itself will do for them. */
 int32_t fastopt_sum_squares(const fastopt_call *call, double scale, double *partials, double *sum);
 
 /* Where the threads come from: "libgomp", or "none" when every call is serial. */

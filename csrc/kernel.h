@@ -16,7 +16,7 @@ enum presence { ABSENT, PRESENT, UNKNOWN };
 #define LOOP static inline __attribute__((always_inline)) void
 #define IS(name, other) (__builtin_strcmp(#name, #other) == 0) /* known when compiled */
 /* Which zeros take the loop with the question: l2 and keep have loops of their own, zero stands in comparisons, and
- * eps_root is added. */
+ * eps_root is added. Any other does, whether it stands in a TERM or not: the macros know no more than its name. */
 #define IN_A_TERM(name) (!IS(name, l2) && !IS(name, keep) && !IS(name, zero) && !IS(name, eps_root))
 #define OR_IS_ZERO(name) || (name == 0 && IN_A_TERM(name))
 #define OR_NO_DECAY(name) || (IS(name, l2) && name == 0)
@@ -30,7 +30,7 @@ enum presence { ABSENT, PRESENT, UNKNOWN };
 #endif
 
 #define STATE(name) real *restrict const name = (real *)*buffer++;
-#define COEFFICIENT(name) const real name __attribute__((unused)) = *row++; /* keep decides by keep_is alone */
+#define COEFFICIENT(name) const real name __attribute__((unused)) = *row++; /* a body asks keep_is, never keep */
 #define PRESENCE(name) const enum presence name##_is __attribute__((unused)) = \
     IS(name, l2) ? decay : IS(name, keep) ? kept : others;
 #define RUN(name, coefficients, decay, others)                                                                 \

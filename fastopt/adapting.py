@@ -54,7 +54,7 @@ class AdaptingPlan(StepPlan):
             start = len(taken)
             taken += [work._replace(k=k) for work in self._works_of(group, reading, followed=False)]
             pieces = reading.gradient.pieces(self.state.runs(group))
-            which = [group.names.index(piece.first) for piece in pieces if piece.array.size]
+            which = [group.names.index(piece.first) for piece in pieces]
             place = slice(start, len(taken))
             few = None if which == [*range(len(group.names))] else np.array(which, np.intp)
             groups.setdefault(group.rule.sums, []).append((group, place, few))

@@ -68,8 +68,6 @@ class Ascent:
         state, works = self._state, []
         for group in plan.groups:
             for piece in reading.gradient.pieces(state.layout.runs(group.names)):
-                if not piece.array.size:
-                    continue
                 p = of_array(state.flat[piece.place], state.dtype)
                 copy = () if state.copy is None else (between(state.copy, piece.first, piece.last, state.dtype),)
                 streams = p, piece.stream(state.dtype)

@@ -24,6 +24,7 @@ def averaged(state: OptimizerState, forget: Callable[[], None]) -> Iterator[None
         _check(state, group)
     forget()
     aside = Aside(state, "the parameters are averages within averaged(): leave its block first")
+    # One call in C each, without a frame of Python's between it and the question whether it has been made.
     keep, restore = starmap(call, aside.keep()), starmap(call, aside.put_back())
     try:
         try:

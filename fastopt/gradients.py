@@ -53,12 +53,13 @@ class Flat(NamedTuple):
         return self.array.itemsize
 
     def pieces(self, runs: Sequence[Sequence[str]]) -> list[Piece]:
-        """The gradients of some parameters, a piece for each of these runs of them that have no gaps."""
+        """The gradients of some parameters, a piece for each of these runs without gaps that has elements."""
         places = self.state.layout.places
         pieces = []
         for run in runs:
             place = slice(places[run[0]].start, places[run[-1]].stop)
-            pieces.append(Piece(run[0], run[-1], place, self.array[place]))
+            if place.stop > place.start:
+                pieces.append(Piece(run[0], run[-1], place, self.array[place]))
         return pieces
 
     @property

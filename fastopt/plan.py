@@ -318,8 +318,6 @@ class StepPlan:
         kernel, states = group.rule.kernel, [state.states[name] for name in group.rule.states]
         for piece in reading.gradient.pieces(state.runs(group)):
             first, last = piece.first, piece.last
-            if not piece.array.size:
-                continue
             kept = [between(buffer, first, last, state.dtype) for buffer in states]
             streams = state.numbers(first, last), piece.stream(state.dtype), *kept
             keys = self._keys if any(map(is_stochastic, streams)) else None
@@ -367,13 +365,12 @@ class StepPlan:
         state = self.state
         if state.ema is None or state.ema_decay is None:
             return Program([], ())
-        k = np.array([state.ema_decay, 1.0 - state.ema_decay], state.dtype)
         stepped = set(self.names)
         works = []
         for names in state.layout.runs([name for name in state.layout.shapes if name not in stepped]):
             first, last = names[0], names[-1]
             streams = between(state.ema, first, last, state.dtype), only_read(state.numbers(first, last))
-            works.append(Work("blend", streams, k))
+            works.append(Work("blend", streams, self._average_k))
         return self._bind(works) if works else Program([], ())
 
     def _bind_add(self, reading: Reading) -> Program:

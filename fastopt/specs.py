@@ -4,13 +4,14 @@ import pkgutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-import fastopt
+from fastopt import rules, schedules
 from fastopt.errors import InputError, one_of
+from fastopt.rule import Rule
 
 FORM = "NAME or NAME:key=value,key=value, with / inside a tuple, as in adam:lr=0.01,betas=0.9/0.99"
 
 
-def rule(text: str, argument: str = "optimizer") -> fastopt.Rule:
+def rule(text: str, argument: str = "optimizer") -> Rule:
     """The rule that ``text`` describes, such as "sgd:lr=0.1" or "adam:betas=0.9/0.99,amsgrad=true".
 
     Names count in upper or lower case. A name with dots is that of a rule of the user's own: the
@@ -20,11 +21,11 @@ def rule(text: str, argument: str = "optimizer") -> fastopt.Rule:
     """
     name, values = split(text, argument)
     path = _path(text)
-    kind = _imported(path, argument) if "." in path else _named(name, fastopt.RULES, argument)
+    kind = _imported(path, argument) if "." in path else _named(name, rules.RULES, argument)
     return _build(kind, text, values, argument)
 
 
-def rule_of_any_shape(text: str, argument: str = "optimizer") -> fastopt.Rule:
+def rule_of_any_shape(text: str, argument: str = "optimizer") -> Rule:
     """As :func:`rule`, for parameters that are not all matrices. InputError if the rule is for these alone."""
     made = rule(text, argument)
     try:
@@ -68,7 +69,7 @@ def schedule(text: str, lr: float, steps: int, argument: str = "schedule") -> An
     unless the text gives them. Raises InputError naming ``argument``.
     """
     name, values = split(text, argument)
-    kind = _named(name, fastopt.schedules.SCHEDULES, argument)
+    kind = _named(name, schedules.SCHEDULES, argument)
     if "lr" in values:
         raise InputError(argument, f"must leave lr to --optimizer, as in adam:lr=0.01, not {text!r}")
     filled = {"lr": lr, "steps": steps, "every": max(1, steps // 3)}
@@ -94,12 +95,12 @@ def _path(text: str) -> str:
     return text.partition(":")[0].strip()
 
 
-def _imported(path: str, argument: str) -> type[fastopt.Rule]:
+def _imported(path: str, argument: str) -> type[Rule]:
     try:
         kind = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(argument, f"must be the module and the name of a rule, not {path!r}: {error}") from None
-    if not (isinstance(kind, type) and issubclass(kind, fastopt.Rule)):
+    if not (isinstance(kind, type) and issubclass(kind, Rule)):
         raise InputError(argument, f"must be a subclass of fastopt.Rule, not {path!r}")
     return kind
 

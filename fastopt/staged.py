@@ -9,7 +9,6 @@ import numpy as np
 
 from fastopt.backend.program import Backend, Program, Spans, Work, copy_row
 from fastopt.encoded import between
-from fastopt.gradients import Apart
 from fastopt.groups import Group
 from fastopt.matrices import staged
 from fastopt.plan import Reading, StepPlan, is_stochastic, only_read
@@ -100,7 +99,7 @@ class StagedPlan(StepPlan):
     def _staged(self, reading: Reading) -> list[_Parameter]:
         """The parameters with stages, as these see them where that gradient is read."""
         if reading.staged is None:
-            rows = reading.gradient.rows if isinstance(reading.gradient, Apart) else {}
+            rows = reading.gradient.rows
             reading.staged = [
                 self._parameter(each.group, each.name, *rows[each.name]) if each.name in rows else each
                 for each in self._parameters

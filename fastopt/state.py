@@ -34,18 +34,18 @@ class Aside:
     """
 
     def __init__(self, state: "OptimizerState", words: str) -> None:
-        self._state, self._words = state, words
+        self._state, self.words = state, words
         self._kept = [(array, np.empty_like(array)) for array in state.shown()]
 
     @property
     def kept(self) -> bool:
         """Whether others are in their place now."""
-        return self._state.out_of_place is self._words
+        return self._state.out_of_place is self
 
     def keep(self) -> list[Call]:
         """The calls that keep them."""
         calls: list[Call] = [(setitem, kept, _ALL, array) for array, kept in self._kept]
-        return [*calls, (self._state.__dict__.update, {"out_of_place": self._words})]
+        return [*calls, (self._state.__dict__.update, {"out_of_place": self})]
 
     def put_back(self) -> list[Call]:
         """The calls after which they are what they were."""
@@ -78,8 +78,8 @@ class OptimizerState:
         self.flat, self.layout = flat_and_layout(params)
         #: In which kernels compute.
         self.dtype = STORAGES[self.flat.dtype.name].computes
-        #: Why the parameters are not those that steps update, in words; None if they are.
-        self.out_of_place: str | None = None
+        #: What keeps the parameters that steps update, while others are in their place; else None.
+        self.out_of_place: Aside | None = None
         #: How numbers are stored, and what stochastic rounding is seeded with.
         self.precision, self.seed = precision, seed
         #: The lower halves of parameters whose upper halves the user has.
@@ -123,7 +123,7 @@ class OptimizerState:
     def check_in_place(self, what: str) -> None:
         """RuntimeError, for a method of that name, if the parameters are not those that steps update."""
         if self.out_of_place is not None:
-            raise RuntimeError(f"{what}: {self.out_of_place}")
+            raise RuntimeError(f"{what}: {self.out_of_place.words}")
 
     def shown(self) -> list[np.ndarray]:
         """The memory in which the user reads the parameters: theirs, and that of the copy."""

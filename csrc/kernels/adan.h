@@ -5,7 +5,7 @@ KERNEL(adan, (exp_avg, exp_avg_diff, exp_avg_sq, previous_grad),
 {
     const real grad = grad_scale * g[i] + TERM(l2, p[i]);
     const real previous = previous_grad[i];
-    const real difference = grad - (keep == 0 ? grad : previous);
+    const real difference = grad - (keep_is == ABSENT ? grad : previous);
     const real ahead = grad + TERM(ahead_size, difference);
     const real m = TERM(beta1, exp_avg[i]) + one_minus_beta1 * grad;
     const real n = TERM(beta2, exp_avg_diff[i]) + one_minus_beta2 * difference;

@@ -7,7 +7,7 @@ KERNEL(madgrad, (grad_sum_sq, s, x0),
     const real grad = grad_scale * g[i] + TERM(l2, param);
     const real v = grad_sum_sq[i] + TERM(weight, grad * grad);
     const real total = s[i] + TERM(weight, grad);
-    start = keep == 0 ? param : start;
+    start = keep_is == ABSENT ? param : start;
     const real z = start - total / (CBRT(v) + eps);
     grad_sum_sq[i] = v;
     s[i] = total;

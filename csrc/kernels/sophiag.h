@@ -8,14 +8,14 @@ KERNEL(sophiag, (exp_avg, hessian),
     const real grad = grad_scale * g[i] + TERM(l2, param);
     /* Before the selections: what stands within makes GCC branch. */
     const real averaged = TERM(beta1, before) + one_minus_beta1 * grad;
-    const real m = keep == 0 ? before : averaged;
+    const real m = keep_is == ABSENT ? before : averaged;
     real ratio = m / (TERM(curvature, h) + eps);
     ratio = ratio > one ? one : ratio;
     ratio = ratio < -one ? -one : ratio;
     const real estimate = TERM(beta2, h) + one_minus_beta2 * (grad * grad);
     const real moved = TERM(shrink, param) - TERM(step_size, ratio);
     exp_avg[i] = m;
-    hessian[i] = keep == 0 ? estimate : h;
-    p[i] = keep == 0 ? param : moved;
+    hessian[i] = keep_is == ABSENT ? estimate : h;
+    p[i] = keep_is == ABSENT ? param : moved;
 }
 END_KERNEL

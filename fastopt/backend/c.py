@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt._c import ffi, lib
 from fastopt.backend.process import process
-from fastopt.backend.program import Call, Program, Work
+from fastopt.backend.program import Call, Program, Work, only_gradient
 from fastopt.errors import BackendError, nearest
 from fastopt.storage import Stream
 from fastopt.storages import NUMBERS
@@ -39,7 +39,7 @@ class CBackend:
 
     def bind_sum_squares(self, gradients: Sequence[np.ndarray | Stream], threads: int) -> Callable[[float], float]:
         k = np.zeros(1)
-        spans, kept = _spans([Work("sgd", (gradient, gradient), k) for gradient in gradients])
+        spans, kept = _spans([only_gradient(gradient, k) for gradient in gradients])
         call = ffi.new("fastopt_call *", (spans, len(gradients), _useful(threads), isa()))
         partials = ffi.new("double[]", lib.fastopt_blocks(call))
         total = ffi.new("double *")

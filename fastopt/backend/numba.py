@@ -10,7 +10,7 @@ import numpy as np
 from fastopt.backend import drivers
 from fastopt.backend.compile import driver, learn, region, specialize, sum_driver, with_threads
 from fastopt.backend.process import process
-from fastopt.backend.program import Call, OtherTerms, Program, Work, run
+from fastopt.backend.program import Call, OtherTerms, Program, Work, only_gradient, run
 from fastopt.backend.tables import (
     GRADIENT,
     Table,
@@ -53,7 +53,7 @@ class NumbaBackend:
         one, scales, works = np.ones(1, np.float32), np.ones(1), []
         for gradient in gradients:
             name = gradient.storage.name if isinstance(gradient, Stream) else name_of(gradient.dtype)
-            works.append(Work("sgd", (gradient, gradient), scales if name == "float64" else one))
+            works.append(only_gradient(gradient, scales if name == "float64" else one))
         runs = [list(each) for _, each in groupby(works, key=lambda work: work.k.dtype)]
         batches = [_SumBatch(SUMS["sum_squares"], run[0].k.dtype, run, np.arange(len(run))) for run in runs]
 

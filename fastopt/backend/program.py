@@ -98,6 +98,11 @@ def copy_row(dtype: np.dtype) -> np.ndarray:
     return np.array([0.0, 1.0], dtype)
 
 
+def only_gradient(gradient: np.ndarray | Stream, k: np.ndarray) -> Work:
+    """The work of a sum that reads the gradient alone: of a kernel without states, whose parameters nobody looks at."""
+    return Work("sgd", (gradient, gradient), k)
+
+
 class Program(NamedTuple):
     """Work made ready: calls of functions implemented in C, and the objects whose memory they use.
 

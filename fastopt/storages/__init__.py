@@ -20,14 +20,14 @@ NUMBERS = {name: number for number, name in enumerate(STORAGES)}
 EXACT = ("float32", "float64", "split")
 
 
-def find(name: str, argument: str = "storage", *, signed: bool = True) -> Storage:
+def find(name: str, *, signed: bool = True) -> Storage:
     """The storage of a name as users write it: ``8bit`` is a format with or without a sign.
 
-    Raises ValueError that names the argument if there is no such storage.
+    ValueError if there is no such storage.
     """
     if name == "8bit":
         return float8_signed if signed else float8_unsigned
     names = (*(known for known in STORAGES if not known.startswith("float8")), "8bit")
     if name not in names:
-        raise ValueError(f"{argument} must be one of {', '.join(names)}, not {name!r}{did_you_mean(name, names)}")
+        raise ValueError(f"storage must be one of {', '.join(names)}, not {name!r}{did_you_mean(name, names)}")
     return STORAGES[name]
