@@ -25,6 +25,14 @@ def table():
     return "\n".join(lines)
 
 
+def test_the_map_has_every_room():
+    root = README.parent
+    contributing = (root / "CONTRIBUTING.md").read_text()
+    rooms = {each.name for folder in ("fastopt", "csrc") for each in (root / folder).glob("[!_]*.[pch]*")}
+    headers_of = {each for each in rooms if each.endswith(".h") and each[:-2] + ".c" in rooms}
+    assert [each for each in sorted(rooms - headers_of) if f"{each}`" not in contributing] == []
+
+
 def test_the_table_of_rules_is_that_of_the_declarations():
     written = RULES.read_text().partition("<!-- rules -->\n")[2].partition("\n<!-- /rules -->")[0]
     assert written == table(), f"{RULES}: put this between the marks:\n{table()}"

@@ -141,8 +141,8 @@ def test_names_that_users_write():
     assert find("bfloat16") is STORAGES["bfloat16"]
     assert find("8bit") is STORAGES["float8_signed"]
     assert find("8bit", signed=False) is STORAGES["float8_unsigned"]
-    with pytest.raises(ValueError, match=r"state_dtype must be one of .*8bit, not 'bfloat'; did you mean"):
-        find("bfloat", "state_dtype")
+    with pytest.raises(ValueError, match=r"storage must be one of .*8bit, not 'bfloat'; did you mean"):
+        find("bfloat")
     with pytest.raises(ValueError, match="storage must be one of"):
         find("float8_signed")
 
