@@ -3,7 +3,7 @@
 import ctypes
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from itertools import chain, starmap
+from itertools import starmap
 from operator import call
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -191,9 +191,11 @@ def array_at(address: int, size: int, dtype: np.dtype) -> np.ndarray:
 
 def joined(programs: Sequence[Program], *then: Call) -> Program:
     """The program of these, one after the other, and of calls that follow them."""
-    lock = next((program.lock for program in programs if program.lock is not None), None)
-    describe = next((program.describe for program in programs if program.describe is not None), None)
-    return Program([*chain.from_iterable(program.calls for program in programs), *then], (*programs,), lock, describe)
+    # No generators: Python swallows an interrupt that comes while it closes one that has not come to its end.
+    locks = [program.lock for program in programs if program.lock is not None]
+    words = [program.describe for program in programs if program.describe is not None]
+    calls = [call for program in programs for call in program.calls]
+    return Program([*calls, *then], (*programs,), locks[0] if locks else None, words[0] if words else None)
 
 
 def run(program: Program, *then: Call) -> None:

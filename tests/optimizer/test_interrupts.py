@@ -13,6 +13,7 @@ import stat
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ from conftest import BACKENDS
 from harness import python, random_buffer, snapshot
 
 from fastopt import SGD, Adam, AMSGrad, FlatBuffer, Momentum, Optimizer, checkpoint, schedules
+
+# What is imported when it is first needed is here by then: Python itself swallows interrupts within an import.
+for _name in ("ascent", "averaging", "checkpoint.file", "lookahead"):
+    import_module(f"fastopt.{_name}")
 
 SMALL = {"a.w": (5, 3), "a.b": (3,), "b.w": (7,), "b.b": ()}
 LARGE = {"a.w": (140_003,), "a.b": (3,), "b.w": (7,), "b.b": ()}
