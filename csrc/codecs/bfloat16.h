@@ -10,9 +10,10 @@ ENCODE(bfloat16)
     uint16_t *restrict const codes = (uint16_t *)parts[0] + start;
     EACH(i)
     {
-        const uint32_t bits = bits_of((float)values[i]);
+        const float value = (float)values[i];
+        const uint32_t bits = bits_of(value);
         const uint32_t quieted = bits >> 16 | QUIET >> 16;
-        codes[i] = (uint16_t)((bits & MAGNITUDE) > INFINITY_BITS ? quieted : shifted(bits, 16));
+        codes[i] = (uint16_t)(value != value ? quieted : shifted(bits, 16));
     }
 }
 
@@ -21,9 +22,10 @@ ENCODE_STOCHASTIC(bfloat16)
     uint16_t *restrict const codes = (uint16_t *)parts[0] + start;
     EACH(i)
     {
-        const uint32_t bits = bits_of((float)values[i]);
+        const float value = (float)values[i];
+        const uint32_t bits = bits_of(value);
         const uint32_t quieted = bits >> 16 | QUIET >> 16;
         const uint32_t moved = (bits + (noise[i] >> shift & 0xffff)) >> 16;
-        codes[i] = (uint16_t)((bits & MAGNITUDE) > INFINITY_BITS ? quieted : moved);
+        codes[i] = (uint16_t)(value != value ? quieted : moved);
     }
 }

@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 
-from fastopt.codecs.bits import INFINITY, MAGNITUDE, QUIET, random_bits, shifted
+from fastopt.codecs.bits import QUIET, random_bits, shifted
 
 _16 = np.uint32(16)
 
@@ -17,16 +17,18 @@ def decode(codes, values):
 @numba.njit
 def encode(values, codes):
     for i in range(values.size):
-        bits = np.float32(values[i]).view(np.uint32)
-        codes[i] = np.uint16(_quieted(bits) if np.uint32(bits & MAGNITUDE) > INFINITY else shifted(bits, _16))
+        value = np.float32(values[i])
+        bits = value.view(np.uint32)
+        codes[i] = np.uint16(_quieted(bits) if value != value else shifted(bits, _16))
 
 
 @numba.njit
 def encode_stochastic(values, codes, noise, shift):
     for i in range(values.size):
-        bits = np.float32(values[i]).view(np.uint32)
+        value = np.float32(values[i])
+        bits = value.view(np.uint32)
         moved = np.uint32(np.uint32(bits + random_bits(noise[i], shift)) >> _16)
-        codes[i] = np.uint16(_quieted(bits) if np.uint32(bits & MAGNITUDE) > INFINITY else moved)
+        codes[i] = np.uint16(_quieted(bits) if value != value else moved)
 
 
 @numba.njit
