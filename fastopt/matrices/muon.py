@@ -26,7 +26,7 @@ def orthogonalized(matrix: np.ndarray, coefficients: tuple[float, float, float],
     tall = matrix.shape[0] > matrix.shape[1]
     x = np.ascontiguousarray(matrix.T if tall else matrix)
     rows, columns = x.shape
-    x = x * (1 / max(sqrt(np.vdot(x, x)), eps))
+    x = x * float(np.divide(1.0, max(sqrt(np.vdot(x, x)), eps)))  # infinity, where Python would refuse to divide
     if columns > 2 * rows and steps > 1:
         x = _product(x @ x.T, a, b, c, steps) @ x
     else:

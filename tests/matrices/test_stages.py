@@ -323,3 +323,9 @@ def test_soap_leaves_long_sides_as_they_are():
         optimizer.step(grads)
     basis = optimizer.state["Q_L"]["w"]
     assert np.allclose(basis.T @ basis, np.eye(6), atol=1e-5)
+
+
+def test_a_gradient_of_zero_without_eps_is_no_number_as_in_kernels():
+    params = FlatBuffer({"w": np.ones((3, 4))}, dtype="float32")
+    Optimizer(params, Muon(eps=0.0)).step({"w": np.zeros((3, 4), np.float32)})
+    assert np.isnan(params["w"]).all()
