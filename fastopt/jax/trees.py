@@ -5,18 +5,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fastopt.buffers import DTYPES
 from fastopt.errors import quoted
-
-#: How numbers of parameters, gradients and states may be stored.
-STORED = ("float32", "float64", "bfloat16", "float16")
 
 
 def check_dtype(name: str, leaf: Any) -> None:
     """TypeError, which names the argument, if a leaf is no array that kernels can read."""
     if not hasattr(leaf, "dtype"):
-        raise TypeError(f"{name} must have arrays of {', '.join(STORED)}, not {quoted(leaf)}")
-    if jnp.result_type(leaf).name not in STORED:
-        raise TypeError(f"{name} must have arrays of {', '.join(STORED)}, not of {jnp.result_type(leaf).name}")
+        raise TypeError(f"{name} must have arrays of {', '.join(DTYPES)}, not {quoted(leaf)}")
+    if jnp.result_type(leaf).name not in DTYPES:
+        raise TypeError(f"{name} must have arrays of {', '.join(DTYPES)}, not of {jnp.result_type(leaf).name}")
 
 
 def leaves_like(name: str, given: Any, model: str, leaves: list, tree: Any) -> list:
