@@ -3,7 +3,7 @@
 #define FASTOPT_SIZES_H
 
 enum {
-    TILE = 1024,   /* elements that are worked on in the first-level cache: whole blocks of every storage */
+    TILE = 256,    /* elements that are decoded, stepped and encoded before the next: whole blocks of every storage */
     BLOCK = 16384, /* elements of a partial sum: whole tiles */
     LANES = 32,    /* sums that run side by side in a block */
     GRAIN = 65536, /* elements that are worth a thread: for fewer, waiting for it can cost more than it saves */

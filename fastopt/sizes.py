@@ -1,7 +1,8 @@
 """Sizes that both languages know: ``csrc/sizes.h`` has the same, but for ``GRAIN_AWAKE``, which callers hand over."""
 
-#: Elements that are worked on in the first-level cache: whole blocks of every storage.
-TILE = 1024
+#: Elements that are decoded, stepped and encoded before the next: whole blocks of every storage. They are so few that a
+#: processor begins with the next before it has ended with these, and keeps memory busy.
+TILE = 256
 
 #: Elements of a partial sum: whole tiles.
 BLOCK = 16384

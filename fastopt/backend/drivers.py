@@ -65,14 +65,16 @@ CODEC_SIZE, VALUES, PART, OTHER_PART, NOISE, NOISE_SHIFT = range(6)
 STRETCH = 8 * LANES
 
 # The scratch memory of a thread, in words of 64 bits: a row for kernels, one for codecs, noise, a tile for each entry.
+# Tiles do not lie a power of two apart, or they would share lines of the cache.
 CODEC_ROW = 56
 NOISE_WORDS = 64
 TILES_WORDS = NOISE_WORDS + TILE // 2
+TILE_WORDS = TILE + 3 * LINE // 8
 
 
 def scratch_words(entries: int) -> int:
     """How much scratch memory a thread needs for so many streams and followers, in words."""
-    return TILES_WORDS + entries * TILE
+    return TILES_WORDS + entries * TILE_WORDS
 
 
 def spans(table, bounds, watched, function):
@@ -109,7 +111,7 @@ def tiles_of_share(table, start, stop, scratch, share, function):
             count = min(TILE, size - tile * TILE)
             buffers[SIZE] = coding[CODEC_SIZE] = count
             for entry in range(streams):
-                buffers[BUFFERS + entry] = opened(table[piece], entry, tile, coding, values + 8 * TILE * entry)
+                buffers[BUFFERS + entry] = opened(table[piece], entry, tile, coding, values + 8 * TILE_WORDS * entry)
             apply(function, row)
             filled = -1
             for entry in range(entries):
@@ -123,7 +125,7 @@ def tiles_of_share(table, start, stop, scratch, share, function):
                     place(table[piece], entry, tile, coding)
                     coding[VALUES] = buffers[BUFFERS]
                 else:
-                    average = opened(table[piece], entry, tile, coding, values + 8 * TILE * entry)
+                    average = opened(table[piece], entry, tile, coding, values + 8 * TILE_WORDS * entry)
                     coding[VALUES], coding[PART] = average, buffers[BUFFERS]
                     coding[OTHER_PART] = table[piece, at + COEFFICIENTS]
                     call(table[piece, at + BLEND], coding_row)
@@ -213,7 +215,7 @@ def sums_of_share(table, starts, partials, scratch, share, first, last):
             for tile in range(start, min(start + BLOCK // TILE, (size + TILE - 1) // TILE)):
                 coding[CODEC_SIZE] = count = min(TILE, size - tile * TILE)
                 for entry in range(streams):
-                    buffers[BUFFERS + entry] = opened(table[each], entry, tile, coding, values + 8 * TILE * entry)
+                    buffers[BUFFERS + entry] = opened(table[each], entry, tile, coding, values + 8 * TILE_WORDS * entry)
                 for at in range(0, count, STRETCH):
                     stretch = min(STRETCH, count - at)
                     kernel(*(arguments(row, at, stretch) + rows_of(contributed, numbers)))
