@@ -8,6 +8,9 @@
  * loop's time in the cache, so the body is compiled three times: without the term of l2 (no coupled weight decay, the
  * usual case), with every term, and with the question, for rows that have a zero elsewhere. Where a coefficient is called
  * keep, it is compiled for both cases of keep_is, ABSENT and PRESENT: what is not kept need not even be read.
+ *
+ * Where all numbers lie in memory as bfloat16, name_bfloat16 decodes, steps and encodes CHUNK after CHUNK: without a call
+ * in between, the processor works on one chunk while it waits for another.
  */
 #ifndef TERM
 #define TERM(c, x) (c##_is == ABSENT || (c##_is == UNKNOWN && c == 0) ? (c) : (c) * (x))
@@ -33,28 +36,57 @@ enum presence { ABSENT, PRESENT, UNKNOWN };
 #define COEFFICIENT(name) const real name __attribute__((unused)) = *row++; /* a body asks keep_is, never keep */
 #define PRESENCE(name) const enum presence name##_is __attribute__((unused)) = \
     IS(name, l2) ? decay : IS(name, keep) ? kept : others;
-#define RUN(name, coefficients, decay, others)                                                                 \
+#define RUN(loop, coefficients, decay, others)                                                                 \
     if (0 FOR_EACH(OR_NOT_KEPT, UNWRAP coefficients))                                                          \
-        STAMPED(name##_loop)(buffer, (const real *)k, start, stop, decay, others, ABSENT);                     \
+        STAMPED(loop)(buffer, (const real *)k, start, stop, decay, others, ABSENT);                            \
     else                                                                                                       \
-        STAMPED(name##_loop)(buffer, (const real *)k, start, stop, decay, others, PRESENT);
+        STAMPED(loop)(buffer, (const real *)k, start, stop, decay, others, PRESENT);
 
-#define KERNEL(name, states, coefficients)                                                                     \
-    DESCRIBE(name, states, coefficients)                                                                       \
-    TARGET LOOP STAMPED(name##_loop)(void *const *buffer, const real *row, int64_t start, int64_t stop,        \
-                                     enum presence decay, enum presence others, enum presence kept);           \
+/* The function of a name: the loop, compiled for the terms that its row may leave. */
+#define WITH_TERMS(name, loop, coefficients)                                                                   \
     TARGET static void STAMPED(name)(void *const *buffer, const void *k, int64_t start, int64_t stop)          \
     {                                                                                                          \
         const real *row = (const real *)k;                                                                     \
         FOR_EACH(COEFFICIENT, UNWRAP coefficients)                                                             \
         if (0 FOR_EACH(OR_IS_ZERO, UNWRAP coefficients)) {                                                     \
-            RUN(name, coefficients, UNKNOWN, UNKNOWN)                                                          \
+            RUN(loop, coefficients, UNKNOWN, UNKNOWN)                                                          \
         } else if (0 FOR_EACH(OR_NO_DECAY, UNWRAP coefficients)) {                                             \
-            RUN(name, coefficients, ABSENT, PRESENT)                                                           \
+            RUN(loop, coefficients, ABSENT, PRESENT)                                                           \
         } else {                                                                                               \
-            RUN(name, coefficients, PRESENT, PRESENT)                                                          \
+            RUN(loop, coefficients, PRESENT, PRESENT)                                                          \
+        }                                                                                                      \
+    }
+
+#if DTYPE == 32
+#define IN_CHUNKS(name, states, coefficients)                                                                  \
+    TARGET LOOP STAMPED(name##_chunks)(void *const *buffer, const real *row, int64_t start, int64_t stop,      \
+                                       enum presence decay, enum presence others, enum presence kept)          \
+    {                                                                                                          \
+        enum { STREAMS = 2 FOR_EACH(ONE_MORE, UNWRAP states) };                                                \
+        _Alignas(LINE) real rows[STREAMS][CHUNK + LINE / sizeof(real)];                                        \
+        void *numbers[STREAMS];                                                                                \
+        for (int stream = 0; stream < STREAMS; stream++)                                                       \
+            numbers[stream] = rows[stream];                                                                    \
+        for (; start < stop; start += CHUNK) {                                                                 \
+            for (int stream = 0; stream < STREAMS; stream++)                                                   \
+                STAMPED(decode_bfloat16_body)(&buffer[stream], start, CHUNK, rows[stream]);                    \
+            STAMPED(name##_loop)(numbers, row, 0, CHUNK, decay, others, kept);                                 \
+            for (int stream = 0; stream < STREAMS; stream++)                                                   \
+                if (stream != 1) /* the gradient */                                                            \
+                    STAMPED(encode_bfloat16_body)(rows[stream], CHUNK, &buffer[stream], start, NULL, 0);       \
         }                                                                                                      \
     }                                                                                                          \
+    WITH_TERMS(name##_bfloat16, name##_chunks, coefficients)
+#else
+#define IN_CHUNKS(name, states, coefficients)
+#endif
+
+#define KERNEL(name, states, coefficients)                                                                     \
+    DESCRIBE(name, states, coefficients)                                                                       \
+    TARGET LOOP STAMPED(name##_loop)(void *const *buffer, const real *row, int64_t start, int64_t stop,        \
+                                     enum presence decay, enum presence others, enum presence kept);           \
+    WITH_TERMS(name, name##_loop, coefficients)                                                                \
+    IN_CHUNKS(name, states, coefficients)                                                                      \
     TARGET LOOP STAMPED(name##_loop)(void *const *buffer, const real *row, int64_t start, int64_t stop,        \
                                      enum presence decay, enum presence others, enum presence kept)            \
     {                                                                                                          \
@@ -76,6 +108,14 @@ static kernel_loop *const STAMPED(kernels)[] = {
 #undef ENTRY
 };
 
+#if DTYPE == 32
+static kernel_loop *const STAMPED(kernels_bfloat16)[] = {
+#define ENTRY(name) STAMPED(name##_bfloat16),
+    KERNELS(ENTRY)
+#undef ENTRY
+};
+#endif
+
 #if !defined(__clang__)
 #pragma GCC pop_options
 #endif
@@ -85,3 +125,5 @@ static kernel_loop *const STAMPED(kernels)[] = {
 #undef COEFFICIENT
 #undef PRESENCE
 #undef RUN
+#undef WITH_TERMS
+#undef IN_CHUNKS

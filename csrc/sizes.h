@@ -4,6 +4,7 @@
 
 enum {
     TILE = 256,    /* elements that are decoded, stepped and encoded before the next: whole blocks of every storage */
+    CHUNK = 128,   /* the same where one function does all three */
     BLOCK = 16384, /* elements of a partial sum: whole tiles */
     LANES = 32,    /* sums that run side by side in a block */
     GRAIN = 65536, /* elements that are worth a thread: for fewer, waiting for it can cost more than it saves */

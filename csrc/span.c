@@ -26,10 +26,29 @@ int is_tiled(const fastopt_span *span)
     return tiled;
 }
 
+/* Whether all numbers are bfloat16, rounded to nearest, and nothing follows. */
+static int is_bfloat16(const fastopt_span *span)
+{
+    int same = span->dtype == FASTOPT_FLOAT32 && span->follower_count == 0;
+    for (int stream = 0; stream < stream_count(span); stream++)
+        same &= span->streams[stream].storage == FASTOPT_BFLOAT16 && !span->streams[stream].stochastic;
+    return same;
+}
+
+/* Where a number is that is stored in one part. */
 static void *element(const fastopt_stream *stream, int64_t number)
 {
-    const size_t size = stream->storage == FASTOPT_FLOAT32 ? sizeof(float) : sizeof(double);
-    return (char *)stream->parts[0] + (size_t)number * size;
+    static const int64_t sizes[] = {[FASTOPT_FLOAT32] = 4, [FASTOPT_FLOAT64] = 8, [FASTOPT_BFLOAT16] = 2};
+    return (char *)stream->parts[0] + number * sizes[stream->storage];
+}
+
+/* Runs a kernel over streams as they lie in memory. */
+static void step_in_place(kernel_loop *kernel, const fastopt_span *span, int64_t start, int64_t stop, int64_t shift)
+{
+    void *buffers[FASTOPT_MAX_STREAMS];
+    for (int stream = 0; stream < stream_count(span); stream++)
+        buffers[stream] = element(&span->streams[stream], stream == GRADIENT ? start + shift : start);
+    kernel(buffers, span->coefficients, 0, stop - start);
 }
 
 /* A stream's numbers in a dtype that loops compute in: where they lie, or decoded into the row. */
@@ -100,16 +119,18 @@ static void step_tile(const struct loops *loops, const fastopt_span *span, int64
 void step_run(const struct isa *isa, const fastopt_span *span, int64_t start, int64_t stop, int64_t shift)
 {
     const struct loops *loops = isa->loops[span->dtype];
-    if (is_tiled(span)) {
-        struct scratch scratch;
-        for (; start < stop; start += TILE)
-            step_tile(loops, span, start, shift, (int32_t)(stop - start < TILE ? stop - start : TILE), &scratch);
+    if (!is_tiled(span)) {
+        step_in_place(loops->kernels[span->kernel], span, start, stop, shift);
         return;
     }
-    void *buffers[FASTOPT_MAX_STREAMS];
-    for (int stream = 0; stream < stream_count(span); stream++)
-        buffers[stream] = element(&span->streams[stream], stream == GRADIENT ? start + shift : start);
-    loops->kernels[span->kernel](buffers, span->coefficients, 0, stop - start);
+    if (is_bfloat16(span)) {
+        const int64_t last = stop - (stop - start) % CHUNK;
+        step_in_place(isa->kernels_bfloat16[span->kernel], span, start, last, shift);
+        start = last;
+    }
+    struct scratch scratch;
+    for (; start < stop; start += TILE)
+        step_tile(loops, span, start, shift, (int32_t)(stop - start < TILE ? stop - start : TILE), &scratch);
 }
 
 void fetch_ahead(const fastopt_span *span, const fastopt_run *run)

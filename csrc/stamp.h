@@ -16,8 +16,8 @@
 
 #include "exactness.h"
 #include "cbrt.h"
-#include "kernel.h"
 #include "codec.h"
+#include "kernel.h"
 #include "sum.h"
 
 static const struct loops STAMPED(loops) = {

@@ -125,7 +125,7 @@ const int32_t storage_parts[] = {
 const int32_t storage_count = sizeof storage_parts / sizeof *storage_parts;
 
 const struct isa isas[] = {
-#define LEVEL(isa) {#isa, {&loops_32_##isa, &loops_64_##isa}},
+#define LEVEL(isa) {#isa, {&loops_32_##isa, &loops_64_##isa}, kernels_bfloat16_32_##isa},
     LEVEL(baseline)
 #if defined(__x86_64__)
     LEVEL(avx2)

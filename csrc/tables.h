@@ -34,7 +34,8 @@ struct loops {
 
 struct isa {
     const char *name;
-    const struct loops *loops[2]; /* by dtype */
+    const struct loops *loops[2];         /* by dtype */
+    kernel_loop *const *kernels_bfloat16; /* by fastopt_find(), over whole chunks of numbers that all are bfloat16 */
 };
 
 #pragma GCC visibility push(hidden)

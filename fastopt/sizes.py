@@ -4,6 +4,9 @@
 #: processor begins with the next before it has ended with these, and keeps memory busy.
 TILE = 256
 
+#: The same where one function decodes, steps and encodes.
+CHUNK = 128
+
 #: Elements of a partial sum: whole tiles.
 BLOCK = 16384
 

@@ -5,6 +5,7 @@ import os
 import threading
 from _thread import start_new_thread
 from collections.abc import Callable, Iterable
+from enum import Enum
 from typing import Any
 
 import numba
@@ -18,9 +19,18 @@ from fastopt.backend.versions import Terms, replacements
 from fastopt.codecs import CODECS
 from fastopt.kernels import twin
 from fastopt.kernels.blend import blend
-from fastopt.sizes import LANES
+from fastopt.sizes import CHUNK, LANES
 from fastopt.storages import STORAGES
 from fastopt.sums import SUMS
+
+
+class Way(Enum):
+    """How a loop gets at the numbers that a kernel computes with."""
+
+    IN_PLACE = "in place"
+    BFLOAT16 = "bfloat16"  #: all of them are stored so, and a chunk of them is decoded, stepped and encoded at once
+    TILES = "tiles"
+
 
 _TABLE, _NUMBERS = numba.int64[:, ::1], numba.int64[::1]
 
@@ -40,17 +50,19 @@ def specialize(kernel: Any, dtype: np.dtype, signature: tuple, parallel: bool, t
 
 
 def driver(
-    kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, terms: Terms | None, *, tiled: bool
+    kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, terms: Terms | None, way: Way
 ) -> tuple[Any, int]:
-    """A loop of :mod:`fastopt.backend.drivers` for a kernel of so many buffers, by tiles or by spans.
+    """A loop of :mod:`fastopt.backend.drivers` for a kernel of so many buffers.
 
     Comes with its last argument, the kernel's address. One of the user's own is compiled into its loop, and has none.
     """
+    tiled = way is Way.TILES
     if terms is None:
         key = "own", kernel, dtype, buffers, parallel, tiled
         return once(key, _own_driver, kernel, dtype, buffers, parallel, tiled), 0
     loop = once(("driver", parallel, tiled), _driver, parallel, tiled)
-    return loop, once(("kernel", kernel, dtype, terms), _kernel_address, kernel, dtype, buffers, terms)[0]
+    address = _chunks_address if way is Way.BFLOAT16 else _kernel_address
+    return loop, once((address, kernel, dtype, terms), address, kernel, dtype, buffers, terms)[0]
 
 
 def sum_driver(name: str, dtype: np.dtype, parallel: bool) -> Any:
@@ -187,6 +199,25 @@ def _kernel_address(kernel: Any, dtype: np.dtype, buffers: int, terms: Terms) ->
     called = twin(kernel, _variant(dtype, False, terms), names, **_options(False, terms))
     name = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
     return _address(name, dtype, called, _kernel_arguments(dtype, buffers), terms)
+
+
+def _chunks_address(kernel: Any, dtype: np.dtype, buffers: int, terms: Terms) -> tuple[int, Any]:
+    """As :func:`_kernel_address`, of a loop over numbers that all are bfloat16."""
+    called = twin(
+        kernel,
+        _variant(dtype, False, terms),
+        replacements(kernel, terms, refusing=False),
+        forceinline=True,
+        **_options(False, terms),
+    )
+    codec = CODECS["bfloat16"]
+    names = {"kernel": called, "decode": codec.decode, "encode": codec.encode, "streams": buffers}
+    names["arguments"] = arguments([Array(dtype, drivers.K, drivers.K_SIZE)])
+    name = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
+    chunk = twin(drivers.step_chunk, name, names, forceinline=True, **_options(False, terms))
+    names = {"chunk": chunk, "all_numbers": CHUNK * buffers}
+    dispatcher = _compile(drivers.chunks, dtype, (numba.int64,), False, names, terms, variant=name)
+    return function_address(dispatcher), dispatcher
 
 
 def _kernel_arguments(dtype: np.dtype, buffers: int) -> list[Array]:

@@ -1,16 +1,18 @@
 """numba's loops over many spans, and over the tiles of streams that are not stored as kernels compute.
 
 What a loop has to do is a table of int64 with a row for each *piece*: a run of elements that one thread works on. Where
-all streams are native, the kernel runs over each piece as it lies in memory. Else it runs over one tile after the
-other: what is encoded is decoded into scratch memory, the kernel runs as it is, what it has written is encoded, and
-then come the followers. Kernels and codecs are called by the addresses of compiled functions, which the table of a loop
-or its last argument, ``function``, hold. So a loop is compiled once, and neither for each kernel or dtype, nor for each
-format or mix of them. A kernel of the user's own may raise: that one is compiled into a loop of its own.
+all streams are native, the kernel runs over each piece as it lies in memory; where all are bfloat16, so does
+:func:`chunks`, into which the kernel is compiled. Else it runs over one tile after the other: what is encoded is
+decoded into scratch memory, the kernel runs as it is, what it has written is encoded, and then come the followers.
+Kernels and codecs are called by the addresses of compiled functions, which the table of a loop or its last argument,
+``function``, hold. So a loop is compiled once, and neither for each kernel or dtype, nor for each format or mix of
+them. A kernel of the user's own may raise: that one is compiled into a loop of its own.
 
 ``apply``, ``kernel``, ``codec``, ``arguments`` and ``work`` get their meaning in :mod:`fastopt.backend.compile`: what
 has a kernel work on what a row says, a kernel, a loop of a codec, the function from a row's address to the arguments of
-either, and the loop over the pieces of one thread. So do ``numbers``, how many numbers a sum has, and ``all_lanes`` and
-``all_contributed``, how many lanes and contributions of a stretch of elements they have together.
+either, and the loop over the pieces of one thread. So do ``chunk``, ``decode`` and ``encode``, the step of a chunk and
+what it calls; ``streams`` and ``all_numbers``, how many a kernel and a chunk have; ``numbers``, how many a sum has, and
+``all_lanes`` and ``all_contributed``, its lanes and contributions of a stretch of elements.
 """
 
 from typing import Any
@@ -33,15 +35,20 @@ from fastopt.backend.memory import (
 )
 from fastopt.backend.versions import look
 from fastopt.codecs.noise import fill_noise
-from fastopt.sizes import AHEAD, BLOCK, LANES, LINE, TILE
+from fastopt.sizes import AHEAD, BLOCK, CHUNK, LANES, LINE, TILE
 
 _njit = numba.njit(error_model="numpy", _nrt=False)
 
 apply: Any = None
 kernel: Any = None
 codec: Any = None
+chunk: Any = None
+decode: Any = None
+encode: Any = None
 arguments: Any = None
 work: Any = None
+streams: Any = None
+all_numbers: Any = None
 numbers: Any = None
 all_lanes: Any = None
 all_contributed: Any = None
@@ -179,6 +186,34 @@ def coded(row):
     """Calls a loop of a codec, or a kernel."""
     codec(*arguments(row))
     return 0
+
+
+def chunks(row):
+    """Decodes, steps and encodes numbers that all lie in memory as codes of 16 bits, a chunk after the other.
+
+    Without a call in between, the processor works on one chunk while it waits for another.
+    """
+    size, numbers = number_at(row, np.int64(0)), on_stack(all_numbers, np.float32(0))
+    clear(numbers, all_numbers)
+    for start in range(0, size - size % CHUNK, CHUNK):
+        chunk(row, start, CHUNK, numbers)
+    if size % CHUNK:
+        chunk(row, size - size % CHUNK, size % CHUNK, numbers)
+    return 0
+
+
+def step_chunk(row, start, count, numbers):
+    first = address_of(numbers)
+    for stream in range(streams):
+        codes = number_at(row + 8 * (BUFFERS + stream), np.int64(0)) + 2 * start
+        values = array_at(first + 4 * CHUNK * stream, count, np.float32(0))
+        decode(array_at(codes, count, np.uint16(0)), values)
+    kernel(*(rows_of(numbers, streams) + arguments(row)))
+    for stream in range(streams):
+        if stream != 1:  # the gradient
+            codes = number_at(row + 8 * (BUFFERS + stream), np.int64(0)) + 2 * start
+            values = array_at(first + 4 * CHUNK * stream, count, np.float32(0))
+            encode(values, array_at(codes, count, np.uint16(0)))
 
 
 def sums(table, starts, partials, numbers, scratch):

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 
 from fastopt.backend import drivers
-from fastopt.backend.compile import driver, learn, region, specialize, sum_driver, with_threads
+from fastopt.backend.compile import Way, driver, learn, region, specialize, sum_driver, with_threads
 from fastopt.backend.process import process
 from fastopt.backend.program import Call, OtherTerms, Program, Work, only_gradient, run
 from fastopt.backend.tables import (
@@ -16,12 +16,12 @@ from fastopt.backend.tables import (
     Table,
     address,
     array_of,
-    is_tiled,
     reads,
     size_of,
     span_table,
     sum_table,
     tile_table,
+    way_of,
 )
 from fastopt.backend.versions import Terms, look, places, terms
 from fastopt.buffers import aligned_empty, name_of
@@ -154,19 +154,19 @@ def bound(works: Sequence[Work], threads: int, *, tables: bool = False) -> Bound
     versions = list(map(watched.terms, works))
     batches: dict[tuple, list[int]] = {}
     for number, (work, version) in enumerate(zip(works, versions, strict=True)):
-        key = declared(work.kernel), work.k.dtype, version, len(work.streams), is_tiled(work), work.spans is not None
+        key = declared(work.kernel), work.k.dtype, version, len(work.streams), way_of(work), work.spans is not None
         batches.setdefault(key, []).append(number)
     places = watched.places()
     driven: list[Call] = []
     single: list[Call] = []
     made: list[tuple[Table, np.ndarray]] = []
     parallel = False
-    for (kernel, dtype, version, streams, tiled, parted), numbers in batches.items():
+    for (kernel, dtype, version, streams, way, parted), numbers in batches.items():
         batch = [works[number] for number in numbers]
-        if tiled or parted or tables or (version and len(batch) > 1):
+        if way is not Way.IN_PLACE or parted or tables or (version and len(batch) > 1):
             shares = useful_threads(sum(map(size_of, batch)), threads)
-            loop, function = driver(kernel, dtype, streams, shares > 1, version, tiled=tiled)
-            table = tile_table(batch, shares) if tiled else span_table(batch, shares)
+            loop, function = driver(kernel, dtype, streams, shares > 1, version, way)
+            table = (tile_table if way is Way.TILES else span_table)(batch, shares)
             # The first loop looks at the rows of all.
             watches = places[:0] if driven else places
             driven.append((loop, table.rows, table.bounds, watches, *table.scratch, function))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastopt.backend import drivers
-from fastopt.backend.compile import blend_address, codec_address
+from fastopt.backend.compile import Way, blend_address, codec_address
 from fastopt.backend.program import GRADIENT, Follower, Work
 from fastopt.buffers import aligned_empty, name_of
 from fastopt.sizes import GRAIN, LINE, TILE
@@ -49,9 +49,18 @@ class Piece(NamedTuple):
     stop: int
 
 
-def is_tiled(work: Work) -> bool:
-    """Whether a kernel cannot work on all streams as they lie in memory, or something follows it."""
-    return bool(work.followers) or not all(map(is_native, work.streams, repeat(work.k.dtype)))
+def way_of(work: Work) -> Way:
+    """By tiles, unless a kernel can work on all streams as they lie in memory and nothing follows it."""
+    if work.followers:
+        return Way.TILES
+    if all(map(is_native, work.streams, repeat(work.k.dtype))):
+        return Way.IN_PLACE
+    known = isinstance(work.kernel, str) and work.k.dtype == np.float32
+    return Way.BFLOAT16 if known and all(map(_is_bfloat16, work.streams)) else Way.TILES
+
+
+def _is_bfloat16(stream: np.ndarray | Stream) -> bool:
+    return isinstance(stream, Stream) and stream.storage.name == "bfloat16" and not stream.stochastic
 
 
 def is_native(stream: np.ndarray | Stream, dtype: np.dtype) -> bool:
@@ -60,7 +69,7 @@ def is_native(stream: np.ndarray | Stream, dtype: np.dtype) -> bool:
 
 
 def array_of(stream: np.ndarray | Stream) -> np.ndarray:
-    """The array of a native stream."""
+    """The array of a stream that is stored in one."""
     return stream.parts[0] if isinstance(stream, Stream) else stream
 
 
@@ -101,13 +110,13 @@ def shared(works: Sequence[Work], shares: int, unit: int) -> Iterator[list[Piece
 
 
 def span_table(works: Sequence[Work], shares: int) -> Table:
-    """The table of works whose streams are all native."""
+    """The table of works whose streams are all stored alike, in one array each."""
+    itemsize = array_of(works[0].streams[0]).itemsize
 
     def row(piece: Piece) -> list[int]:
         _, work, start, stop = piece
-        offset = start * work.k.itemsize
-        buffers = [address(array_of(stream)) + offset for stream in work.streams]
-        item = 0 if work.spans is None else work.k.itemsize
+        buffers = [address(array_of(stream)) + start * itemsize for stream in work.streams]
+        item = 0 if work.spans is None else itemsize
         return [stop - start, address(work.k), work.k.size, item, *buffers]
 
     return _table(works, shares, LINE, row, [drivers.BUFFERS + GRADIENT])

@@ -161,6 +161,13 @@ def arithmetic(dialect: Dialect, loop: list[Instruction], dtype: str, width: str
     return found
 
 
+def packed(code: list[Instruction]) -> Counter:
+    """All packed operations of a function by kind, whatever else there is."""
+    text = "\n".join(f"{each.name} {each.operands}" for each in code)
+    found = [re.findall(rf"^{pattern}\b", text, re.MULTILINE) for pattern in DIALECT.packed.values()]
+    return Counter("add" if each == "sub" else each for each in chain(*found))
+
+
 def problem(
     dialect: Dialect, functions: dict, kernel: str, dtype: str, widths: tuple[str, ...], *, without_one: bool = False
 ) -> str:
@@ -258,18 +265,42 @@ def test_numba_adds_a_row_of_lanes_at_a_time(name, dtype, monkeypatch):
         monkeypatch.setattr(compiling, "dispatchers", {})
         (assembly,) = compiling.sum_driver(name, np.dtype(dtype), False).inspect_asm().values()
         (code,) = (code for each, (code, _) in parse(assembly).items() if "sums_of_share" in each)
-        text = "\n".join(f"{each.name} {each.operands}" for each in code)
-        found = [re.findall(rf"^{pattern}\b", text, re.MULTILINE) for pattern in DIALECT.packed.values()]
-        packed = Counter("add" if each == "sub" else each for each in chain(*found))
+        found = packed(code)
         lanes = LANES * len(SUMS[name].numbers) // 8  # of the widest registers
         needed = operations(name, "sums") + Counter(add=lanes)
-        return [f"{each}: {packed[each]} of {count}" for each, count in needed.items() if packed[each] < count]
+        return [f"{each}: {found[each]} of {count}" for each, count in needed.items() if found[each] < count]
 
     monkeypatch.setattr(Dispatcher, "enable_caching", lambda self: None)  # a cache says nothing about machine code
     assert problems() == []
     monkeypatch.setattr(numba.config, "LOOP_VECTORIZE", 0)
     monkeypatch.setattr(numba.config, "SLP_VECTORIZE", 0)
     assert problems()
+
+
+@pytest.mark.parametrize("kernel", ["adam", "lion", "sgd"])
+def test_numba_steps_chunks_of_bfloat16_by_vectors(kernel, monkeypatch):
+    numba = pytest.importorskip("numba", exc_type=ImportError)
+    from numba.core.dispatcher import Dispatcher
+
+    from fastopt.backend import compile as compiling
+    from fastopt.backend.versions import Terms
+    from fastopt.kernels import KERNELS
+
+    def enough() -> bool:
+        dispatchers: dict = {}
+        monkeypatch.setattr(compiling, "dispatchers", dispatchers)
+        buffers = 2 + len(every_kernel()[kernel].states)
+        compiling.driver(KERNELS[kernel], np.dtype("float32"), buffers, False, Terms.ALL, compiling.Way.BFLOAT16)
+        (dispatcher,) = (found[1] for found in dispatchers.values() if isinstance(found, tuple))
+        (assembly,) = dispatcher.inspect_asm().values()
+        (code,) = (code for name, (code, _) in parse(assembly).items() if name.startswith("_ZN7fastopt"))
+        return packed(code) >= operations(kernel)
+
+    monkeypatch.setattr(Dispatcher, "enable_caching", lambda self: None)  # a cache says nothing about machine code
+    assert enough()
+    monkeypatch.setattr(numba.config, "LOOP_VECTORIZE", 0)
+    monkeypatch.setattr(numba.config, "SLP_VECTORIZE", 0)
+    assert not enough()
 
 
 def test_numba_without_vectorization_is_noticed(monkeypatch):
@@ -321,6 +352,14 @@ def test_c(kernel, dtype, isa):
     needed = operations(kernel) - Counter(mul=int(decays))  # the loop without l2
     vectorized = [loop for loop in loops(DIALECT, code, labels) if arithmetic(DIALECT, loop, dtype, *widths) >= needed]
     assert len(vectorized) >= 2 + decays, "one with every term, one that looks at every coefficient, one without l2"
+
+
+@pytest.mark.parametrize("isa", ISAS[platform.machine()])
+@pytest.mark.parametrize("kernel", every_kernel())
+def test_c_steps_chunks_of_bfloat16_by_vectors(kernel, isa):
+    """Loops over a chunk may be unrolled as a whole, so all of the function is looked at."""
+    code, _ = c_code()[f"{kernel}_bfloat16_32_{isa}"]
+    assert arithmetic(DIALECT, code, "float32", ISAS[platform.machine()][isa]) >= operations(kernel)
 
 
 def test_c_has_no_fused_instruction_anywhere():

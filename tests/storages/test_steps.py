@@ -59,6 +59,7 @@ MIXES = [
     Mix(p="split", g="bfloat16", states="8bit", stochastic=True, copy="float16"),
     Mix(states="8bit"),
     Mix(g="float32", dtype="float64"),
+    Mix(p="bfloat16", g="bfloat16", states="bfloat16", dtype="float64"),
     Mix(g="bfloat16", states="bfloat16", copy="float32", average="", stochastic=True, dtype="float64"),
 ]
 
