@@ -23,6 +23,7 @@ from fastopt.storages import noise
 _SMALLER, _LARGER = 2.0**-600, 2.0**600  # the square of no float64 number overflows, or underflows, when scaled so
 _ROUGH = 2.0**-960  # a sum of squares below this may consist of numbers that have lost bits to underflow
 _LARGEST = float(np.finfo(np.float32).max)
+_HUGE = _LARGEST**2  # the square of a norm as large
 _ALL = slice(None)
 _made = tuple.__new__  # Norm(...) takes twice as long
 
@@ -213,23 +214,27 @@ class StepPlan:
 
     def norm(self, reading: Reading, scale: float) -> Norm:
         """The 2-norm of the gradient times ``scale``."""
-        if reading.sum_squares is None:
-            runs = self.state.layout.runs(self.names)
-            gradients = [piece.measured() for piece in reading.gradient.pieces(runs)]
-            reading.sum_squares = self.backend.bind_sum_squares(gradients, self.threads)
-        total, unit = reading.sum_squares(1.0), 1.0
-        if not _ROUGH <= total < math.inf:
-            if not math.isfinite(total):
-                unit = _SMALLER
-            elif reading.gradient.itemsize == 8:
-                unit = _LARGER
-            if unit != 1.0:
-                total = reading.sum_squares(unit)
+        sum_squares = reading.sum_squares or self._bind_sum_squares(reading)
+        total = sum_squares(1.0)
+        if _ROUGH <= total < _HUGE:  # the usual case, first
+            return _made(Norm, (math.sqrt(total) * abs(scale), 1.0))
+        unit = 1.0
+        if not math.isfinite(total):
+            unit = _SMALLER
+        elif total < _ROUGH and reading.gradient.itemsize == 8:
+            unit = _LARGER
+        if unit != 1.0:
+            total = sum_squares(unit)
         norm = math.sqrt(total)
         if norm / unit > _LARGEST and reading.gradient.itemsize > self.state.dtype.itemsize:
             norm = math.inf  # kernels read float64 numbers as float32, and would read infinities
-        norm *= abs(scale)
-        return _made(Norm, (norm / unit, math.isfinite(norm), norm, unit))
+        return Norm(norm * abs(scale), unit)
+
+    def _bind_sum_squares(self, reading: Reading) -> Callable[[float], float]:
+        runs = self.state.layout.runs(self.names)
+        gradients = [piece.measured() for piece in reading.gradient.pieces(runs)]
+        reading.sum_squares = self.backend.bind_sum_squares(gradients, self.threads)
+        return reading.sum_squares
 
     # Accumulate
 
@@ -258,10 +263,9 @@ class StepPlan:
         counts[_ALL] = self.state.counts
         counts[MICRO_STEP] = 0
         for group in self.groups:
-            counts[group.index] += 1
-            group.prepare(counts[group.index], scale)
-        counts[STEP] += 1
-        step = counts[STEP]
+            counts[group.index] = step = counts[group.index] + 1
+            group.prepare(step, scale)
+        counts[STEP] = step = counts[STEP] + 1
         if self._keys is not None:
             noise.fill_keys(self._keys, self.state.seed, step)
         return step

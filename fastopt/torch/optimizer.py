@@ -302,7 +302,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """What gradients, which are ``scale`` times too large, are to be multiplied by."""
         squares = plan.squares(gradients, torch.get_num_threads()) + clipping.total_of_tensors(others)
         self.grad_norm = math.sqrt(squares) / scale
-        return Norm.of(self.grad_norm).clip(limit) / scale
+        return Norm(self.grad_norm).clip(limit) / scale
 
     @torch._disable_dynamo
     def ascend(self, *, rho: float = 0.05) -> float:
@@ -330,7 +330,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             param, reason = members[0]
             raise RuntimeError(f"{self.describe(param)} {reason}, and kernels alone ascend")
         threads = torch.get_num_threads()
-        norm = Norm.of(math.sqrt(plan.squares(gradients, threads)))
+        norm = Norm(math.sqrt(plan.squares(gradients, threads)))
         below = [(p, p.detach().clone()) for p in plan.params if p.grad is not None]
         keep: Call = (self.__dict__.update, {"_below": below})
         plan.ascend(rules, gradients, size_of_ascent(norm, rho), threads, keep)
