@@ -1,15 +1,12 @@
 """What a tensor's memory looks like: whether kernels can work on it as it is, and if not, why."""
 
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils.dlpack import from_dlpack, to_dlpack
 
 from fastopt.backend.program import array_at
 from fastopt.encoded import native
@@ -193,53 +190,6 @@ def numbers(tensor: Tensor) -> Numbers:
 def is_number(value: Any) -> bool:
     """Whether a value is a tensor of one element that a step can read and write in place."""
     return type(value) in PLAIN and value.numel() == 1 and value.dtype in DTYPES and _no_kernel(value) is None
-
-
-def alias(value: Any) -> Any:
-    """A tensor of the same memory whose storage is another object; of what kernels or DLPack do not know, itself.
-
-    It keeps the memory alive, and cannot move it.
-    """
-    if type(value) not in PLAIN or _unreachable(value) or value.is_conj():
-        return value
-    try:  # of a tensor of its own: who counts the uses of `value` sees none
-        made = from_dlpack(to_dlpack(value.detach()))
-    except (BufferError, RuntimeError):  # such a dtype
-        return value
-    _aliases.add(made, value)
-    return made
-
-
-class _Aliases:
-    """The aliases that were made, by weak references to their storages."""
-
-    def __init__(self) -> None:
-        self._made: list[tuple[StorageWeakRef, int, int]] = []
-        self._most = 1000  # when to drop those that are no more
-
-    def add(self, made: Tensor, original: Tensor) -> None:
-        if len(self._made) > self._most:
-            self.count()
-            self._most = 2 * len(self._made) + 1000
-        self._made.append((StorageWeakRef(made.untyped_storage()), original.untyped_storage()._cdata, made.data_ptr()))
-
-    def count(self) -> Counter[int]:
-        found, alive = Counter[int](), []
-        for made in self._made:
-            reference, original, address = made
-            storage = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
-            # One that was moved, into shared memory, has let go of the original.
-            if storage is not None and storage.data_ptr() == address:
-                found[original] += 1
-                alive.append(made)
-        self._made = alive
-        return found
-
-
-_aliases = _Aliases()
-
-#: How many aliases are alive that keep a storage, by the address of that storage's object.
-aliases = _aliases.count
 
 
 def same_layout(a: Tensor, b: Tensor) -> bool:

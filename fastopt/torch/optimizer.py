@@ -212,16 +212,14 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     @torch._disable_dynamo
     def state_dict(self) -> dict[str, Any]:
-        """As torch's: what the tensors of the state are, by the numbers of the parameters, and the groups.
+        """As torch's: the tensors of the state, by the numbers of the parameters, and the groups.
 
-        The tensors share the memory of the state, as torch's do, but are other objects, and so are the dicts: whoever
-        keeps them cannot take a state out of its place, and steps need not look whether that has happened.
+        The dicts are others than those of the state: whoever keeps them can move its tensors, but not replace them.
         """
         saved = super().state_dict()
-        own = {id(entry) for entry in self.state.values()}
         for key, entry in saved["state"].items():
-            if id(entry) in own and isinstance(entry, dict):
-                saved["state"][key] = {name: memory.alias(value) for name, value in entry.items()}
+            if type(entry) is dict:
+                saved["state"][key] = entry.copy()
         return saved
 
     @torch._disable_dynamo
