@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,8 @@ def default_dtype() -> np.dtype:
 
 def is_distributed(tensor: Any) -> bool:
     """Whether the tensor is a DTensor. Its module takes long to import, and without it there is none."""
+    if type(tensor) in PLAIN:  # as most are
+        return False
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
@@ -126,6 +129,8 @@ def like(tensor: Tensor, source: Tensor, dtype: torch.dtype | None = None) -> Te
     return torch.empty_like(tensor, dtype=dtype or source.dtype, memory_format=torch.preserve_format).copy_(source)
 
 
+_nbytes = attrgetter("nbytes")
+
 #: Bytes of a page, within which processors compare the addresses of loads with those of recent stores.
 PAGE = 4096
 
@@ -166,7 +171,8 @@ class Numbers(NamedTuple):
 
     def stream(self, computes: np.dtype) -> np.ndarray | Stream:
         """The numbers as engines take them, in the order in which they lie in memory. It does not keep that alive."""
-        return native(Stream(self.storage, self._parts(), local(self.tensors[0]).numel(), self.stochastic), computes)
+        parts = self._parts()
+        return native(Stream(self.storage, parts, parts[0].size, self.stochastic), computes)
 
     def decode(self) -> np.ndarray:
         """The numbers, in the order in which they lie in memory: float32 or float64."""
@@ -178,8 +184,8 @@ class Numbers(NamedTuple):
         return self.storage.decode(*(part.reshape(-1) for part in parts))
 
     def _parts(self) -> tuple[np.ndarray, ...]:
-        pairs = zip(map(local, self.tensors), self.storage.parts, strict=True)
-        return tuple(flat(tensor, part.dtype) for tensor, part in pairs)
+        pairs = zip(self.tensors, self.storage.parts, strict=True)
+        return tuple([flat(local(tensor), part.dtype) for tensor, part in pairs])
 
 
 def numbers(tensor: Tensor) -> Numbers:
@@ -209,8 +215,8 @@ def matches(state: Tensor, param: Tensor, dtype: torch.dtype) -> bool:
 
 def overlapping(tensors: Sequence[Tensor]) -> np.ndarray:
     """Which of some dense tensors share an address with another one: their numbers."""
-    starts = np.array([tensor.data_ptr() for tensor in tensors], np.uint64)
-    stops = starts + np.array([tensor.nbytes for tensor in tensors], np.uint64)
+    starts = np.array(list(map(Tensor.data_ptr, tensors)), np.uint64)
+    stops = starts + np.array(list(map(_nbytes, tensors)), np.uint64)
     order = np.flatnonzero(stops > starts)
     order = order[np.argsort(starts[order], kind="stable")]
     starts, furthest = starts[order], np.maximum.accumulate(stops[order])
