@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import chain
 from operator import setitem
 from typing import Any, NamedTuple
 
@@ -120,8 +119,8 @@ class StepPlan:
         self._finish: list[Call] = [(setitem, state.counts, _ALL, self.counts)]
         #: The keys of stochastic rounding in the step that is being made; None if nothing is rounded so.
         self._keys: np.ndarray | None = None
-        if any(map(is_stochastic, chain.from_iterable(map(self._streams, self.groups)))):
-            most = max(len(group.rule.kernel_states) for group in self.groups) + 2
+        if state.rounds_stochastically:
+            most = max((len(group.rule.kernel_states) for group in self.groups), default=0) + 2
             self._keys = np.zeros(-(-most // 2), np.uint64)
         self._average_k = np.array([state.ema_decay or 0.0, 1.0 - (state.ema_decay or 0.0)], state.dtype)
         self._finish += [call for group in self.groups for call in group.finish]
@@ -340,15 +339,6 @@ class StepPlan:
         spans = others(indices, width, shape[0] * width)
         streams = between(ema, name, name, state.dtype), only_read(state.numbers(name, name))
         return [Work("blend", streams, self._average_k, spans=spans)] if spans.starts.size else []
-
-    def _streams(self, group: Group) -> list[np.ndarray | Stream]:
-        """What steps write of a group, run by run."""
-        state, found = self.state, []
-        states = [state.states[name] for name in group.rule.kernel_states]
-        for names in state.runs(group):
-            first, last = names[0], names[-1]
-            found += [state.numbers(first, last), *(between(buffer, first, last, state.dtype) for buffer in states)]
-        return found
 
     def _followers(self, first: str, last: str) -> tuple[Follower, ...]:
         """What is written from the new parameters: those that the user has, where there is a master, copy, average."""
