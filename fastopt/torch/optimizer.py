@@ -523,16 +523,16 @@ def _checked_limit(value: Any) -> float | None:
     return None if value is None else check_limit("clip_grad_norm", value)
 
 
-@torch.no_grad()
 def _multiply(gradients: list[Tensor], factor: float) -> None:
     if gradients:  # torch takes no empty list
-        torch._foreach_mul_(gradients, factor)
+        with torch.no_grad():
+            torch._foreach_mul_(gradients, factor)
 
 
-@torch.no_grad()
 def _divide(gradients: list[Tensor], scale: float) -> None:
-    if gradients and scale != 1.0:  # torch takes no empty list
-        torch._foreach_div_(gradients, scale)
+    if gradients and scale != 1.0:
+        with torch.no_grad():  # not around the function, which every step calls
+            torch._foreach_div_(gradients, scale)
 
 
 def _has_exact_inverse(scale: float) -> bool:
