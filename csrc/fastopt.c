@@ -16,6 +16,7 @@
 
 static int32_t best_isa; /* of this processor, its operating system and this build */
 static int inexact;      /* whether the compiler's options have changed results */
+static int32_t squares;  /* the sum that norms are made of */
 
 static int32_t find_best_isa(void)
 {
@@ -39,6 +40,7 @@ __attribute__((constructor)) static void look_around(void)
 {
     float_mode mode;
     best_isa = find_best_isa();
+    squares = fastopt_find_sum("sum_squares");
     get_float_mode(&mode);
     set_default_float_mode();
     for (int32_t isa = 0; isa <= best_isa; isa++)
@@ -90,6 +92,8 @@ const char *fastopt_error(int32_t code)
 
 static int32_t check_stream(const fastopt_span *span, const fastopt_stream *stream)
 {
+    if (stream->storage == span->dtype && stream->parts[0]) /* as in most steps, of which some have many short spans */
+        return FASTOPT_OK;
     if (stream->storage < 0 || stream->storage >= storage_count)
         return FASTOPT_NO_STORAGE;
     for (int part = 0; part < storage_parts[stream->storage]; part++)
@@ -106,18 +110,39 @@ static int32_t check_span(const fastopt_span *span)
         return FASTOPT_NO_DTYPE;
     if (span->length < 0 || !span->coefficients || span->follower_count < 0 || (span->follower_count && !span->followers))
         return FASTOPT_NO_BUFFER;
-    int32_t code = FASTOPT_OK;
-    for (int stream = 0; stream < 2 + kernels[span->kernel]->state_count && code == FASTOPT_OK; stream++) {
-        code = check_stream(span, &span->streams[stream]);
-        if (code == FASTOPT_OK && span->streams[stream].stochastic && !span->keys)
-            code = FASTOPT_NO_KEYS;
+    const int streams = 2 + kernels[span->kernel]->state_count;
+    for (int index = 0; index < streams; index++) {
+        const int32_t code = check_stream(span, &span->streams[index]);
+        if (code != FASTOPT_OK)
+            return code;
+        if (span->streams[index].stochastic && !span->keys)
+            return FASTOPT_NO_KEYS;
     }
-    for (int64_t index = 0; index < span->follower_count && code == FASTOPT_OK; index++)
-        code = check_stream(span, &span->followers[index].stream);
-    return code;
+    for (int64_t index = 0; index < span->follower_count; index++) {
+        const int32_t code = check_stream(span, &span->followers[index].stream);
+        if (code != FASTOPT_OK)
+            return code;
+    }
+    return FASTOPT_OK;
 }
 
-static int32_t check_call(const fastopt_call *call)
+/* Checks the runs of a span, of which there are none if it is worked on as a whole, and adds up their elements. */
+static int32_t check_runs(const fastopt_span *span, const fastopt_runs *runs, int64_t *total)
+{
+    if (runs && runs->count < 0)
+        return FASTOPT_NO_RUN;
+    if (!runs || !runs->runs)
+        *total += span->length;
+    for (const fastopt_run *run = runs ? runs->runs : NULL; run && run < runs->runs + runs->count; run++) {
+        if (run->start < 0 || run->source < 0 || run->length < 0 || run->length > span->length - run->start)
+            return FASTOPT_NO_RUN;
+        *total += run->length;
+    }
+    return FASTOPT_OK;
+}
+
+/* Checks a call and the runs of its spans, NULL if these are all, and counts the elements that it is about. */
+static int32_t check_call(const fastopt_call *call, const fastopt_runs *runs, int64_t *total)
 {
     if (inexact)
         return FASTOPT_NOT_EXACT;
@@ -127,36 +152,20 @@ static int32_t check_call(const fastopt_call *call)
         return FASTOPT_NO_THREADS;
     if (call->count < 0 || (call->count > 0 && !call->spans))
         return FASTOPT_NO_BUFFER;
-    for (int64_t index = 0; index < call->count; index++) {
-        const int32_t code = check_span(&call->spans[index]);
-        if (code != FASTOPT_OK)
-            return code;
+    *total = 0;
+    int32_t code = FASTOPT_OK;
+    for (int64_t index = 0; index < call->count && code == FASTOPT_OK; index++) {
+        code = check_span(&call->spans[index]);
+        if (code == FASTOPT_OK)
+            code = check_runs(&call->spans[index], runs ? &runs[index] : NULL, total);
     }
-    return FASTOPT_OK;
-}
-
-static int32_t check_runs(const fastopt_span *span, const fastopt_runs *runs)
-{
-    if (runs->count < 0)
-        return FASTOPT_NO_RUN;
-    for (const fastopt_run *run = runs->runs; run && run < runs->runs + runs->count; run++)
-        if (run->start < 0 || run->source < 0 || run->length < 0 || run->length > span->length - run->start)
-            return FASTOPT_NO_RUN;
-    return FASTOPT_OK;
+    return code;
 }
 
 static int useful_threads(int64_t elements, const fastopt_call *call)
 {
     const int64_t grains = elements / (call->grain > 0 ? call->grain : GRAIN);
     return grains < call->threads ? (grains < 1 ? 1 : (int)grains) : (int)call->threads;
-}
-
-static int64_t total_length(const fastopt_call *call)
-{
-    int64_t total = 0;
-    for (int64_t index = 0; index < call->count; index++)
-        total += call->spans[index].length;
-    return total;
 }
 
 /* The first element of a worker's share, counted over all spans: no two threads write to one cache line. */
@@ -169,13 +178,13 @@ static int64_t share(int64_t total, int worker, int workers)
 }
 
 /* Where a share that begins or ends `offset` elements after the start of a run of so many cuts it: tiles stay whole. */
-static int64_t cut(int64_t length, int64_t offset, int tiled)
+static int64_t cut(const fastopt_span *span, int64_t length, int64_t offset)
 {
     if (offset <= 0)
         return 0;
     if (offset >= length)
         return length;
-    return tiled ? offset / TILE * TILE : offset;
+    return is_tiled(span) ? offset / TILE * TILE : offset;
 }
 
 struct step {
@@ -183,27 +192,6 @@ struct step {
     const fastopt_runs *runs;
     int64_t total;
 };
-
-/* The runs of the span of that index: `whole`, which is made all of it, where there are none. */
-static fastopt_runs runs_of(const struct step *step, int64_t index, fastopt_run *whole)
-{
-    if (step->runs && step->runs[index].runs)
-        return step->runs[index];
-    *whole = (fastopt_run){0, 0, step->call->spans[index].length};
-    return (fastopt_runs){whole, 1};
-}
-
-static int64_t total_of_runs(const struct step *step)
-{
-    int64_t total = 0;
-    for (int64_t index = 0; index < step->call->count; index++) {
-        fastopt_run whole;
-        const fastopt_runs runs = runs_of(step, index, &whole);
-        for (int64_t number = 0; number < runs.count; number++)
-            total += runs.runs[number].length;
-    }
-    return total;
-}
 
 /* Updates one worker's share of the elements: the spans laid end to end, cut into as many runs as there are workers. */
 static void step_share(void *context, int worker, int workers)
@@ -215,12 +203,13 @@ static void step_share(void *context, int worker, int workers)
     int64_t offset = 0;
     for (int64_t index = 0; index < call->count && offset < last; index++) {
         const fastopt_span *span = &call->spans[index];
-        const int tiled = is_tiled(span);
-        fastopt_run whole;
-        const fastopt_runs runs = runs_of(step, index, &whole);
+        const fastopt_run whole = {0, 0, span->length};
+        fastopt_runs runs = {&whole, 1};
+        if (step->runs && step->runs[index].runs)
+            runs = step->runs[index];
         for (int64_t number = 0; number < runs.count && offset < last; number++) {
             const fastopt_run *run = &runs.runs[number];
-            const int64_t start = cut(run->length, first - offset, tiled), stop = cut(run->length, last - offset, tiled);
+            const int64_t start = cut(span, run->length, first - offset), stop = cut(span, run->length, last - offset);
             if (start < stop) {
                 if (number + AHEAD < runs.count)
                     fetch_ahead(span, run + AHEAD);
@@ -233,14 +222,10 @@ static void step_share(void *context, int worker, int workers)
 
 int32_t step_on(const fastopt_call *call, const fastopt_runs *runs, parallel_runner *run, void *pool)
 {
-    int32_t code = check_call(call);
-    for (int64_t index = 0; runs && code == FASTOPT_OK && index < call->count; index++)
-        code = check_runs(&call->spans[index], &runs[index]);
-    if (code == FASTOPT_OK) {
-        struct step step = {.call = call, .runs = runs};
-        step.total = total_of_runs(&step);
+    struct step step = {.call = call, .runs = runs};
+    const int32_t code = check_call(call, runs, &step.total);
+    if (code == FASTOPT_OK)
         run(pool, step_share, &step, useful_threads(step.total, call));
-    }
     return code;
 }
 
@@ -322,7 +307,8 @@ static void measure_share(void *context, int worker, int workers)
 static int32_t measure_all(struct measure *measure, parallel_runner *run, void *pool)
 {
     const fastopt_call *call = measure->call;
-    const int32_t code = check_call(call);
+    int64_t total;
+    const int32_t code = check_call(call, NULL, &total);
     if (code != FASTOPT_OK)
         return code;
     if (measure->sum < 0 || measure->sum >= sum_count)
@@ -333,7 +319,7 @@ static int32_t measure_all(struct measure *measure, parallel_runner *run, void *
             return FASTOPT_NO_SUM;
     measure->width = sum->number_count;
     measure->blocks = fastopt_blocks(call);
-    run(pool, measure_share, measure, useful_threads(total_length(call), call));
+    run(pool, measure_share, measure, useful_threads(total, call));
     return FASTOPT_OK;
 }
 
@@ -358,7 +344,7 @@ int32_t fastopt_measure(const fastopt_call *call, int32_t sum, double *partials,
 
 int32_t fastopt_sum_squares(const fastopt_call *call, double scale, double *partials, double *total)
 {
-    struct measure measure = {.call = call, .sum = fastopt_find_sum("sum_squares"), .scale = &scale, .partials = partials};
+    struct measure measure = {.call = call, .sum = squares, .scale = &scale, .partials = partials};
     const int32_t code = measure_all(&measure, run_on_own_pool, NULL);
     if (code == FASTOPT_OK) {
         *total = 0;

@@ -116,21 +116,24 @@ static void step_tile(const struct loops *loops, const fastopt_span *span, int64
         follow(loops, span->dtype, &span->followers[index], start, count, numbers[0], scratch->rows[1]);
 }
 
-void step_run(const struct isa *isa, const fastopt_span *span, int64_t start, int64_t stop, int64_t shift)
+static void step_tiles(const struct isa *isa, const fastopt_span *span, int64_t start, int64_t stop, int64_t shift)
 {
-    const struct loops *loops = isa->loops[span->dtype];
-    if (!is_tiled(span)) {
-        step_in_place(loops->kernels[span->kernel], span, start, stop, shift);
-        return;
-    }
+    struct scratch scratch;
     if (is_bfloat16(span)) {
         const int64_t last = stop - (stop - start) % CHUNK;
         step_in_place(isa->kernels_bfloat16[span->kernel], span, start, last, shift);
         start = last;
     }
-    struct scratch scratch;
     for (; start < stop; start += TILE)
-        step_tile(loops, span, start, shift, (int32_t)(stop - start < TILE ? stop - start : TILE), &scratch);
+        step_tile(isa->loops[span->dtype], span, start, shift, (int32_t)(stop - start < TILE ? stop - start : TILE), &scratch);
+}
+
+void step_run(const struct isa *isa, const fastopt_span *span, int64_t start, int64_t stop, int64_t shift)
+{
+    if (is_tiled(span))
+        step_tiles(isa, span, start, stop, shift);
+    else
+        step_in_place(isa->loops[span->dtype]->kernels[span->kernel], span, start, stop, shift);
 }
 
 void fetch_ahead(const fastopt_span *span, const fastopt_run *run)
@@ -148,7 +151,7 @@ void fetch_ahead(const fastopt_span *span, const fastopt_run *run)
     }
 }
 
-int first_stream(const fastopt_sum *sum) { return strcmp(sum->streams, "g") == 0; }
+int first_stream(const fastopt_sum *sum) { return sum->streams[0] == 'g'; }
 
 void sum_run(const struct isa *isa, const fastopt_span *span, int32_t sum, int32_t dtype, const void *k, int64_t start,
              int64_t stop, double *numbers)
@@ -159,7 +162,7 @@ void sum_run(const struct isa *isa, const fastopt_span *span, int32_t sum, int32
     struct scratch scratch;
     _Alignas(LINE) double lanes[FASTOPT_MAX_NUMBERS][LANES];
     void *buffers[FASTOPT_MAX_STREAMS];
-    memset(lanes, 0, sizeof lanes);
+    memset(lanes, 0, (size_t)about->number_count * sizeof *lanes);
     int64_t most = stop - start; /* at once: all where nothing is to be decoded */
     for (int stream = 0; stream < about->stream_count; stream++)
         most = streams[stream].storage == dtype ? most : TILE;

@@ -1,7 +1,7 @@
 """A gradient's norm, and the limit that it is held to."""
 
 import math
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from fastopt.declared import real
 from fastopt.errors import quoted
@@ -10,21 +10,20 @@ _CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
 class Norm(NamedTuple):
-    """A gradient's norm.
+    """A gradient's norm: ``scaled`` is the norm times ``unit``, a power of two, where a float may not hold it."""
 
-    ``value`` is infinite where it is too large for a float, or the gradient is not ``finite``, all of its numbers.
-    ``scaled`` is the norm times ``unit``, a power of two, where it may be beyond the numbers that a float can hold.
-    """
-
-    value: float
-    finite: bool
     scaled: float
-    unit: float
+    unit: float = 1.0
 
-    @classmethod
-    def of(cls, scaled: float, unit: float = 1.0) -> Self:
-        """The norm that is ``scaled`` when multiplied by ``unit``."""
-        return cls(scaled / unit, math.isfinite(scaled), scaled, unit)
+    @property
+    def value(self) -> float:
+        """The norm: infinite where it is too large for a float, infinite or NaN where the gradient is not finite."""
+        return self.scaled / self.unit
+
+    @property
+    def finite(self) -> bool:
+        """Whether all of the gradient's numbers are finite."""
+        return math.isfinite(self.scaled)
 
     def clip(self, max_norm: float) -> float:
         """By what a gradient is multiplied, so that its norm is at most ``max_norm``."""

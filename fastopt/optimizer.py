@@ -435,9 +435,9 @@ class Optimizer:
             max_norm = check_limit("max_norm", max_norm)
         if type(grad_scale) is not float or grad_scale != 1.0:
             grad_scale = _checked_scale(grad_scale, self._state.dtype)
-        if nonfinite not in NONFINITE:
-            raise ValueError(f"nonfinite must be {one_of(nonfinite, NONFINITE)}")
         looking = nonfinite != "propagate"
+        if looking and nonfinite not in NONFINITE:
+            raise ValueError(f"nonfinite must be {one_of(nonfinite, NONFINITE)}")
         given, plan, reading = self._bound
         if grads is not given or plan.forks != process.forks:
             plan, reading = self._bind(grads, measured=looking or max_norm is not None)
@@ -453,8 +453,9 @@ class Optimizer:
         scale = grad_scale
         if looking or max_norm is not None:
             measured = plan.norm(reading, grad_scale)
-            norm = measured.value
-            if looking and not measured.finite:
+            scaled, unit = measured
+            norm = scaled / unit
+            if looking and not math.isfinite(scaled):
                 return self._refuse(norm, nonfinite)
             if max_norm is not None:
                 scale *= measured.clip(max_norm)

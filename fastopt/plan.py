@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import chain
 from operator import setitem
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from fastopt.storages import noise
 _SMALLER, _LARGER = 2.0**-600, 2.0**600  # the square of no float64 number overflows, or underflows, when scaled so
 _ROUGH = 2.0**-960  # a sum of squares below this may consist of numbers that have lost bits to underflow
 _LARGEST = float(np.finfo(np.float32).max)
+_HUGE = _LARGEST**2  # the square of a norm as large
 _ALL = slice(None)
 _made = tuple.__new__  # Norm(...) takes twice as long
 
@@ -119,8 +119,8 @@ class StepPlan:
         self._finish: list[Call] = [(setitem, state.counts, _ALL, self.counts)]
         #: The keys of stochastic rounding in the step that is being made; None if nothing is rounded so.
         self._keys: np.ndarray | None = None
-        if any(map(is_stochastic, chain.from_iterable(map(self._streams, self.groups)))):
-            most = max(len(group.rule.kernel_states) for group in self.groups) + 2
+        if state.rounds_stochastically:
+            most = max((len(group.rule.kernel_states) for group in self.groups), default=0) + 2
             self._keys = np.zeros(-(-most // 2), np.uint64)
         self._average_k = np.array([state.ema_decay or 0.0, 1.0 - (state.ema_decay or 0.0)], state.dtype)
         self._finish += [call for group in self.groups for call in group.finish]
@@ -213,23 +213,27 @@ class StepPlan:
 
     def norm(self, reading: Reading, scale: float) -> Norm:
         """The 2-norm of the gradient times ``scale``."""
-        if reading.sum_squares is None:
-            runs = self.state.layout.runs(self.names)
-            gradients = [piece.measured() for piece in reading.gradient.pieces(runs)]
-            reading.sum_squares = self.backend.bind_sum_squares(gradients, self.threads)
-        total, unit = reading.sum_squares(1.0), 1.0
-        if not _ROUGH <= total < math.inf:
-            if not math.isfinite(total):
-                unit = _SMALLER
-            elif reading.gradient.itemsize == 8:
-                unit = _LARGER
-            if unit != 1.0:
-                total = reading.sum_squares(unit)
+        sum_squares = reading.sum_squares or self._bind_sum_squares(reading)
+        total = sum_squares(1.0)
+        if _ROUGH <= total < _HUGE:  # the usual case, first
+            return _made(Norm, (math.sqrt(total) * abs(scale), 1.0))
+        unit = 1.0
+        if not math.isfinite(total):
+            unit = _SMALLER
+        elif total < _ROUGH and reading.gradient.itemsize == 8:
+            unit = _LARGER
+        if unit != 1.0:
+            total = sum_squares(unit)
         norm = math.sqrt(total)
         if norm / unit > _LARGEST and reading.gradient.itemsize > self.state.dtype.itemsize:
             norm = math.inf  # kernels read float64 numbers as float32, and would read infinities
-        norm *= abs(scale)
-        return _made(Norm, (norm / unit, math.isfinite(norm), norm, unit))
+        return Norm(norm * abs(scale), unit)
+
+    def _bind_sum_squares(self, reading: Reading) -> Callable[[float], float]:
+        runs = self.state.layout.runs(self.names)
+        gradients = [piece.measured() for piece in reading.gradient.pieces(runs)]
+        reading.sum_squares = self.backend.bind_sum_squares(gradients, self.threads)
+        return reading.sum_squares
 
     # Accumulate
 
@@ -258,10 +262,9 @@ class StepPlan:
         counts[_ALL] = self.state.counts
         counts[MICRO_STEP] = 0
         for group in self.groups:
-            counts[group.index] += 1
-            group.prepare(counts[group.index], scale)
-        counts[STEP] += 1
-        step = counts[STEP]
+            counts[group.index] = step = counts[group.index] + 1
+            group.prepare(step, scale)
+        counts[STEP] = step = counts[STEP] + 1
         if self._keys is not None:
             noise.fill_keys(self._keys, self.state.seed, step)
         return step
@@ -336,15 +339,6 @@ class StepPlan:
         spans = others(indices, width, shape[0] * width)
         streams = between(ema, name, name, state.dtype), only_read(state.numbers(name, name))
         return [Work("blend", streams, self._average_k, spans=spans)] if spans.starts.size else []
-
-    def _streams(self, group: Group) -> list[np.ndarray | Stream]:
-        """What steps write of a group, run by run."""
-        state, found = self.state, []
-        states = [state.states[name] for name in group.rule.kernel_states]
-        for names in state.runs(group):
-            first, last = names[0], names[-1]
-            found += [state.numbers(first, last), *(between(buffer, first, last, state.dtype) for buffer in states)]
-        return found
 
     def _followers(self, first: str, last: str) -> tuple[Follower, ...]:
         """What is written from the new parameters: those that the user has, where there is a master, copy, average."""

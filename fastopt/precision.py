@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from fastopt.buffers import name_of
 from fastopt.declared import Choice, whole
 from fastopt.errors import InputError, nearest, quoted
 from fastopt.rule import is_signed
@@ -46,7 +47,7 @@ class Precision(NamedTuple):
         """How a state of a parameter with so many elements is stored; ``first`` says whether it has signs."""
         wanted = self.states.get(name)
         if wanted is None or (wanted == "8bit" and size < SMALL):
-            return STORAGES[computes.name]
+            return STORAGES[name_of(computes)]
         return find(wanted, signed=is_signed(first))
 
     def is_stochastic(self, storage: Storage) -> bool:

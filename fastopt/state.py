@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastopt.backend.program import Call
-from fastopt.buffers import PARTS, FlatBuffer, Layout, bfloat16, check_array
+from fastopt.buffers import PARTS, FlatBuffer, Layout, bfloat16, check_array, name_of
 from fastopt.encoded import EncodedBuffer, between, joins, of_array
 from fastopt.errors import CheckpointError, nearest, quoted
 from fastopt.groups import Group
@@ -204,7 +204,13 @@ class OptimizerState:
     @property
     def _rounds_parameters(self) -> bool:
         """Whether steps round the parameters stochastically. A master's are copied, to nearest."""
-        return self.master is None and self.precision.is_stochastic(STORAGES[self.flat.dtype.name])
+        return self.master is None and self.precision.is_stochastic(STORAGES[name_of(self.flat.dtype)])
+
+    @property
+    def rounds_stochastically(self) -> bool:
+        """Whether steps round parameters or a state stochastically."""
+        encoded = [buffer for buffer in self.states.values() if isinstance(buffer, EncodedBuffer)]
+        return self._rounds_parameters or any(buffer.stochastic for buffer in encoded)
 
     def runs(self, group: Group) -> list[tuple[str, ...]]:
         """The parameters of a group that a kernel may take for one: those that lie one after the other.

@@ -176,7 +176,7 @@ def _fill(stream: Any, numbers: np.ndarray | Stream) -> None:
 
 
 def _address(array: np.ndarray) -> Any:
-    return ffi.cast("void *", array.ctypes.data)
+    return ffi.cast("void *", array.__array_interface__["data"][0])  # array.ctypes takes longer
 
 
 def _useful(threads: int) -> int:

@@ -1,15 +1,13 @@
 """What a tensor's memory looks like: whether kernels can work on it as it is, and if not, why."""
 
 import sys
-from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils.dlpack import from_dlpack, to_dlpack
 
 from fastopt.backend.program import array_at
 from fastopt.encoded import native
@@ -40,6 +38,8 @@ def default_dtype() -> np.dtype:
 
 def is_distributed(tensor: Any) -> bool:
     """Whether the tensor is a DTensor. Its module takes long to import, and without it there is none."""
+    if type(tensor) in PLAIN:  # as most are
+        return False
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
@@ -129,6 +129,8 @@ def like(tensor: Tensor, source: Tensor, dtype: torch.dtype | None = None) -> Te
     return torch.empty_like(tensor, dtype=dtype or source.dtype, memory_format=torch.preserve_format).copy_(source)
 
 
+_nbytes = attrgetter("nbytes")
+
 #: Bytes of a page, within which processors compare the addresses of loads with those of recent stores.
 PAGE = 4096
 
@@ -169,7 +171,8 @@ class Numbers(NamedTuple):
 
     def stream(self, computes: np.dtype) -> np.ndarray | Stream:
         """The numbers as engines take them, in the order in which they lie in memory. It does not keep that alive."""
-        return native(Stream(self.storage, self._parts(), local(self.tensors[0]).numel(), self.stochastic), computes)
+        parts = self._parts()
+        return native(Stream(self.storage, parts, parts[0].size, self.stochastic), computes)
 
     def decode(self) -> np.ndarray:
         """The numbers, in the order in which they lie in memory: float32 or float64."""
@@ -181,8 +184,8 @@ class Numbers(NamedTuple):
         return self.storage.decode(*(part.reshape(-1) for part in parts))
 
     def _parts(self) -> tuple[np.ndarray, ...]:
-        pairs = zip(map(local, self.tensors), self.storage.parts, strict=True)
-        return tuple(flat(tensor, part.dtype) for tensor, part in pairs)
+        pairs = zip(self.tensors, self.storage.parts, strict=True)
+        return tuple([flat(local(tensor), part.dtype) for tensor, part in pairs])
 
 
 def numbers(tensor: Tensor) -> Numbers:
@@ -193,53 +196,6 @@ def numbers(tensor: Tensor) -> Numbers:
 def is_number(value: Any) -> bool:
     """Whether a value is a tensor of one element that a step can read and write in place."""
     return type(value) in PLAIN and value.numel() == 1 and value.dtype in DTYPES and _no_kernel(value) is None
-
-
-def alias(value: Any) -> Any:
-    """A tensor of the same memory whose storage is another object; of what kernels or DLPack do not know, itself.
-
-    It keeps the memory alive, and cannot move it.
-    """
-    if type(value) not in PLAIN or _unreachable(value) or value.is_conj():
-        return value
-    try:  # of a tensor of its own: who counts the uses of `value` sees none
-        made = from_dlpack(to_dlpack(value.detach()))
-    except (BufferError, RuntimeError):  # such a dtype
-        return value
-    _aliases.add(made, value)
-    return made
-
-
-class _Aliases:
-    """The aliases that were made, by weak references to their storages."""
-
-    def __init__(self) -> None:
-        self._made: list[tuple[StorageWeakRef, int, int]] = []
-        self._most = 1000  # when to drop those that are no more
-
-    def add(self, made: Tensor, original: Tensor) -> None:
-        if len(self._made) > self._most:
-            self.count()
-            self._most = 2 * len(self._made) + 1000
-        self._made.append((StorageWeakRef(made.untyped_storage()), original.untyped_storage()._cdata, made.data_ptr()))
-
-    def count(self) -> Counter[int]:
-        found, alive = Counter[int](), []
-        for made in self._made:
-            reference, original, address = made
-            storage = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
-            # One that was moved, into shared memory, has let go of the original.
-            if storage is not None and storage.data_ptr() == address:
-                found[original] += 1
-                alive.append(made)
-        self._made = alive
-        return found
-
-
-_aliases = _Aliases()
-
-#: How many aliases are alive that keep a storage, by the address of that storage's object.
-aliases = _aliases.count
 
 
 def same_layout(a: Tensor, b: Tensor) -> bool:
@@ -259,8 +215,8 @@ def matches(state: Tensor, param: Tensor, dtype: torch.dtype) -> bool:
 
 def overlapping(tensors: Sequence[Tensor]) -> np.ndarray:
     """Which of some dense tensors share an address with another one: their numbers."""
-    starts = np.array([tensor.data_ptr() for tensor in tensors], np.uint64)
-    stops = starts + np.array([tensor.nbytes for tensor in tensors], np.uint64)
+    starts = np.array(list(map(Tensor.data_ptr, tensors)), np.uint64)
+    stops = starts + np.array(list(map(_nbytes, tensors)), np.uint64)
     order = np.flatnonzero(stops > starts)
     order = order[np.argsort(starts[order], kind="stable")]
     starts, furthest = starts[order], np.maximum.accumulate(stops[order])

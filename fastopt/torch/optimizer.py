@@ -212,16 +212,14 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     @torch._disable_dynamo
     def state_dict(self) -> dict[str, Any]:
-        """As torch's: what the tensors of the state are, by the numbers of the parameters, and the groups.
+        """As torch's: the tensors of the state, by the numbers of the parameters, and the groups.
 
-        The tensors share the memory of the state, as torch's do, but are other objects, and so are the dicts: whoever
-        keeps them cannot take a state out of its place, and steps need not look whether that has happened.
+        The dicts are others than those of the state: whoever keeps them can move its tensors, but not replace them.
         """
         saved = super().state_dict()
-        own = {id(entry) for entry in self.state.values()}
         for key, entry in saved["state"].items():
-            if id(entry) in own and isinstance(entry, dict):
-                saved["state"][key] = {name: memory.alias(value) for name, value in entry.items()}
+            if type(entry) is dict:
+                saved["state"][key] = entry.copy()
         return saved
 
     @torch._disable_dynamo
@@ -302,7 +300,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """What gradients, which are ``scale`` times too large, are to be multiplied by."""
         squares = plan.squares(gradients, torch.get_num_threads()) + clipping.total_of_tensors(others)
         self.grad_norm = math.sqrt(squares) / scale
-        return Norm.of(self.grad_norm).clip(limit) / scale
+        return Norm(self.grad_norm).clip(limit) / scale
 
     @torch._disable_dynamo
     def ascend(self, *, rho: float = 0.05) -> float:
@@ -330,7 +328,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             param, reason = members[0]
             raise RuntimeError(f"{self.describe(param)} {reason}, and kernels alone ascend")
         threads = torch.get_num_threads()
-        norm = Norm.of(math.sqrt(plan.squares(gradients, threads)))
+        norm = Norm(math.sqrt(plan.squares(gradients, threads)))
         below = [(p, p.detach().clone()) for p in plan.params if p.grad is not None]
         keep: Call = (self.__dict__.update, {"_below": below})
         plan.ascend(rules, gradients, size_of_ascent(norm, rho), threads, keep)
@@ -525,16 +523,16 @@ def _checked_limit(value: Any) -> float | None:
     return None if value is None else check_limit("clip_grad_norm", value)
 
 
-@torch.no_grad()
 def _multiply(gradients: list[Tensor], factor: float) -> None:
     if gradients:  # torch takes no empty list
-        torch._foreach_mul_(gradients, factor)
+        with torch.no_grad():
+            torch._foreach_mul_(gradients, factor)
 
 
-@torch.no_grad()
 def _divide(gradients: list[Tensor], scale: float) -> None:
-    if gradients and scale != 1.0:  # torch takes no empty list
-        torch._foreach_div_(gradients, scale)
+    if gradients and scale != 1.0:
+        with torch.no_grad():  # not around the function, which every step calls
+            torch._foreach_div_(gradients, scale)
 
 
 def _has_exact_inverse(scale: float) -> bool:

@@ -276,7 +276,7 @@ class Plan:
 def _gradient_like(row: Row) -> np.ndarray | Stream:
     """What stands for a gradient where only its dtype and size matter: one number, as often as there are elements."""
     storage, size = memory.STORED[row.gradient], memory.local(row.param).numel()
-    parts = tuple(np.broadcast_to(np.zeros((), part.dtype), size) for part in storage.parts)
+    parts = tuple(np.ndarray(size, part.dtype, np.zeros(1, part.dtype), strides=(0,)) for part in storage.parts)
     return native(Stream(storage, parts, size), row.computes)
 
 

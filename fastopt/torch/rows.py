@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastopt.precision import Precision
 from fastopt.rule import Rule
 from fastopt.torch import memory
 from fastopt.torch.stored import Kept, Options, keep
@@ -31,9 +33,10 @@ class Row(NamedTuple):
     counted: bool
 
     @property
-    def buffers(self) -> list[Tensor]:
-        """What the kernel reads and writes beside the gradient, as it lies in this process's memory."""
-        return list(map(memory.local, (self.param, *self.kept.tensors.values())))
+    def written(self) -> list[Tensor]:
+        """What a step writes to, as it lies in this process's memory."""
+        numbers = [value for value in self.scalars.values() if isinstance(value, Tensor)]
+        return [*map(memory.local, (self.param, *self.kept.tensors.values())), *numbers]
 
     @property
     def computes(self) -> np.dtype:
@@ -97,6 +100,7 @@ def survey(
     others: dict[int, list[tuple[Tensor, str]]] = {}
     waiting: list[Tensor] = []
     for number, (group, rule) in enumerate(zip(groups, rules, strict=True)):
+        precision = cache(partial(kinds[number].options.precision, rule.states))
         for p in group["params"]:
             entry = state.get(p) or {}
             reason = kinds[number].obstacle
@@ -110,7 +114,7 @@ def survey(
                 others.setdefault(number, []).append((p, reason))
             else:
                 try:
-                    row = _row(number, group, rule, kinds[number].options, p, entry, describe)
+                    row = _row(number, group, rule, kinds[number].options, precision, p, entry, describe)
                 except RuntimeError:
                     if p.grad is not None:
                         raise
@@ -153,6 +157,7 @@ def _row(
     group: Mapping[str, Any],
     rule: Rule,
     options: Options,
+    precision: Callable[[torch.dtype], Precision],
     p: Tensor,
     entry: dict[str, Any],
     describe: Callable[[Tensor], str],
@@ -160,7 +165,8 @@ def _row(
     """The row of a parameter, with states made where there are none."""
     scalars: dict[str, Any] = {"step": 0.0, **rule.torch_scalars}
     if rule.torch_step and entry:
-        kept_here = [name for name in rule.states if rule.state_shape(name, tuple(p.shape)) is not None]
+        shape = tuple(p.shape)
+        kept_here = [name for name in rule.states if rule.state_shape(name, shape) is not None]
         missing = [name for name in (*kept_here, *scalars) if entry.get(name) is None]
         if missing:
             raise RuntimeError(
@@ -168,8 +174,7 @@ def _row(
                 f"it comes from another optimizer, or from other flags than those of {rule!r}"
             )
     try:
-        precision = options.precision(rule.states, p.dtype)
-        kept = keep(rule, p, entry, precision, slow=options.lookahead is not None)
+        kept = keep(rule, p, entry, precision(p.dtype), slow=options.lookahead is not None)
     except ValueError as error:
         raise RuntimeError(f"{describe(p)} {error}") from None
     # Where torch keeps no step, stochastic rounding and lookahead need one.
@@ -212,7 +217,7 @@ def _clashing(rows: list[Row]) -> list[Row]:
     """
     found: list[Row] = []
     while True:
-        buffers = [(row, buffer) for row in rows for buffer in _memory(row)]
+        buffers = [(row, buffer) for row in rows for buffer in row.written]
         clashing = {id(buffers[index][0]) for index in memory.overlapping([buffer for _, buffer in buffers])}
         leaving = [row for row in rows if id(row) in clashing]
         still = [row for row in leaving if row.param.grad is None] or leaving
@@ -221,7 +226,3 @@ def _clashing(rows: list[Row]) -> list[Row]:
         found += still
         gone = {id(row) for row in still}
         rows = [row for row in rows if id(row) not in gone]
-
-
-def _memory(row: Row) -> list[Tensor]:
-    return row.buffers + [value for value in row.scalars.values() if isinstance(value, Tensor)]

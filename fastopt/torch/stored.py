@@ -115,8 +115,10 @@ def keep(rule: Rule, p: Tensor, entry: Mapping[str, Any], precision: Precision, 
 
     ValueError, which names it, if a state does not fit the parameter.
     """
-    exact, copy, tensors = Numbers(memory.STORED[p.dtype], (p,)), None, dict[str, Tensor]()
-    places = len(rule.states) + (precision.master is not None) + slow
+    storage, copy, tensors = memory.STORED[p.dtype], None, dict[str, Tensor]()
+    exact, computes = Numbers(storage, (p,), precision.is_stochastic(storage)), storage.computes
+    states, whole = rule.states, tuple(p.shape)
+    places = len(states) + (precision.master is not None) + slow
     if precision.master == "split":
         remainder = _reused(p, REMAINDER, entry.get(REMAINDER), torch.int16)
         if remainder is None:
@@ -126,16 +128,14 @@ def keep(rule: Rule, p: Tensor, entry: Mapping[str, Any], precision: Precision, 
         master = _reused(p, MASTER, entry.get(MASTER), torch.float32)
         if master is None:
             master = memory.state_like(p, 0.0, torch.float32, places, places).copy_(p.detach())
-        tensors[MASTER], exact, copy = master, memory.numbers(master), exact
-    else:
-        exact = exact._replace(stochastic=precision.is_stochastic(exact.storage))
+        tensors[MASTER], exact, copy = master, memory.numbers(master), memory.numbers(p)
     kept: list[str] = []
-    numbers, size, computes = [exact], p.numel(), memory.STORED[p.dtype].computes
-    for place, (name, first) in enumerate(rule.states.items(), 1):
-        shape = rule.state_shape(name, tuple(p.shape))
+    numbers, size = [exact], p.numel()
+    for place, (name, first) in enumerate(states.items(), 1):
+        shape = rule.state_shape(name, whole)
         if shape is None:
             continue
-        own = shape == tuple(p.shape)
+        own = shape == whole
         storage = precision.state_storage(name, first, size if own else prod(shape), computes)
         # A state of another shape lies in memory as that has it, and has nothing else of the parameter's.
         parts = _state(p if own else p.new_empty(shape), entry, name, first, storage, place, places)
@@ -143,7 +143,7 @@ def keep(rule: Rule, p: Tensor, entry: Mapping[str, Any], precision: Precision, 
         kept.append(name)
         numbers.append(Numbers(storage, parts, precision.is_stochastic(storage)))
     if slow:
-        tensors[SLOW] = _slow(p, entry, len(rule.states) + 1, places)
+        tensors[SLOW] = _slow(p, entry, len(states) + 1, places)
     return Kept(tensors, tuple(numbers), tuple(kept), copy, memory.numbers(tensors[SLOW]) if slow else None)
 
 
