@@ -446,7 +446,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if self.torch_class is not None:
             known = values.keys() & inspect.signature(self.torch_class).parameters.keys()
             try:
-                self.torch_class([torch.zeros(1, 1)], **{name: values[name] for name in known})
+                self.torch_class([torch.zeros(1, 1, device="cpu")], **{name: values[name] for name in known})
             except (ValueError, RuntimeError) as refusal:
                 raise type(refusal)(f"{refusal} ({own})" if own else str(refusal)) from None
             except TypeError as refusal:  # not what it says about a value, but where it came to grief

@@ -108,7 +108,7 @@ class Watch:
         ):
             return True
         known = memory.aliases()
-        tensor, storage, handles = _uses(torch.empty(1), known)
+        tensor, storage, handles = _uses(torch.empty(1, device="cpu"), known)
         return not {_uses(each, known) for each in self._tensors} <= {(tensor, storage, handles)}
 
 

@@ -214,7 +214,7 @@ def _state(
     if values is None:
         code, scale = (part.item(0) for part in storage.encode(np.full(1, first, np.float32)))
         codes = memory.state_like(p, code, torch.uint8, place, places)
-        scales = torch.full(storage.lengths(memory.local(p).numel())[1:], scale, dtype=torch.float32)
+        scales = torch.full(storage.lengths(memory.local(p).numel())[1:], scale, dtype=torch.float32, device="cpu")
     else:
         found, encoded = storage.encode(memory.numbers(values).decode())
         codes, scales = _laid_out(p, found, torch.uint8), torch.from_numpy(encoded)
