@@ -92,7 +92,10 @@ class Step:
             )
         for name in self.rule.states:
             kept.append(leaves_like(f"state.states[{name!r}]", state.states[name], "params", leaves, tree))
-        number = ffi.following(state.step)
+        count = jnp.asarray(state.step)
+        if count.shape != () or not jnp.issubdtype(count.dtype, jnp.integer):
+            raise TypeError(f"state.step must be a whole number, not {quoted(state.step)}")
+        number = ffi.following(count.astype(jnp.int32))
         given = self._given(number, state)
 
         def row(dtype: np.dtype) -> jax.Array:

@@ -266,6 +266,8 @@ def test_errors_when_traced():
         (params, {"w": "x"}, state, TypeError, "grads must have arrays of float32, .*, not 'x'"),
         (params, params, None, TypeError, "state must be a StepState with the states exp_avg, exp_avg_sq, not None"),
         (params, params, fj.step(fastopt.Lion()).init(params), TypeError, "state must be a StepState with the states"),
+        (params, params, state._replace(step=jnp.float32(1)), TypeError, "state.step must be a whole number, not"),
+        (params, params, state._replace(step=jnp.ones(2, int)), TypeError, "state.step must be a whole number, not"),
     ]
     for *given, error, message in cases:
         with pytest.raises(error, match=message):
