@@ -402,8 +402,11 @@ class RuleOptimizer(torch.optim.Optimizer):
                 rule = self.make_rule(group)
                 # A tensor or a list may change and be the same object: then there is nothing to compare with.
                 constant = all(map(is_constant, values))
-                found = kind(rule, options_of(group), in_torch=self.torch_class is not None)
                 rules, kinds = map(list, self._rules)
+                options, last = options_of(group), kinds[number]
+                if last is None or options != last.options:
+                    self._check_options(group, {p.dtype for p in group["params"]})
+                found = kind(rule, options, in_torch=self.torch_class is not None)
                 rules[number], kinds[number] = rule, found
                 known[number], self._rules = values if constant else (), (rules, kinds)
         return self._rules

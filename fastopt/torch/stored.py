@@ -80,8 +80,9 @@ class Options(NamedTuple):
 
 
 def options_of(group: Mapping[str, Any]) -> Options:
-    """The options of a group, which need not have been checked."""
-    return Options(*(group.get(name, default) for name, default in OPTIONS.items()))
+    """The options of a group, which need not have been checked: as they are now, whatever is written to them later."""
+    found = Options(*(group.get(name, default) for name, default in OPTIONS.items()))
+    return found._replace(state_dtype=dict(found.state_dtype)) if isinstance(found.state_dtype, Mapping) else found
 
 
 def check_options(options: Options, states: Collection[str], dtypes: Collection[torch.dtype]) -> None:
