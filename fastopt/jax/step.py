@@ -63,6 +63,9 @@ class Step:
         self._size = len((rule.replace(lr=0.0) if self._source.traced else rule).coefficients(1))
         self._runs = bool(rule.scalars) and (self._source.traced or rule.totals)
 
+    def __reduce__(self) -> tuple:  # so that another process knows the rule, and XLA the handlers
+        return Step, (self.rule, self.threads)
+
     def init(self, params: Any) -> StepState:
         """The state before the first step of parameters, whose shapes it has."""
         leaves, tree = jax.tree.flatten(params)
