@@ -452,7 +452,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 self.torch_class([torch.zeros(1, 1, device="cpu")], **{name: values[name] for name in known})
             except (ValueError, RuntimeError) as refusal:
                 raise type(refusal)(f"{refusal} ({own})" if own else str(refusal)) from None
-            except TypeError as refusal:  # not what it says about a value, but where it came to grief
+            except (TypeError, IndexError) as refusal:  # not what it says about a value, but where it came to grief
                 raise own or refusal from None
         elif own is not None:
             raise own
