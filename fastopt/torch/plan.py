@@ -159,7 +159,7 @@ class Plan:
             return 0.0
         if self._squares is None:
             ones = {dtype: np.ones(1, dtype) for dtype in memory.DTYPES.values()}
-            works = [work._replace(k=ones[work.k.dtype], followers=(), keys=None) for work in self._works]
+            works = [work._replace(k=ones[work.k.dtype], followers=()) for work in self._works]
             self._squares = self.backend.sums(works, "sum_squares", GRAIN_AWAKE)
         squares = self._squares.take(threads, gradients.addresses)[:, 0]
         for row, found in gradients.sparse.items():
