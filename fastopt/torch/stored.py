@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastopt.errors import quoted
 from fastopt.lookahead import check_lookahead
 from fastopt.precision import Precision, check_precision, check_seed
 from fastopt.rule import Rule, is_signed
@@ -187,7 +188,9 @@ def _reused(p: Tensor, name: str, given: Any, dtype: torch.dtype) -> Tensor | No
     return given if memory.matches(given, p, dtype) else memory.like(p, given, dtype)
 
 
-def _check_shape(p: Tensor, name: str, given: Tensor) -> None:
+def _check_shape(p: Tensor, name: str, given: Any) -> None:
+    if not isinstance(given, Tensor):
+        raise ValueError(f"needs a tensor for the state {name!r}, not {quoted(given)}")
     if given.shape != p.shape:
         raise ValueError(f"needs a state {name!r} of the shape {tuple(p.shape)}, not {tuple(given.shape)}")
 
