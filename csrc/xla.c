@@ -246,7 +246,7 @@ static const char *fill_span(const struct frame *frame, int64_t in, int64_t out,
 {
     const int32_t states = fastopt_kernel_at(kernel)->state_count;
     const struct buffer *p = operand(frame, in), *g = operand(frame, in + 1);
-    *span = (fastopt_span){.length = length(p), .kernel = kernel, .dtype = computed_in(p)};
+    *span = (fastopt_span){.length = length(p), .kernel = kernel, .dtype = computed_in(result(frame, out))};
     for (int32_t each = 0; each < 2 + states; each++)
         if (length(operand(frame, in + each)) != span->length)
             return "fastopt: parameters, gradients and states must have the same size";

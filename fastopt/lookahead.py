@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.backend.program import Backend, Program, Work, copy_row
+from fastopt.backend.program import Backend, Follower, Program, Work, copy_row
 from fastopt.declared import Interval, Whole
 from fastopt.encoded import between
 from fastopt.errors import quoted
 from fastopt.plan import Reading, StepPlan, is_stochastic, only_read
 from fastopt.state import STEP, OptimizerState
+from fastopt.storage import Stream
 from fastopt.storages import noise
 
 _ALPHA = Interval(0.0, 1.0, "(]")
@@ -21,6 +22,22 @@ def check_lookahead(given: Any) -> tuple[int, float]:
     if not isinstance(given, (tuple, list)) or len(given) != 2:
         raise TypeError(f"lookahead must be (steps, alpha), as (6, 0.5) is, not {quoted(given)}")
     return Whole(1).parse("lookahead[0]", given[0]), _ALPHA.parse("lookahead[1]", given[1])
+
+
+def works_of_stride(
+    p: np.ndarray | Stream,
+    slow: np.ndarray | Stream,
+    alpha: float,
+    dtype: np.dtype,
+    followers: tuple[Follower, ...],
+    keys: np.ndarray,
+) -> tuple[Work, Work]:
+    """What ends a stride: slow weights follow the parameters; then these are put there, and what follows them.
+
+    ``keys`` are of the noise by which parameters are rounded, where they are rounded stochastically.
+    """
+    following = Work("blend", (slow, only_read(p)), np.array([1.0 - alpha, alpha], dtype))
+    return following, Work("blend", (p, slow), copy_row(dtype), followers, keys if is_stochastic(p) else None)
 
 
 class LookaheadPlan(StepPlan):
@@ -52,13 +69,12 @@ class LookaheadPlan(StepPlan):
         """What follows the kernels in a stride's last step: slow weights; then parameters, and what follows those."""
         state, slow_works, works = self.state, list[Work](), list[Work]()
         assert state.stride is not None and state.lookahead is not None
-        alpha = state.stride[1]
-        follow, take = np.array([1.0 - alpha, alpha], state.dtype), copy_row(state.dtype)
         for group in self.groups:
             for names in state.runs(group):
                 first, last = names[0], names[-1]
                 p, slow = state.numbers(first, last), between(state.lookahead, first, last, state.dtype)
-                slow_works.append(Work("blend", (slow, only_read(p)), follow))
-                keys = self._stride_keys if is_stochastic(p) else None
-                works.append(Work("blend", (p, slow), take, self._followers(first, last), keys))
+                followers = self._followers(first, last)
+                pair = works_of_stride(p, slow, state.stride[1], state.dtype, followers, self._stride_keys)
+                slow_works.append(pair[0])
+                works.append(pair[1])
         return slow_works, works

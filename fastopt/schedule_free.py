@@ -1,11 +1,13 @@
 """What schedule-free rules have in common: which average of their iterates parameters stand for, and its weights."""
 
 from collections.abc import Mapping
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fastopt.declared import NonNegative
+from fastopt.errors import quoted
 from fastopt.rule import Rule
 
 _ONE_BY_ONE = 1000  # steps whose weights are added as steps add them
@@ -58,8 +60,14 @@ class ScheduleFree(Rule):
         return {"weight_sum": weight_sum + self._weight(step, lr_max), "lr_max": lr_max}
 
     def _weight(self, step: int, lr_max: float) -> float:
-        weight = lr_max**self.weight_lr_power
-        return step**self.r * weight if self.r else weight
+        try:
+            weight = lr_max**self.weight_lr_power
+            weight = step**self.r * weight if self.r else weight
+        except OverflowError:
+            weight = inf
+        if weight == inf:  # a share of it would be NaN
+            raise ValueError(f"{quoted(self)}: too large for float64: the weight of step {step}")
+        return weight
 
     def scalars_after(self, steps: int) -> dict[str, float]:
         last = steps if callable(self.lr) else min(steps, max(_ONE_BY_ONE, int(self.settled) + 1))

@@ -8,8 +8,9 @@ step. Needs scikit-learn 1.5 or newer.
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import deepcopy
+from operator import is_
 from typing import Any, Self
 
 import numpy as np
@@ -63,6 +64,7 @@ class _Training:
         decayed = sum(weight.size for weight in self._weights)
         self._decayed = self.grads.flat[:decayed], self._params.flat[:decayed], np.empty(decayed, self.grads.dtype)
         self._room: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+        self._evaluated: list[np.ndarray] = []
 
     def __reduce__(self) -> tuple:
         return type(self), (self.asked, self.optimizer)
@@ -92,6 +94,29 @@ class _Training:
                 return False
             self.asked = asked
         return True
+
+    # Averages, of rules that have some: a model is evaluated with these
+
+    @property
+    def averages(self) -> bool:
+        return self.asked.averages
+
+    def evaluation(self) -> AbstractContextManager[None]:
+        """For a block in which the weights are those to evaluate the model with."""
+        return self.optimizer.averaged() if self.averages else nullcontext()
+
+    def evaluated(self) -> list[np.ndarray]:
+        """Copies of these weights, read-only: no step follows what is written to them."""
+        with self.evaluation():
+            self._evaluated = [array.copy() for array in self.params]
+        for array in self._evaluated:
+            array.flags.writeable = False
+        return self._evaluated
+
+    def are_evaluated(self, arrays: Sequence[np.ndarray]) -> bool:
+        """Whether weights are these copies, or come apart from the optimizer, in a pickle, have their values."""
+        same = len(arrays) == len(self._evaluated) and all(map(is_, arrays, self._evaluated))
+        return same or all(map(np.array_equal, arrays, self.evaluated()))
 
     # The gradient
 
@@ -247,25 +272,37 @@ class _TrainedByRule:
             return super()._fit_stochastic(*args)  # type: ignore[misc]
         self._prepare(_as_rule(self.optimizer), incremental=others[-1])
         super()._fit_stochastic(X.view(_Rows) if isinstance(X, np.ndarray) else X, *others)  # type: ignore[misc]
-        self._lay_out()  # early stopping puts other arrays there
+        if not self._training.averages:
+            self._lay_out()  # early stopping puts other arrays there
+        elif self.coefs_[0] is self._training.params[0]:  # it has not
+            self._show(self._training.evaluated())
         return None
 
     def _prepare(self, rule: Rule, *, incremental: bool) -> None:
         """Makes an optimizer, or goes on with the one that is there."""
         arrays = self.coefs_ + self.intercepts_
-        known = "_training" in self.__dict__
-        if not (incremental and known and self._training.goes_on_with(rule, arrays)):
+        before = self.__dict__.get("_training") if incremental else None
+        averages = before is not None and before.averages and before.are_evaluated(arrays)
+        if before is not None and before.goes_on_with(rule, arrays):
+            if averages:
+                self._show(before.params)  # to go on from the weights that these are averages of
+        else:
             self._training = _Training.start(rule, self.coefs_, self.intercepts_)
             self.optimizer_ = self._training.optimizer
         self._lay_out()
 
     def _lay_out(self) -> None:
         """Has the weights lie in the flat buffer, whoever put others in their place."""
-        views, layers = self._training.params, len(self.coefs_)
+        views = self._training.params
         for view, array in zip(views, self.coefs_ + self.intercepts_, strict=True):
             if array is not view:
                 view[...] = array
-        self.coefs_, self.intercepts_ = views[:layers], views[layers:]
+        self._show(views)
+
+    def _show(self, arrays: list[np.ndarray]) -> None:
+        """Has the model have these weights: those of every layer, then the intercepts of every layer."""
+        layers = len(arrays) // 2
+        self.coefs_, self.intercepts_ = arrays[:layers], arrays[layers:]
 
     @property
     def _optimizer(self) -> Any:
@@ -298,14 +335,16 @@ class _TrainedByRule:
         return batch_loss, training.coef_grads, training.intercept_grads
 
     def _update_no_improvement_count(self, early_stopping: bool, X: Any, *others: Any) -> None:
-        super()._update_no_improvement_count(early_stopping, _plain(X), *others)  # type: ignore[misc]
+        scored = self.optimizer is not None and early_stopping
+        with self._training.evaluation() if scored else nullcontext():
+            super()._update_no_improvement_count(early_stopping, _plain(X), *others)  # type: ignore[misc]
         if self.optimizer is not None and isinstance(schedule := self.optimizer_.rule.lr, Plateau):
             scores = self.validation_scores_  # type: ignore[attr-defined]
             schedule.observe(self.loss_curve_[-1] if schedule.mode == "min" else scores[-1])  # type: ignore[attr-defined]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[misc]
-        if "_training" in self.__dict__:  # whose weights came apart from these
+        if "_training" in self.__dict__ and not self._training.averages:  # whose weights came apart from these
             self._lay_out()
 
 
@@ -333,7 +372,8 @@ class MLPClassifier(_TrainedByRule, neural_network.MLPClassifier):
     ----------
     optimizer_
         The :class:`fastopt.Optimizer`. ``coefs_`` and ``intercepts_`` are views of its flat buffer
-        ``optimizer_.params``, whose names are ``coefs_.0``, ``coefs_.1``, ..., ``intercepts_.0``, ...
+        ``optimizer_.params``, whose names are ``coefs_.0``, ``coefs_.1``, ..., ``intercepts_.0``, ... Of a
+        schedule-free rule they are copies of its averages, which are what early stopping scores, too.
 
     Examples
     --------

@@ -294,6 +294,8 @@ def _parse_place(key: str, entry: Any, first: int) -> tuple[str, np.dtype, tuple
     except (TypeError, ValueError, KeyError):
         raise CheckpointError(f"no checkpoint: the header's entry {quoted(key)} is {quoted(entry)}") from None
     fits = len(shape) <= 64 and all(type(number) is int and 0 <= number < 2**63 for number in whole)
+    # NumPy asks for the steps from one element to the next of an empty array, too.
+    fits = fits and math.prod(filter(None, shape)) * dtype.itemsize < 2**63
     if not fits or stop - start != math.prod(shape) * dtype.itemsize:
         raise CheckpointError(f"no checkpoint: the header's entry {quoted(key)} is {quoted(entry)}")
     return name, dtype, tuple(shape), first + start, first + stop

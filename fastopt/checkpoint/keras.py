@@ -57,10 +57,18 @@ def read(file: BufferedReader, like: Any, names: Sequence[str] | None) -> dict[s
     states: dict[str, dict[str, Any]] = {name: {} for name in names}
     for (name, kind), array in zip(places, arrays, strict=True):
         if kind == "momentum_buffer":
-            array = array / np.asarray(rate if "square_avg" in states[name] else -rate, array.dtype)
+            array = _without_rate(name, array, rate if "square_avg" in states[name] else -rate)
         states[name][kind] = array
     members = {name: Member(state, count, {}, {"lr": rate}) for name, state in states.items()}
     return fitted("the file", members, like)
+
+
+def _without_rate(name: str, array: np.ndarray, rate: float) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        found = np.where(array == 0, array, array / np.asarray(rate, array.dtype))
+    if not np.array_equal(np.isfinite(found), np.isfinite(array)):
+        raise CheckpointError(f"its learning rate {abs(rate)} is too small to be taken out of the momentum of {name!r}")
+    return found
 
 
 def _variables(file: BufferedReader) -> list[np.ndarray]:
@@ -73,7 +81,9 @@ def _variables(file: BufferedReader) -> list[np.ndarray]:
             with zipfile.ZipFile(file) as archive, archive.open("model.weights.h5") as inner:
                 return _arrays(h5py, inner)
         return _arrays(h5py, file)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile and h5py have many for what is not what it says
         raise CheckpointError(f"no file of Keras's weights with an optimizer, or damaged: {error}") from None
 
 

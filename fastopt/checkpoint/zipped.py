@@ -9,6 +9,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from errno import EINVAL
 from io import BufferedReader, BytesIO
 from math import prod
 from typing import Any, NamedTuple
@@ -31,22 +32,6 @@ _STORAGES = {
     "BoolStorage": np.bool_,
 }
 _LOCAL = 30  # bytes of a zip archive's header before a member, with the lengths of what follows it at 26 and 28
-
-
-#: What Python raises where an archive or a pickle is not what it says.
-_DAMAGES = (
-    zipfile.BadZipFile,
-    pickle.UnpicklingError,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    IndexError,
-    MemoryError,
-    NotImplementedError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 class Word(str):
@@ -78,7 +63,9 @@ def read(file: BufferedReader) -> Any:
         raise
     except KeyError as error:
         raise CheckpointError(f"no file of torch.save, or damaged: it has no {error}") from None
-    except _DAMAGES as error:
+    except Exception as error:  # zipfile, pickle and what decompresses have many for what is not what it says
+        if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # of a place that no file has
+            raise
         raise CheckpointError(f"no file of torch.save, or damaged: {error}") from None
 
 

@@ -65,7 +65,8 @@ def update(
     """Applies a kernel to parameters, each with its gradient and its states: for each, new parameters and states.
 
     One call for each dtype that is computed in, whose coefficients ``row`` gives; in place where XLA may overwrite.
-    ``reads`` the kernel gives the step alone, as if parameters were zero, in new memory.
+    Unless it ``reads`` parameters the kernel gives the step alone, as if they were zero, in new memory and in the dtype
+    to which JAX promotes gradients and states.
     """
     attributes: dict[str, Any] = {"kernel": kernel, "reads": np.int64(reads)} | _engine(threads)
     after: list[jax.Array] = []
@@ -73,7 +74,7 @@ def update(
         after.append(jnp.asarray(required.number, jnp.float32))
         attributes["required"] = required.sentence
     found: list[list[jax.Array]] = [[]] * len(spans)
-    dtypes = [computes(span[0]) for span in spans]
+    dtypes = [computes(_dtype(span, reads)) for span in spans]
     for dtype in sorted(set(dtypes), key=str):
         places = [place for place, each in enumerate(dtypes) if each == dtype]
         new, _ = _call("fastopt_xla_step", [row(dtype)], [spans[place] for place in places], after, [], attributes)
@@ -125,11 +126,17 @@ def _call(
         for index in range(len(states)):
             aliases[first + 2 + index] = place + 1 + index
         operands += map(jnp.asarray, (p, g, *states))
-        results += [jax.ShapeDtypeStruct(jnp.shape(each), jnp.result_type(each)) for each in (p, *states)]
+        results.append(jax.ShapeDtypeStruct(jnp.shape(p), _dtype((p, g, *states), reads)))
+        results += [jax.ShapeDtypeStruct(jnp.shape(each), jnp.result_type(each)) for each in states]
         ends.append(len(results))
     call = jax.ffi.ffi_call(target, [*results, *others], vmap_method="sequential", input_output_aliases=aliases)
     flat = call(*operands, *after, **attributes)
     return [list(flat[start:end]) for start, end in zip([0, *ends], ends, strict=False)], list(flat[len(results) :])
+
+
+def _dtype(span: Sequence[Any], reads: bool) -> np.dtype:
+    """That of new parameters."""
+    return jnp.result_type(span[0]) if reads else jnp.result_type(*span[1:])
 
 
 def following(count: jax.Array) -> jax.Array:

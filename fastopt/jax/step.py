@@ -63,6 +63,9 @@ class Step:
         self._size = len((rule.replace(lr=0.0) if self._source.traced else rule).coefficients(1))
         self._runs = bool(rule.scalars) and (self._source.traced or rule.totals)
 
+    def __reduce__(self) -> tuple:  # so that another process knows the rule, and XLA the handlers
+        return Step, (self.rule, self.threads)
+
     def init(self, params: Any) -> StepState:
         """The state before the first step of parameters, whose shapes it has."""
         leaves, tree = jax.tree.flatten(params)
@@ -92,7 +95,10 @@ class Step:
             )
         for name in self.rule.states:
             kept.append(leaves_like(f"state.states[{name!r}]", state.states[name], "params", leaves, tree))
-        number = ffi.following(state.step)
+        count = jnp.asarray(state.step)
+        if count.shape != () or not jnp.issubdtype(count.dtype, jnp.integer):
+            raise TypeError(f"state.step must be a whole number, not {quoted(state.step)}")
+        number = ffi.following(count.astype(jnp.int32))
         given = self._given(number, state)
 
         def row(dtype: np.dtype) -> jax.Array:

@@ -43,7 +43,7 @@ class AdaptingBatch(Batch):
     def prepare(self, rule: Rule, scale: float, present: np.ndarray | None, addresses: np.ndarray) -> list[Part]:
         self._steps = []
         for chosen, scalars in self.distinct(present):
-            step, before = int(scalars[0]) + 1, scalars_before(rule, scalars, self.scalar_dtypes)
+            step, before = self.step_after(scalars), scalars_before(rule, scalars, self.scalar_dtypes)
             values = rule.fill_measured(self._row, step, scale, before)
             self._measured[chosen] = self._row.array
             self._steps.append((chosen, step, before, values))

@@ -132,9 +132,9 @@ class AveragingOptimizer(RuleOptimizer):
             before = max(map(_step, entries), default=0)
             for entry in entries:
                 if before != numbers["k"] or _step(entry) == numbers["k"]:
-                    entry["step"] = torch.tensor(float(numbers["k"]))
+                    entry["step"] = torch.tensor(float(numbers["k"]), device="cpu")
                     for name in self.rule.torch_float64:
-                        entry[name] = torch.tensor(float(numbers[name]), dtype=torch.float64)
+                        entry[name] = torch.tensor(float(numbers[name]), dtype=torch.float64, device="cpu")
 
     def _check_numbers(self, state_dict: Mapping[str, Any]) -> None:
         for number, group in enumerate(state_dict["param_groups"]):

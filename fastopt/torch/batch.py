@@ -1,6 +1,7 @@
 """The rows of a plan that share a rule: their coefficients, and the numbers that they keep beside their states."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,12 +135,33 @@ class Batch:
             self.keys = [None if keys is None else np.empty_like(keys) for keys in [self.keys[0]] * len(distinct)]
         parts = []
         for number, (chosen, scalars) in enumerate(distinct):
-            after = _fill(self._rows[number], rule, scale, scalars, self.scalar_dtypes)
+            after = self._fill(self._rows[number], rule, scale, scalars)
             refresh(self.keys[number], self.seed, after[0])
             self.write(chosen, after)
             parts.append(Part(self._numbers[chosen], int(after[0]), self.k[number], self.keys[number], moved))
         self.even = bool(distinct) and distinct[0][0] is ALL
         return parts if moved or self.stage is not None else []
+
+    def _fill(self, row: Coefficients, rule: Rule, scale: float, scalars: list[float]) -> list[float]:
+        """Fills in the coefficients of the step that follows these scalars, and returns the scalars after it.
+
+        ``scale`` is what gradients are multiplied by.
+        """
+        step = self.step_after(scalars)
+        if len(scalars) == 1:
+            rule.fill(row, step, scale)
+            return [step]
+        before = scalars_before(rule, scalars, self.scalar_dtypes)
+        with np.errstate(all="ignore"):
+            rule.fill(row, step, scale, before)
+        return scalars_after(rule, step, before, self.scalar_dtypes)
+
+    def step_after(self, scalars: Sequence[float]) -> int:
+        """The step that follows these scalars. ValueError if they are of no step."""
+        count = scalars[0]
+        if not 0 <= count < inf:
+            raise ValueError(f"param_groups[{self.group}]: a state has {count} for 'step', which must be a number >= 0")
+        return int(count) + 1
 
     def distinct(self, present: np.ndarray | None) -> list[tuple[Any, list[float]]]:
         """The rows that are present, counted from ``start``, by the scalars that they share; ``ALL`` if all are.
@@ -172,21 +194,6 @@ def refresh(keys: np.ndarray | None, seed: int, step: float) -> None:
     """Fills in the keys of stochastic rounding, if there are some, for a step."""
     if keys is not None:
         noise.fill_keys(keys, seed, int(step))
-
-
-def _fill(row: Coefficients, rule: Rule, scale: float, scalars: list[float], dtypes: list[np.dtype]) -> list[float]:
-    """Fills in the coefficients of the step that follows these scalars, and returns the scalars after it.
-
-    ``scale`` is what gradients are multiplied by.
-    """
-    step = int(scalars[0]) + 1
-    if len(scalars) == 1:
-        rule.fill(row, step, scale)
-        return [step]
-    before = scalars_before(rule, scalars, dtypes)
-    with np.errstate(all="ignore"):
-        rule.fill(row, step, scale, before)
-    return scalars_after(rule, step, before, dtypes)
 
 
 def scalars_before(rule: Rule, scalars: list[float], dtypes: list[np.dtype]) -> dict[str, Any]:

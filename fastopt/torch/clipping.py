@@ -28,7 +28,7 @@ def _in_all_processes(number: float, mesh: Any, placements: Any) -> float:
     """A number of this process, added to those of the others that have other parts of the same tensors."""
     tensor = sys.modules["torch.distributed.tensor"]
     parts = [tensor.Replicate() if each.is_replicate() else tensor.Partial() for each in placements]
-    local = torch.tensor(number, dtype=torch.float64)
+    local = torch.tensor(number, dtype=torch.float64, device="cpu")
     return tensor.DTensor.from_local(local, mesh, parts, run_check=False).full_tensor().item()
 
 

@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt.backend.program import Backend, Program, Work, copy_row
-from fastopt.lookahead import PAIR
-from fastopt.plan import is_stochastic, only_read
+from fastopt.backend.program import Backend, Program, Work
+from fastopt.lookahead import PAIR, works_of_stride
 from fastopt.sizes import GRAIN_AWAKE
 from fastopt.storage import Stream
 from fastopt.storages import noise
@@ -35,13 +34,12 @@ class Strides:
         self._keys = np.zeros((len(rows), 1), np.uint64)
         following, taking = list[Work](), list[Work]()
         for each, keys in zip(rows, self._keys, strict=True):
-            p, dtype = each.work.streams[0], each.row.computes
             assert each.row.kept.slow is not None
+            p, dtype = each.work.streams[0], each.row.computes
             slow = each.row.kept.slow.stream(dtype)
-            k = np.array([1.0 - each.alpha, each.alpha], dtype)
-            following.append(Work("blend", (slow, only_read(p)), k))
-            keys_of_p = keys if is_stochastic(p) else None
-            taking.append(Work("blend", (p, slow), copy_row(dtype), each.work.followers, keys_of_p))
+            pair = works_of_stride(p, slow, each.alpha, dtype, each.work.followers, keys)
+            following.append(pair[0])
+            taking.append(pair[1])
         #: First slow weights follow the parameters, then these are put there: each table, and what its works read.
         self._tables = [
             (backend.table(works, (), GRAIN_AWAKE), np.array([_address(work.streams[1]) for work in works], np.int64))

@@ -148,11 +148,11 @@ def state_like(param: Tensor, first: float, dtype: torch.dtype, place: int, plac
     plain = type(param) in PLAIN and param.device.type == "cpu" and is_dense(param)
     if not plain or param.numel() < LARGE:
         return torch.full_like(param, first, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
-    room = torch.empty(param.numel() + PAGE // dtype.itemsize, dtype=dtype)
+    room = torch.empty(param.numel() + PAGE // dtype.itemsize, dtype=dtype, device="cpu")
     ask_for_huge_pages(room.data_ptr(), room.nbytes)
     wanted = param.data_ptr() // 64 * 64 + PAGE * place // (places + 1) // 64 * 64
     start = (wanted - room.data_ptr()) % PAGE // dtype.itemsize
-    state = torch.empty(0, dtype=dtype).set_(room.untyped_storage(), start, param.shape, param.stride())
+    state = torch.empty(0, dtype=dtype, device="cpu").set_(room.untyped_storage(), start, param.shape, param.stride())
     return state.fill_(first)
 
 

@@ -400,8 +400,11 @@ class RuleOptimizer(torch.optim.Optimizer):
                 rule = self.make_rule(group)
                 # A tensor or a list may change and be the same object: then there is nothing to compare with.
                 constant = all(map(is_constant, values))
-                found = kind(rule, options_of(group), in_torch=self.torch_class is not None)
                 rules, kinds = map(list, self._rules)
+                options, last = options_of(group), kinds[number]
+                if last is None or options != last.options:
+                    self._check_options(group, {p.dtype for p in group["params"]})
+                found = kind(rule, options, in_torch=self.torch_class is not None)
                 rules[number], kinds[number] = rule, found
                 known[number], self._rules = values if constant else (), (rules, kinds)
         return self._rules
@@ -444,10 +447,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         if self.torch_class is not None:
             known = values.keys() & inspect.signature(self.torch_class).parameters.keys()
             try:
-                self.torch_class([torch.zeros(1, 1)], **{name: values[name] for name in known})
+                self.torch_class([torch.zeros(1, 1, device="cpu")], **{name: values[name] for name in known})
             except (ValueError, RuntimeError) as refusal:
                 raise type(refusal)(f"{refusal} ({own})" if own else str(refusal)) from None
-            except TypeError as refusal:  # not what it says about a value, but where it came to grief
+            except (TypeError, IndexError) as refusal:  # not what it says about a value, but where it came to grief
                 raise own or refusal from None
         elif own is not None:
             raise own

@@ -101,7 +101,9 @@ class Plan:
         self.params = [row.param for row in rows]
         self._up: tuple[list[np.ndarray], list[Work], Any] | None = None  # what ascends, once that is asked for
         self._versioned = [p for p in self.params if not p.is_inference()]
-        self._distributed = any(map(memory.is_distributed, self.params))
+        distributed = any(map(memory.is_distributed, self.params))
+        # No method of the plan, or the watch would hold it, and all that it knows would wait for the garbage collector.
+        self._locals = _locals if distributed else _themselves
         self._addresses = list(map(_address, self._locals(self.params)))
 
         filled = chain.from_iterable(batch.hand_over() for batch in self._batches)
@@ -109,9 +111,6 @@ class Plan:
         self._entries = [(row.param, row.entry, own) for row, own in zip(rows, filled, strict=True) if row.entry or own]
         self._state = state
         self._watch: Watch | None = None
-
-    def _locals(self, tensors: list[Tensor]) -> list[Tensor]:
-        return list(map(memory.local, tensors)) if self._distributed else tensors
 
     def holds(self, groups: Sequence[Any], state: Any) -> bool:
         """Whether parameters, states and their memory are still what they were."""
@@ -159,7 +158,7 @@ class Plan:
             return 0.0
         if self._squares is None:
             ones = {dtype: np.ones(1, dtype) for dtype in memory.DTYPES.values()}
-            works = [work._replace(k=ones[work.k.dtype], followers=(), keys=None) for work in self._works]
+            works = [work._replace(k=ones[work.k.dtype], followers=()) for work in self._works]
             self._squares = self.backend.sums(works, "sum_squares", GRAIN_AWAKE)
         squares = self._squares.take(threads, gradients.addresses)[:, 0]
         for row, found in gradients.sparse.items():
@@ -278,6 +277,15 @@ def _gradient_like(row: Row) -> np.ndarray | Stream:
     storage, size = memory.STORED[row.gradient], memory.local(row.param).numel()
     parts = tuple(np.ndarray(size, part.dtype, np.zeros(1, part.dtype), strides=(0,)) for part in storage.parts)
     return native(Stream(storage, parts, size), row.computes)
+
+
+def _locals(tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors whose memory is this process's."""
+    return list(map(memory.local, tensors))
+
+
+def _themselves(tensors: list[Tensor]) -> list[Tensor]:
+    return tensors
 
 
 def _same(before: Sequence[Any], now: Sequence[Any]) -> bool:

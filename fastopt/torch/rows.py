@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastopt.errors import quoted
 from fastopt.precision import Precision
 from fastopt.rule import Rule
 from fastopt.torch import memory
@@ -164,6 +165,8 @@ def _row(
 ) -> Row:
     """The row of a parameter, with states made where there are none."""
     scalars: dict[str, Any] = {"step": 0.0, **rule.torch_scalars}
+    if not isinstance(entry, dict):
+        raise RuntimeError(f"{describe(p)} needs a dict for its state, not {quoted(entry)}")
     if rule.torch_step and entry:
         shape = tuple(p.shape)
         kept_here = [name for name in rule.states if rule.state_shape(name, shape) is not None]
@@ -180,7 +183,10 @@ def _row(
     # Where torch keeps no step, stochastic rounding and lookahead need one.
     counted = rule.torch_step or kept.slow is not None or any(numbers.stochastic for numbers in kept.numbers)
     if counted and entry.get("step") is not None:
-        scalars = {name: _number(entry[name]) for name in scalars}
+        try:
+            scalars = {name: _number(name, entry[name]) for name in scalars}
+        except ValueError as error:
+            raise RuntimeError(f"{describe(p)} {error}") from None
     elif not rule.torch_step:
         scalars["step"] = float(any(entry.get(name) is not None for name in rule.states))
     double = torch.get_default_dtype() == torch.float64 and not group.get("fused")  # as torch.optim makes them
@@ -206,8 +212,11 @@ def _row(
     return Row(number, p, entry, kept, scalars, dtypes, gradient, sparse, counted)
 
 
-def _number(value: Any) -> Tensor | float:
-    return value if memory.is_number(value) else float(value)
+def _number(name: str, value: Any) -> Tensor | float:
+    try:
+        return value if memory.is_number(value) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"needs a number for the state {name!r}, not {quoted(value)}") from None
 
 
 def _clashing(rows: list[Row]) -> list[Row]:

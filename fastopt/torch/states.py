@@ -104,7 +104,7 @@ class Watch:
         if self._locals(self._tensors) is not self._tensors or not {*map(sys.getrefcount, self._entries)} <= thrice:
             return self._differs
         alone = {*map(sys.getrefcount, self._tensors)} <= thrice
-        return None if alone and {*map(_uses, self._tensors)} <= {_uses(torch.empty(1))} else self._moved
+        return None if alone and {*map(_uses, self._tensors)} <= {_uses(torch.empty(1, device="cpu"))} else self._moved
 
 
 _END = object()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastopt.errors import quoted
 from fastopt.lookahead import check_lookahead
 from fastopt.precision import Precision, check_precision, check_seed
 from fastopt.rule import Rule, is_signed
@@ -80,8 +81,9 @@ class Options(NamedTuple):
 
 
 def options_of(group: Mapping[str, Any]) -> Options:
-    """The options of a group, which need not have been checked."""
-    return Options(*(group.get(name, default) for name, default in OPTIONS.items()))
+    """The options of a group, which need not have been checked: as they are now, whatever is written to them later."""
+    found = Options(*(group.get(name, default) for name, default in OPTIONS.items()))
+    return found._replace(state_dtype=dict(found.state_dtype)) if isinstance(found.state_dtype, Mapping) else found
 
 
 def check_options(options: Options, states: Collection[str], dtypes: Collection[torch.dtype]) -> None:
@@ -186,7 +188,9 @@ def _reused(p: Tensor, name: str, given: Any, dtype: torch.dtype) -> Tensor | No
     return given if memory.matches(given, p, dtype) else memory.like(p, given, dtype)
 
 
-def _check_shape(p: Tensor, name: str, given: Tensor) -> None:
+def _check_shape(p: Tensor, name: str, given: Any) -> None:
+    if not isinstance(given, Tensor):
+        raise ValueError(f"needs a tensor for the state {name!r}, not {quoted(given)}")
     if given.shape != p.shape:
         raise ValueError(f"needs a state {name!r} of the shape {tuple(p.shape)}, not {tuple(given.shape)}")
 
@@ -214,7 +218,7 @@ def _state(
     if values is None:
         code, scale = (part.item(0) for part in storage.encode(np.full(1, first, np.float32)))
         codes = memory.state_like(p, code, torch.uint8, place, places)
-        scales = torch.full(storage.lengths(memory.local(p).numel())[1:], scale, dtype=torch.float32)
+        scales = torch.full(storage.lengths(memory.local(p).numel())[1:], scale, dtype=torch.float32, device="cpu")
     else:
         found, encoded = storage.encode(memory.numbers(values).decode())
         codes, scales = _laid_out(p, found, torch.uint8), torch.from_numpy(encoded)

@@ -934,6 +934,11 @@ def test_a_header_that_says_nonsense_is_refused(text, optimizer, tmp_path):
     refuses(optimizer, path, "its header would have 9223372036854775808 bytes")
 
 
+def test_an_empty_array_that_is_too_large_for_numpy_is_refused(optimizer, tmp_path):
+    header(tmp_path / "run", b'{"a": {"dtype": "F32", "shape": [4611686018427387904, 0], "data_offsets": [0, 0]}}')
+    refuses(optimizer, tmp_path / "run", "the header's entry 'a' is")
+
+
 def test_a_file_chooses_nothing_that_is_imported(optimizer, tmp_path, monkeypatch):
     """Names of rules and schedules are looked up among the built-in ones."""
     (tmp_path / "payload.py").write_text("raise SystemExit('it ran')")

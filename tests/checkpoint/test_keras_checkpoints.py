@@ -3,6 +3,7 @@
 import io
 import os
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -107,6 +108,14 @@ def test_momentum_is_without_the_learning_rate_here(tmp_path):
     optimizer.load_state_dict(checkpoint.read(path, like=optimizer, names=[*SHAPES]))
     for name, array in gradients(1).items():
         assert np.array_equal(optimizer.state["momentum_buffer"][name], -4 * array)
+    path = file_of(tmp_path / "slow.weights.h5", [np.int64(7), np.float32(0), *gradients(1).values()])
+    with pytest.raises(CheckpointError, match="its learning rate 0.0 is too small to be taken out of the momentum of"):
+        checkpoint.read(path, like=optimizer, names=[*SHAPES])
+    path = file_of(
+        tmp_path / "new.weights.h5", [np.int64(0), np.float32(0), *map(np.zeros_like, gradients(1).values())]
+    )
+    state = checkpoint.read(path, like=made(fastopt.Momentum()), names=[*SHAPES])["state"]
+    assert not any(kinds["momentum_buffer"].any() for kinds in state.values())
 
 
 def test_what_does_not_fit_is_said(tmp_path):
@@ -144,3 +153,14 @@ def test_what_does_not_fit_is_said(tmp_path):
         path.write_bytes(whole[:size])
         with pytest.raises(CheckpointError):
             checkpoint.read(path, like=made(fastopt.Lion()), names=[*SHAPES])
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.weights.h5", whole)
+    generator = np.random.default_rng(0)
+    for name, data in (("run.weights.h5", whole), ("run.keras", packed.getvalue())):
+        for _ in range(60):
+            bad = bytearray(data)
+            bad[int(generator.integers(8, len(data)))] = int(generator.integers(256))
+            (tmp_path / name).write_bytes(bad)
+            with suppress(CheckpointError):
+                checkpoint.read(tmp_path / name, like=made(fastopt.Lion()), names=[*SHAPES])

@@ -1,9 +1,11 @@
 """State of torch's optimizers, moved into an optimizer here and back: files and state dicts that torch has written."""
 
+import io
 import pickle
 import subprocess
 import sys
 import textwrap
+import zipfile
 from contextlib import suppress
 
 import numpy as np
@@ -249,13 +251,18 @@ def test_files_that_are_cut_or_changed_are_refused_or_read(tmp_path):
         with pytest.raises(CheckpointError):
             checkpoint.read(path, like=like)
     generator = np.random.default_rng(0)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive, zipfile.ZipFile(packed, "w") as made:
+        for name in archive.namelist():
+            made.writestr(name, archive.read(name), zipfile.ZIP_DEFLATED if name.endswith(".pkl") else None)
     start = whole.index(b"param_groups") - 1500
-    for _ in range(300):
-        bad = bytearray(whole)
-        bad[start + int(generator.integers(2500))] ^= 1 << int(generator.integers(8))
-        path.write_bytes(bad)
-        with suppress(CheckpointError):
-            like.load_state_dict(checkpoint.read(path, like=like))
+    for data, places in ((whole, range(start, start + 2500)), (packed.getvalue(), range(len(packed.getvalue())))):
+        for place in generator.choice(places, 150):
+            bad = bytearray(data)
+            bad[place] ^= 1 << int(generator.integers(8))
+            path.write_bytes(bad)
+            with suppress(CheckpointError):
+                like.load_state_dict(checkpoint.read(path, like=like))
 
 
 def test_a_file_and_a_state_dict_of_ours(tmp_path):

@@ -166,6 +166,19 @@ def test_other_dtypes(dtype):
         assert_alike(found[1], expected[1], rtol=0.03)
 
 
+@pytest.mark.parametrize("name", ["adam", "nadam", "rmsprop", "rprop", "yogi"])
+def test_gradients_of_fewer_bits_than_states_have(name):
+    """Updates have the dtype that they have in optax, and the bits of such gradients in that dtype."""
+    narrow = [jax.tree.map(lambda leaf: leaf.astype("bfloat16"), each) for each in GRADIENTS]
+    wide = [jax.tree.map(lambda leaf: leaf.astype("float32"), each) for each in narrow]
+    ours, theirs = getattr(fj.optax, name)(0.1), theirs_of(name)(0.1)
+    shapes = [jax.eval_shape(each.update, narrow[0], each.init(PARAMS), PARAMS)[0] for each in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+    tried = Tried(ours)
+    found, expected = (train(PARAMS, ours.init(PARAMS), gradients, tried) for gradients in (narrow, wide))
+    assert_alike(found, expected, rtol=0)
+
+
 def test_scan_vmap_and_one_call():
     ours, theirs = fj.optax.adamw(0.1), optax.adamw(0.1)
     stacked = jax.tree.map(lambda *each: jnp.stack(each), *GRADIENTS)

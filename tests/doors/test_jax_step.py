@@ -1,5 +1,7 @@
 """Steps of JAX arrays have the bits of fastopt.Optimizer, in every way in which JAX runs them."""
 
+import pickle
+
 import numpy as np
 import pytest
 from cases import every_form
@@ -266,6 +268,8 @@ def test_errors_when_traced():
         (params, {"w": "x"}, state, TypeError, "grads must have arrays of float32, .*, not 'x'"),
         (params, params, None, TypeError, "state must be a StepState with the states exp_avg, exp_avg_sq, not None"),
         (params, params, fj.step(fastopt.Lion()).init(params), TypeError, "state must be a StepState with the states"),
+        (params, params, state._replace(step=jnp.float32(1)), TypeError, "state.step must be a whole number, not"),
+        (params, params, state._replace(step=jnp.ones(2, int)), TypeError, "state.step must be a whole number, not"),
     ]
     for *given, error, message in cases:
         with pytest.raises(error, match=message):
@@ -316,6 +320,16 @@ def test_threads_and_instruction_sets_do_not_show(monkeypatch):
             step = fj.step(fastopt.AdamW(), threads=threads)
             found.append(bits(jax.jit(step)(params, params, step.init(params))))
     assert all(each == found[0] for each in found)
+
+
+def test_a_step_that_comes_out_of_a_pickle_is_made_anew(monkeypatch):
+    """Or another process would know neither its rule nor the handlers."""
+    packed = pickle.dumps(fj.step(fastopt.Adam(lr=0.625), threads=2))
+    known, source = [], rows.source
+    monkeypatch.setattr(ffi, "register", lambda: known.append("handlers"))
+    monkeypatch.setattr(rows, "source", lambda rule: known.append(rule) or source(rule))
+    step = pickle.loads(packed)
+    assert known == ["handlers", step.rule] == ["handlers", fastopt.Adam(lr=0.625)] and step.threads == 2
 
 
 def test_rules_that_look_alike():

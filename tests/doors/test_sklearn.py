@@ -211,6 +211,28 @@ def test_weights_that_somebody_replaces_are_taken_over():
     assert not hasattr(ours, "optimizer_")
 
 
+@pytest.mark.parametrize(
+    "between",
+    [lambda each: each, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))],
+    ids=["as it is", "copied", "pickled"],
+)
+def test_schedule_free_weights_are_the_averages(between):
+    whole = MLPClassifier(**small(shuffle=False, max_iter=4), optimizer="schedulefreeadamw:lr=0.01").fit(X, Y)
+    with whole.optimizer_.averaged():
+        assert all(map(np.array_equal, weights(whole), whole.optimizer_.params.values()))
+    assert not any(map(np.array_equal, weights(whole), whole.optimizer_.params.values()))
+    parts = MLPClassifier(**small(shuffle=False), optimizer="schedulefreeadamw:lr=0.01")
+    parts.partial_fit(X, Y, classes=range(10))
+    assert same_weights(whole, in_parts(parts, 3, between))
+    early = MLPClassifier(**small(early_stopping=True), optimizer="schedulefreesgd:lr=0.3").fit(X, Y)
+    assert early.best_validation_score_ == max(early.validation_scores_)
+    with early.optimizer_.averaged():
+        assert all(map(np.array_equal, weights(early), early.optimizer_.params.values()))  # the last ones are the best
+    replaced = copy.deepcopy(parts)
+    replaced.coefs_ = [np.zeros_like(each) for each in parts.coefs_]
+    assert not same_weights(parts.partial_fit(X, Y), replaced.partial_fit(X, Y))
+
+
 def test_a_warm_start_goes_on_from_the_weights():
     ours = MLPClassifier(**small(), optimizer="sgd:lr=0.1", warm_start=True).fit(X, Y)
     before = ours.loss_curve_[-1]

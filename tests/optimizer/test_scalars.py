@@ -200,6 +200,8 @@ def test_what_a_dtype_cannot_hold_is_named():
     with pytest.raises(ValueError, match=r"too large for float32: \{'step_size': 1e\+39\}"):
         rule.table(2, np.float32)
     assert rule.table(1)[0, 3] == 1e39
+    with pytest.raises(ValueError, match=r"ScheduleFreeSGD\(.*too large for float64: the weight of step 1"):
+        fastopt.Optimizer(np.zeros(1), fastopt.ScheduleFreeSGD(lr=1e300))
 
 
 @pytest.mark.parametrize("rule", fastopt.RULES.values(), ids=lambda rule: rule.__name__)

@@ -228,6 +228,9 @@ def test_nan_and_what_is_no_number_is_refused_where_torch_takes_it(name):
         made([parameter(3)], lr=float("nan"))
     with pytest.raises((TypeError, ValueError), match=f"{name}: lr must be"):
         made([parameter(3)], lr="0.1")
+    if "betas" in made.rule.fields:
+        with pytest.raises(TypeError, match=f"{name}: betas must be .*, not .0.9,"):
+            made([parameter(3)], betas=(0.9,))
 
 
 @pytest.mark.parametrize("name", SHARED)

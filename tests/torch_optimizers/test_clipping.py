@@ -62,6 +62,23 @@ def test_steps_and_norms_are_those_after_torchs_clipping(backend, dtype, limit):
     assert not optimizer.explain().torch
 
 
+@pytest.mark.parametrize(
+    "options", [{"state_dtype": "8bit"}, {"state_dtype": "bfloat16"}, {"rounding": "stochastic"}, {"master": "split"}]
+)
+def test_norms_where_numbers_are_rounded_stochastically(backend, options):
+    ours, without = parameters(torch.bfloat16), parameters(torch.bfloat16)
+    optimizer = fastopt.torch.Adam(ours, clip_grad_norm=1e6, **options)
+    other = fastopt.torch.Adam(without, **options)
+    for step in range(2):
+        set_gradients(ours, step)
+        set_gradients(without, step)
+        optimizer.step()
+        other.step()
+        norm = torch.nn.utils.get_total_norm([p.grad.double() for p in without])
+        assert math.isclose(optimizer.grad_norm, norm.item(), rel_tol=1e-6)
+        assert all(map(torch.equal, ours, without))
+
+
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_a_norm_that_is_not_finite_makes_what_torch_makes(wrong):
     ours, theirs = parameters(torch.float32), parameters(torch.float32)

@@ -2,8 +2,10 @@
 
 import collections
 import copy
+import gc
 import io
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -225,6 +227,41 @@ def test_a_state_of_another_optimizer_is_refused_by_name_and_changes_nothing():
     with pytest.raises(RuntimeError, match=r"Adam: param_groups\[0\]\['params'\]\[0\] has a state without 'exp_avg'"):
         optimizer.step()
     assert torch.equal(p, before)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (3, "needs a dict for its state, not 3"),
+        ({"step": 1.0, "exp_avg": 0.5, "exp_avg_sq": 0.5}, "needs a tensor for the state 'exp_avg', not 0.5"),
+        ({"step": "1st", "exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)}, "needs a number for the state 'step'"),
+    ],
+)
+def test_a_state_that_is_none_is_refused_by_name(state, message):
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = fastopt.torch.Adam([p])
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": {0: state}})
+    p.grad = torch.ones(2)
+    with pytest.raises(RuntimeError, match=rf"Adam: param_groups\[0\]\['params'\]\[0\] {message}"):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(2))
+
+
+@pytest.mark.parametrize("options", [{}, {"state_dtype": "8bit", "lookahead": (1, 0.5), "clip_grad_norm": 1.0}])
+def test_parameters_do_not_wait_for_the_garbage_collector(options):
+    p = torch.nn.Parameter(torch.ones(5000))
+    p.grad = torch.ones(5000)
+    optimizer = fastopt.torch.Adam([p], **options)
+    optimizer.step()
+    optimizer.step()
+    alive = weakref.ref(p), weakref.ref(optimizer)
+    gc.collect()
+    gc.disable()
+    try:
+        del p, optimizer
+        assert [each() for each in alive] == [None, None]
+    finally:
+        gc.enable()
 
 
 @pytest.fixture

@@ -207,6 +207,26 @@ def test_a_device_without_memory_here():
         fastopt.torch.Lion([p]).step()
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("Adam", {}), ("Lion", {"lookahead": (1, 0.5)}), ("AdamW", {"state_dtype": "8bit"}), ("ScheduleFreeSGD", {})],
+)
+def test_states_lie_where_their_parameters_do_whatever_the_default_device(name, options):
+    results = []
+    for device in ("cpu", "meta"):
+        p = torch.nn.Parameter(torch.ones(20_000))
+        with torch.device(device):
+            optimizer = getattr(fastopt.torch, name)([p], lr=0.1, **options)
+            for _ in range(2):
+                optimizer.load_state_dict(optimizer.state_dict())
+                p.grad = torch.full((20_000,), 0.5, device="cpu")
+                optimizer.step()
+        assert {value.device.type for value in optimizer.state[p].values()} == {"cpu"}
+        assert uses_kernels(optimizer)
+        results.append(p)
+    assert torch.equal(*results)
+
+
 def test_parameters_that_share_memory_are_stepped_one_after_the_other():
     whole = torch.randn(12)
     copy = whole.clone()

@@ -501,7 +501,34 @@ def test_hyperparameters_that_turn_wrong_are_refused_before_anything_changes():
     assert torch.equal(optimizer.state[p]["exp_avg"], before[1])
     assert optimizer.state[p]["step"] == 1
     optimizer.param_groups[0]["weight_decay"] = 0.0
+    for name, wrong in [
+        ("master", "bits"),
+        ("state_dtype", "bits"),
+        ("rounding", "bits"),
+        ("seed", -1),
+        ("lookahead", 3),
+    ]:
+        optimizer.param_groups[0][name], right = wrong, optimizer.param_groups[0][name]
+        with pytest.raises((TypeError, ValueError), match=rf"Adam: {name} must be .*, not {wrong!r}"):
+            optimizer.step()
+        optimizer.param_groups[0][name] = right
+    for wrong in (float("nan"), -1.0):
+        optimizer.state[p]["step"].fill_(wrong)
+        with pytest.raises(ValueError, match=rf"param_groups\[0\]: a state has {wrong} for 'step', which must be"):
+            optimizer.step()
+    optimizer.state[p]["step"].fill_(1.0)
+    assert torch.equal(p, before[0])
     optimizer.step()
+
+
+def test_a_storage_that_is_written_into_a_group_is_that_of_the_next_step():
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = fastopt.torch.Adam([p], state_dtype={"exp_avg": "bfloat16"})
+    for dtype in ("bfloat16", "float32"):
+        optimizer.param_groups[0]["state_dtype"]["exp_avg"] = dtype
+        p.grad = torch.ones(3)
+        optimizer.step()
+        assert optimizer.state[p]["exp_avg"].dtype == getattr(torch, dtype)
 
 
 def test_a_flag_that_needs_another_state_is_refused_by_name():
