@@ -240,8 +240,10 @@ class Run:
                 rounding=self.settings.rounding,
                 seed=self.settings.seed % 2**64,
             )
-        except (fastopt.BackendError, ValueError) as error:  # the environment may ask for a wrong one, too
-            raise InputError("backend", str(error)) from None
+        except (fastopt.BackendError, ValueError) as error:
+            # Of the environment, which may ask for a wrong backend, or of numbers that are too large for the dtype.
+            engine = isinstance(error, fastopt.BackendError) or str(error).startswith("FASTOPT_")
+            raise InputError("backend" if engine else "optimizer", str(error)) from None
 
     def _step(self, optimizer: fastopt.Optimizer, grads: fastopt.FlatBuffer) -> None:
         try:

@@ -362,6 +362,8 @@ WRONG = [
     (("train", "--seed", "-1"), "--seed must be a whole number >= 0, not '-1'"),
     (("train", "--threads", "0"), "--threads must be a whole number from 1 to 1000000000, not '0'"),
     (("train", "--backend", "cuda"), "--backend must be one of 'auto', 'numba', 'c', not 'cuda'"),
+    (("train", "-o", "rprop:lr=1e300"), "--optimizer: rule: Rprop(lr=1e+300, "),
+    (("train", "-o", "schedulefreesgd:lr=1e300"), "--optimizer: "),
     (("train", "--resume", "nothing"), "--resume"),
     (("landscape", "-o", "adm"), "--optimizer"),
     (("landscape", "--out", "l.jpg"), "--out"),
