@@ -48,10 +48,7 @@ class DAdaptAdam(Rule):
     sums = "dadapt_adam"
     totals: ClassVar = True
     torch_float64: ClassVar = ("d", "numerator_weighted")
-
-    @property
-    def states(self):
-        return {"s": 0.0, "exp_avg_sq": State(signed=False), "exp_avg": 0.0}
+    states: ClassVar = {"s": 0.0, "exp_avg_sq": State(signed=False), "exp_avg": 0.0}
 
     @property
     def scalars(self):
