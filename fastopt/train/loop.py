@@ -15,6 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 import fastopt
+from fastopt import specs
 from fastopt.backend.choice import BackendChoice
 from fastopt.errors import InputError
 from fastopt.machine import shortage
@@ -241,9 +242,7 @@ class Run:
                 seed=self.settings.seed % 2**64,
             )
         except (fastopt.BackendError, ValueError) as error:
-            # Of the environment, which may ask for a wrong backend, or of numbers that are too large for the dtype.
-            engine = isinstance(error, fastopt.BackendError) or str(error).startswith("FASTOPT_")
-            raise InputError("backend" if engine else "optimizer", str(error)) from None
+            raise specs.refused(error) from None
 
     def _step(self, optimizer: fastopt.Optimizer, grads: fastopt.FlatBuffer) -> None:
         try:
