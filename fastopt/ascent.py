@@ -50,6 +50,8 @@ class Ascent:
             self._bound = plan, reading, self._bind(plan, reading)
         norm = plan.norm(reading, 1.0)
         size = size_of_ascent(norm, rho)
+        if size > float(np.finfo(self._state.dtype).max):
+            raise ValueError(f"rho: {rho} over the gradient's norm is too large for {self._state.dtype}: {size}")
         program = self._bound[2]
         assert program is not None
         for maximize, k in self._k.items():

@@ -25,11 +25,11 @@ class Adapted:
 
     __slots__ = ("measured", "rows", "sizes", "values")
 
-    def __init__(self, rule: Rule, sizes: Sequence[int], dtype: np.dtype) -> None:
+    def __init__(self, measured: Row, sizes: Sequence[int], k: np.ndarray) -> None:
         self.sizes = np.array(sizes, np.float64)
-        self.values = rule.coefficients(1)
-        self.measured = Row(np.zeros(len(rule.measured(1, self.values)), dtype))
-        self.rows = np.zeros((len(sizes), len(self.values)), dtype)
+        self.values: dict[str, float] = {}
+        self.measured = measured
+        self.rows = np.zeros((len(sizes), k.size), k.dtype)
 
 
 class Group:
@@ -51,11 +51,11 @@ class Group:
         self.pattern, self.names = pattern, tuple(shapes)
         #: Whether steps leave the group out: see :meth:`fastopt.Optimizer.freeze`.
         self.frozen = False
+        self._row, measured = rule.rows(dtype)
         #: The coefficients of the step that is being made, in the rule's order: an array that kernels read.
-        self.k = np.zeros(len(rule.coefficients(1)), dtype)
-        self._row = Row(self.k)
+        self.k = self._row.array
         #: The coefficients of the rule's sum and, from it, a row for each parameter, in the place of ``k``; or None.
-        self.adapted = Adapted(rule, [*map(math.prod, shapes.values())], dtype) if rule.sums else None
+        self.adapted = None if measured is None else Adapted(measured, [*map(math.prod, shapes.values())], self.k)
         #: The rule's running numbers, and what they will be after the step that is being made.
         self.scalars, self._following = dict(rule.scalars), dict(rule.scalars)
         #: The calls that follow a step: the running numbers move on.

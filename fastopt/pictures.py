@@ -88,7 +88,8 @@ def logarithmic(axes: Axes) -> None:
     """A logarithmic y axis."""
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(PlainNumbers())
-    axes.yaxis.set_minor_formatter(PlainNumbers(labelOnlyBase=False))
+    # Up to a factor of five every tick has a label: of fewer there may be none but 1 within the axis.
+    axes.yaxis.set_minor_formatter(PlainNumbers(labelOnlyBase=False, minor_thresholds=(1, 0.7)))
 
 
 def quiet(axes: Axes, title: str) -> None:

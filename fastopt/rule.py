@@ -269,6 +269,18 @@ class Rule(Declared):
         sign = -1.0 if self.maximize else 1.0
         return (sign, 0.0, decay) if getattr(self, "decoupled_weight_decay", False) else (sign, decay, 0.0)
 
+    def rows(self, dtype: np.dtype) -> tuple[Row, Row | None]:
+        """Rows of zeros: one for the coefficients, and one for those of the rule's sum, if there is one; else None.
+
+        ValueError if coefficients are too large even for Python.
+        """
+        try:
+            values = self.coefficients(1)
+            measured = self.measured(1, values) if self.sums else None
+        except OverflowError:
+            raise self._too_large(dtype, {}, 1) from None
+        return Row(np.zeros(len(values), dtype)), None if measured is None else Row(np.zeros(len(measured), dtype))
+
     def fill(self, row: Row, step: int, scale: float = 1.0, scalars: Mapping[str, float] = _NONE) -> None:
         """Fills a row with the coefficients of a step, for gradients that are to be multiplied by ``scale``.
 

@@ -70,7 +70,7 @@ class Step(Schedule):
     factor: Positive = 0.1
 
     def __call__(self, step: int) -> float:
-        return self.lr * self.factor ** ((step - 1) // self.every)
+        return self.lr * _power(self.factor, (step - 1) // self.every)
 
 
 class Exponential(Schedule):
@@ -80,7 +80,7 @@ class Exponential(Schedule):
     factor: Positive
 
     def __call__(self, step: int) -> float:
-        return self.lr * self.factor ** (step - 1)
+        return self.lr * _power(self.factor, step - 1)
 
 
 class _WarmedUp(Schedule):
@@ -197,6 +197,13 @@ class Plateau(Schedule):
 
     def adopting(self, other):
         return [(self.__dict__.update, {"_progress": other.progress()})]
+
+
+def _power(factor: float, times: int) -> float:
+    try:
+        return factor**times
+    except OverflowError:
+        return math.inf
 
 
 def _fraction(step: float, first: float, last: float) -> float:

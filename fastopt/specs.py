@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from fastopt import rules, schedules
-from fastopt.errors import InputError, one_of
+from fastopt.errors import BackendError, InputError, one_of
 from fastopt.rule import Rule
 
 FORM = "NAME or NAME:key=value,key=value, with / inside a tuple, as in adam:lr=0.01,betas=0.9/0.99"
@@ -33,6 +33,16 @@ def rule_of_any_shape(text: str, argument: str = "optimizer") -> Rule:
     except ValueError:
         raise InputError(argument, f"must be a rule for parameters of any shape, not {text!r}") from None
     return made
+
+
+def refused(error: Exception) -> InputError:
+    """Why fastopt.Optimizer cannot be made of a rule that a text describes, as an InputError.
+
+    It is for "backend" where there is no such backend, or the environment asks for a wrong one, and else for
+    "optimizer": the rule has numbers that are too large for the dtype.
+    """
+    engine = isinstance(error, BackendError) or str(error).startswith("FASTOPT_")
+    return InputError("backend" if engine else "optimizer", str(error))
 
 
 def distinct(texts: Sequence[str], most: int, of: Callable[[str], Hashable]) -> dict[str, Any]:

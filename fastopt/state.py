@@ -147,6 +147,9 @@ class OptimizerState:
         shapes: dict[str, dict[str, tuple[int, ...]]] = {}
         for group in self.groups.values():
             for state, first in group.rule.states.items():
+                if float(np.finfo(self.dtype).max) < first < math.inf:
+                    start = f"{state!r} starts as {float(first)}"
+                    raise ValueError(f"rule: {quoted(group.rule)}: too large for {self.dtype}: {start}")
                 kept = {name: group.rule.state_shape(state, self.layout.shapes[name]) for name in group.names}
                 found = {name: shape for name, shape in kept.items() if shape is not None}
                 if state in group.rule.kernel_states and kept != {name: self.layout.shapes[name] for name in kept}:

@@ -30,9 +30,15 @@ class Trace:
 
 
 def walk(surface: Surface, rule: fastopt.Rule, steps: int, backend: BackendChoice = "auto") -> np.ndarray:
-    """The points (steps + 1, 2) float64 of a real fastopt.Optimizer; fewer once one is no longer finite."""
+    """The points (steps + 1, 2) float64 of a real fastopt.Optimizer; fewer once one is no longer finite.
+
+    Raises InputError if there can be no such optimizer.
+    """
     point, gradient = np.array(surface.start), np.zeros(2)
-    optimizer = fastopt.Optimizer(point, rule, backend=backend)
+    try:
+        optimizer = fastopt.Optimizer(point, rule, backend=backend)
+    except (fastopt.BackendError, ValueError) as error:
+        raise specs.refused(error) from None
     points = np.empty((steps + 1, 2))
     points[0] = point
     for step in range(1, steps + 1):

@@ -1,5 +1,7 @@
 """Adadelta."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from fastopt.declared import ClosedUnitInterval, LearningRate, NonNegative
@@ -24,10 +26,7 @@ class Adadelta(Rule):
 
     ulp = 16
     kernel = "adadelta"
-
-    @property
-    def states(self):
-        return {"square_avg": State(signed=False), "acc_delta": State(signed=False)}
+    states: ClassVar = {"square_avg": State(signed=False), "acc_delta": State(signed=False)}
 
     def coefficients(self, step):
         lr = self.rate(step)

@@ -38,10 +38,7 @@ class Adafactor(Rule):
     tolerance = 1e-5
     kernel = "sgd"
     stage = "adafactor"
-
-    @property
-    def states(self):
-        return dict.fromkeys(("row_var", "col_var", "variance"), State(signed=False))
+    states: ClassVar = dict.fromkeys(("row_var", "col_var", "variance"), State(signed=False))
 
     def state_shape(self, state, shape):
         if len(shape) < 2:

@@ -1,5 +1,7 @@
 """Adamax."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from fastopt.declared import LearningRate, NonNegative, UnitInterval
@@ -23,10 +25,7 @@ class Adamax(Rule):
 
     ulp = 32
     kernel = "adamax"
-
-    @property
-    def states(self):
-        return {"exp_avg": 0.0, "exp_inf": State(signed=False)}
+    states: ClassVar = {"exp_avg": 0.0, "exp_inf": State(signed=False)}
 
     def coefficients(self, step):
         lr = self.rate(step)

@@ -38,10 +38,7 @@ class Adan(Rule):
     ulp = 64
     kernel = "adan"
     decoupled_weight_decay: ClassVar = True
-
-    @property
-    def states(self):
-        return {"exp_avg": 0.0, "exp_avg_diff": 0.0, "exp_avg_sq": State(signed=False), "previous_grad": 0.0}
+    states: ClassVar = {"exp_avg": 0.0, "exp_avg_diff": 0.0, "exp_avg_sq": State(signed=False), "previous_grad": 0.0}
 
     def coefficients(self, step):
         lr = self.rate(step)

@@ -45,10 +45,7 @@ class AdEMAMix(Rule):
     ulp = 64
     kernel = "ademamix"
     decoupled_weight_decay: ClassVar = True
-
-    @property
-    def states(self):
-        return {"exp_avg": 0.0, "exp_avg_slow": 0.0, "exp_avg_sq": State(signed=False)}
+    states: ClassVar = {"exp_avg": 0.0, "exp_avg_slow": 0.0, "exp_avg_sq": State(signed=False)}
 
     def coefficients(self, step):
         lr = self.rate(step)

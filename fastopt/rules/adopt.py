@@ -1,5 +1,7 @@
 """ADOPT."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from fastopt.declared import LearningRate, NonNegative, Positive, UnitInterval
@@ -25,10 +27,7 @@ class ADOPT(Rule):
 
     ulp = 64
     kernel = "adopt"
-
-    @property
-    def states(self):
-        return {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
+    states: ClassVar = {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
 
     def coefficients(self, step):
         lr = self.rate(step)

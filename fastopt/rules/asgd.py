@@ -26,10 +26,7 @@ class ASGD(Rule):
     averages: ClassVar = True
     starts_from_parameters: ClassVar = True
     kernel = "asgd"
-
-    @property
-    def states(self):
-        return {"ax": 0.0}
+    states: ClassVar = {"ax": 0.0}
 
     @property
     def torch_scalars(self):

@@ -48,10 +48,7 @@ class DAdaptAdam(Rule):
     sums = "dadapt_adam"
     totals: ClassVar = True
     torch_float64: ClassVar = ("d", "numerator_weighted")
-
-    @property
-    def states(self):
-        return {"s": 0.0, "exp_avg_sq": State(signed=False), "exp_avg": 0.0}
+    states: ClassVar = {"s": 0.0, "exp_avg_sq": State(signed=False), "exp_avg": 0.0}
 
     @property
     def scalars(self):
@@ -63,8 +60,9 @@ class DAdaptAdam(Rule):
             product, size = totals
             root = sqrt(self.betas[1])
             numerator_weighted = number(root * numerator_weighted + (1 - root) * product)
-            if size:
-                found = numerator_weighted / ((1 - root) * size)
+            norm = (1 - root) * size  # zero of a size that is a subnormal number, too
+            if norm:
+                found = numerator_weighted / norm
                 most = found if self.growth_rate is None else min(found, d * self.growth_rate)
                 d = max(d, number(most))
         return {"d": d, "numerator_weighted": numerator_weighted}

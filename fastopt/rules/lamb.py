@@ -37,10 +37,7 @@ class LAMB(Rule):
     kernel = "adam"
     sums = "lamb"
     decoupled_weight_decay: ClassVar = True
-
-    @property
-    def states(self):
-        return {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
+    states: ClassVar = {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
 
     def coefficients(self, step):
         lr = self.rate(step)

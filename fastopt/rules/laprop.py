@@ -1,6 +1,7 @@
 """LaProp."""
 
 from math import sqrt
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,10 +28,7 @@ class LaProp(Rule):
 
     ulp = 128
     kernel = "laprop"
-
-    @property
-    def states(self):
-        return {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
+    states: ClassVar = {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
 
     def coefficients(self, step):
         lr = self.rate(step)

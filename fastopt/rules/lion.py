@@ -39,9 +39,7 @@ class Lion(Rule):
     def sums(self):
         return "cautious" if self.cautious else None
 
-    @property
-    def states(self):
-        return {"exp_avg": 0.0}
+    states: ClassVar = {"exp_avg": 0.0}
 
     def coefficients(self, step):
         lr = self.rate(step)

@@ -36,10 +36,7 @@ class MADGRAD(Rule):
     ulp = 16
     starts_from_parameters: ClassVar = True
     kernel = "madgrad"
-
-    @property
-    def states(self):
-        return {"grad_sum_sq": State(signed=False), "s": 0.0, "x0": 0.0}
+    states: ClassVar = {"grad_sum_sq": State(signed=False), "s": 0.0, "x0": 0.0}
 
     def coefficients(self, step):
         return self.common(0.0) | {

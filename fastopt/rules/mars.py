@@ -34,10 +34,7 @@ class MARS(Rule):
     kernel = "mars"
     sums = "mars"
     decoupled_weight_decay: ClassVar = True
-
-    @property
-    def states(self):
-        return {"exp_avg": 0.0, "exp_avg_sq": State(signed=False), "last_grad": 0.0}
+    states: ClassVar = {"exp_avg": 0.0, "exp_avg_sq": State(signed=False), "last_grad": 0.0}
 
     def coefficients(self, step):
         lr = self.rate(step)

@@ -52,10 +52,7 @@ class Muon(Rule):
     torch_step = False
     kernel = "sgd"
     stage = "muon"
-
-    @property
-    def states(self):
-        return {"momentum_buffer": 0.0}
+    states: ClassVar = {"momentum_buffer": 0.0}
 
     def check(self):
         if self.ns_steps >= _MOST_STEPS:

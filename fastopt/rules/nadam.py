@@ -1,6 +1,7 @@
 """NAdam."""
 
 from math import prod, sqrt
+from typing import ClassVar
 
 import numpy as np
 
@@ -45,9 +46,7 @@ class NAdam(Rule):
     def sums(self):
         return "cautious" if self.cautious else None
 
-    @property
-    def states(self):
-        return {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
+    states: ClassVar = {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
 
     @property
     def scalars(self):

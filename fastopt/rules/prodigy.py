@@ -55,10 +55,7 @@ class Prodigy(Rule):
     totals: ClassVar = True
     starts_from_parameters: ClassVar = True
     torch_float64: ClassVar = ("d", "d_max", "d_numerator")
-
-    @property
-    def states(self):
-        return {"s": 0.0, "p0": 0.0, "exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
+    states: ClassVar = {"s": 0.0, "p0": 0.0, "exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
 
     @property
     def scalars(self):

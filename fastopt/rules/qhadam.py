@@ -1,5 +1,7 @@
 """QHAdam."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from fastopt.declared import ClosedUnitInterval, LearningRate, NonNegative, UnitInterval
@@ -25,10 +27,7 @@ class QHAdam(Rule):
 
     ulp = 64
     kernel = "qhadam"
-
-    @property
-    def states(self):
-        return {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
+    states: ClassVar = {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
 
     def coefficients(self, step):
         lr = self.rate(step)

@@ -1,6 +1,7 @@
 """RAdam."""
 
 from math import sqrt
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,10 +31,7 @@ class RAdam(Rule):
 
     ulp = 64
     kernel = "adam"
-
-    @property
-    def states(self):
-        return {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
+    states: ClassVar = {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
 
     def coefficients(self, step):
         lr = self.rate(step)

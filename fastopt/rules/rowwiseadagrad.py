@@ -31,10 +31,7 @@ class RowwiseAdagrad(Rule):
     kernel = "sgd"
     stage = "rowwiseadagrad"
     rowwise: ClassVar = True
-
-    @property
-    def states(self):
-        return {"sum": State(signed=False)}
+    states: ClassVar = {"sum": State(signed=False)}
 
     def state_shape(self, state, shape):
         return shape[:1]

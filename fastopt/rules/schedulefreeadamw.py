@@ -38,10 +38,7 @@ class ScheduleFreeAdamW(ScheduleFree):
     ulp = 64
     kernel = "schedule_free_adam"
     decoupled_weight_decay: ClassVar = True
-
-    @property
-    def states(self):
-        return {"z": 0.0, "exp_avg_sq": State(signed=False)}
+    states: ClassVar = {"z": 0.0, "exp_avg_sq": State(signed=False)}
 
     @property
     def averaging(self):

@@ -1,5 +1,7 @@
 """ScheduleFreeSGD."""
 
+from typing import ClassVar
+
 from fastopt.declared import LearningRate, NonNegative, OpenUnitInterval
 from fastopt.schedule_free import ScheduleFree
 
@@ -27,10 +29,7 @@ class ScheduleFreeSGD(ScheduleFree):
 
     ulp = 32
     kernel = "schedule_free_sgd"
-
-    @property
-    def states(self):
-        return {"z": 0.0}
+    states: ClassVar = {"z": 0.0}
 
     @property
     def averaging(self):

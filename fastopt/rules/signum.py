@@ -25,10 +25,7 @@ class Signum(Rule):
     ulp = 128
     kernel = "lion"
     decoupled_weight_decay: ClassVar = True
-
-    @property
-    def states(self):
-        return {"exp_avg": 0.0}
+    states: ClassVar = {"exp_avg": 0.0}
 
     def coefficients(self, step):
         lr = self.rate(step)

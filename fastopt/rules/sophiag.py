@@ -37,10 +37,7 @@ class SophiaG(Rule):
     ulp = 128
     kernel = "sophiag"
     decoupled_weight_decay: ClassVar = True
-
-    @property
-    def states(self):
-        return {"exp_avg": 0.0, "hessian": State(signed=False)}
+    states: ClassVar = {"exp_avg": 0.0, "hessian": State(signed=False)}
 
     def coefficients(self, step):
         lr = self.rate(step)

@@ -1,6 +1,7 @@
 """SparseAdam."""
 
 from math import sqrt
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,12 +25,8 @@ class SparseAdam(Rule):
     eps: NonNegative = 1e-8
 
     ulp = 32
-
     kernel = "adam"
-
-    @property
-    def states(self):
-        return {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
+    states: ClassVar = {"exp_avg": 0.0, "exp_avg_sq": State(signed=False)}
 
     def coefficients(self, step):
         lr = self.rate(step)

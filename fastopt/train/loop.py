@@ -15,6 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 import fastopt
+from fastopt import specs
 from fastopt.backend.choice import BackendChoice
 from fastopt.errors import InputError
 from fastopt.machine import shortage
@@ -240,8 +241,8 @@ class Run:
                 rounding=self.settings.rounding,
                 seed=self.settings.seed % 2**64,
             )
-        except (fastopt.BackendError, ValueError) as error:  # the environment may ask for a wrong one, too
-            raise InputError("backend", str(error)) from None
+        except (fastopt.BackendError, ValueError) as error:
+            raise specs.refused(error) from None
 
     def _step(self, optimizer: fastopt.Optimizer, grads: fastopt.FlatBuffer) -> None:
         try:

@@ -362,8 +362,11 @@ WRONG = [
     (("train", "--seed", "-1"), "--seed must be a whole number >= 0, not '-1'"),
     (("train", "--threads", "0"), "--threads must be a whole number from 1 to 1000000000, not '0'"),
     (("train", "--backend", "cuda"), "--backend must be one of 'auto', 'numba', 'c', not 'cuda'"),
+    (("train", "-o", "rprop:lr=1e300"), "--optimizer: rule: Rprop(lr=1e+300, "),
+    (("train", "-o", "schedulefreesgd:lr=1e300"), "--optimizer: "),
     (("train", "--resume", "nothing"), "--resume"),
     (("landscape", "-o", "adm"), "--optimizer"),
+    (("landscape", "-o", "prodigy:d0=1e200"), "--optimizer: Prodigy("),
     (("landscape", "--out", "l.jpg"), "--out"),
     (("landscape", "--backend", "cuda"), "--backend must be one of 'auto', 'numba', 'c', not 'cuda'"),
 ]
@@ -449,11 +452,12 @@ def test_a_module_that_is_missing(folder):
     assert list(folder.iterdir()) == []
 
 
-def test_an_environment_that_asks_for_a_wrong_backend(monkeypatch, folder):
+@pytest.mark.parametrize("command", ["train", "landscape"])
+def test_an_environment_that_asks_for_a_wrong_backend(command, monkeypatch, folder):
     monkeypatch.setenv("FASTOPT_BACKEND", "cuda")
-    result = fastopt_("train")
+    result = fastopt_(command)
     assert result.exit_code == 2
-    assert "FASTOPT_BACKEND" in result.stderr
+    assert "--backend: FASTOPT_BACKEND" in result.stderr
     assert list(folder.iterdir()) == []
 
 

@@ -73,13 +73,14 @@ def test_settings_of_matplotlib_do_not_matter_and_stay(tmp_path):
 
 def test_logarithmic_axes_have_plain_numbers(tmp_path):
     with picture(tmp_path / "p.png") as figure:
-        for axes, values in zip(figure.subplots(1, 2), ([1e-4, 100], [0.3, 0.8]), strict=True):
+        for axes, values in zip(figure.subplots(1, 3), ([1e-4, 100], [0.3, 0.8], [0.65, 1.7]), strict=True):
             axes.plot([1, 2], values)
             logarithmic(axes)
         figure.canvas.draw()
         shown = [{label.get_text() for label in axes.get_yticklabels(which="both")} - {""} for axes in figure.axes]
     assert {"0.01", "1", "100"} <= shown[0]
     assert {"0.4", "0.6"} <= shown[1]
+    assert {"0.7", "0.9", "1"} <= shown[2]
     assert not any("$" in text for texts in shown for text in texts)
 
 

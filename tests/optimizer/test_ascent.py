@@ -180,3 +180,12 @@ def test_rho_is_a_positive_number(rho):
     with pytest.raises((TypeError, ValueError), match="rho must be a finite number > 0, not"):
         optimizer.ascend(gradient(1), rho=rho)
     assert snapshot(optimizer) == before
+
+
+def test_a_rho_too_large_for_the_dtype_moves_nothing():
+    optimizer = Optimizer(gradient(0), RULES)
+    before = snapshot(optimizer)
+    with pytest.raises(ValueError, match=r"rho: 1e\+300 over the gradient's norm is too large for float32"):
+        optimizer.ascend(gradient(1), rho=1e300)
+    assert snapshot(optimizer) == before
+    optimizer.step(gradient(1))

@@ -8,7 +8,21 @@ import pytest
 from conftest import BACKENDS
 from harness import SHAPES, random_buffer, snapshot
 
-from fastopt import RULES, SGD, Adam, AdamW, BackendError, FlatBuffer, Momentum, NAdam, Optimizer, SophiaG
+from fastopt import (
+    RULES,
+    SGD,
+    Adam,
+    AdamW,
+    BackendError,
+    FlatBuffer,
+    Momentum,
+    NAdam,
+    Optimizer,
+    Prodigy,
+    Rprop,
+    SophiaG,
+    StableAdamW,
+)
 
 SIZE = random_buffer(0, "float32").size
 
@@ -130,6 +144,9 @@ def test_a_file_that_may_not_be_written(tmp_path, backend):
             ValueError,
             r"rule: the pattern 'Scale' matches no parameter; did you mean 'scale'\?",
         ),
+        (Rprop(lr=1e39), ValueError, r"rule: Rprop\(.*: too large for float32: 'step_size' starts as 1e\+39"),
+        (Prodigy(d0=1e200), ValueError, r"Prodigy\(.*: too large for float32: the coefficients of step 1"),
+        (StableAdamW(eps=1e200), ValueError, r"StableAdamW\(.*: too large for float32: the coefficients of step 1"),
     ],
 )
 def test_rules(rule, error, message, backend):

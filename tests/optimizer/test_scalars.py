@@ -184,6 +184,12 @@ def test_they_stand_still_with_a_frozen_group_and_after_an_error():
     json.dumps(optimizer.state_dict()["groups"])
 
 
+def test_a_sum_too_small_to_divide_by_leaves_the_step_size():
+    rule = fastopt.DAdaptAdam()
+    for totals in ((0.0, 0.0), (1e-320, 5e-324)):
+        assert rule.advance(2, totals=totals, **rule.scalars)["d"] == rule.d0
+
+
 # Rows
 
 
