@@ -23,17 +23,20 @@ CSRC = ROOT / "csrc"
 HERE = Path(__file__).parent
 SOURCES = [str(CSRC / name) for name in ("fastopt.c", "span.c", "stamped.c", "optimizer.c", "parallel.c", "xla.c")]
 FLAGS = ["-std=gnu11", "-g", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
-#: A library of few kernels, one for each number of states, and of few sums, for what does not depend on formulas.
-FEW_KERNELS = ("sgd", "lion", "adam", "amsgrad")
-FEW = [
-    f"-DKERNELS(_)={' '.join(f'_({kernel})' for kernel in FEW_KERNELS)}",
-    "-DSUMS(_)=_(lamb) _(sum_squares)",
-    "-Wno-unused-function",
-]
+def only(*kernels: str) -> list[str]:
+    """Options for a library of these kernels and one sum, for what does not depend on formulas."""
+    chosen = " ".join(f"_({kernel})" for kernel in kernels)
+    return [f"-DKERNELS(_)={chosen}", "-DSUMS(_)=_(sum_squares)", "-Wno-unused-function"]
+
+
+#: A kernel for each number of states that most have.
+FEW = only("sgd", "lion", "adam", "amsgrad")
 #: No other storages, for what does not depend on these either: it is compiled in a tenth of the time of the whole.
 NATIVE = ["-DCODECS(_)=_(float32, 1, float32, float32) _(float64, 1, float64, float64)"]
 #: And one kernel, for what depends on none.
-ONE = ["-DKERNELS(_)=_(sgd)", "-DSUMS(_)=_(sum_squares)", "-Wno-unused-function", *NATIVE]
+ONE = [*only("sgd"), *NATIVE]
+#: What csrc/example.c and late.c need.
+EXAMPLE = [*only("sgd", "adam"), f"{NATIVE[0]} _(bfloat16, 1, bfloat16, bfloat16)"]
 CC = os.environ.get("CC", "cc")
 COMPILERS = [CC, *(["clang"] if shutil.which("clang") else [])]
 
@@ -50,12 +53,12 @@ def shell(*command, **options):
 
 @pytest.fixture(scope="module")
 def library():
-    """A folder in which the command of csrc/README.md has compiled the library, with few of its kernels and sums."""
+    """A folder in which the command of csrc/README.md has compiled the library, with few kernels and storages."""
 
     def compile_in(folder: Path) -> None:
         shutil.copytree(CSRC, folder, ignore=shutil.ignore_patterns("__pycache__"))
         command = re.search(r"^cc .*-shared.*$", (CSRC / "README.md").read_text(), flags=re.MULTILINE)[0]
-        shell("sh", "-c", f"{command} {shlex.join(FEW)}", cwd=folder)
+        shell("sh", "-c", f"{command} {shlex.join(EXAMPLE)}", cwd=folder)
 
     return once_for_all_workers("library", compile_in)
 
@@ -96,10 +99,9 @@ def test_the_example_against_the_installed_library(tmp_path):
 
 
 def test_cmake_finds_an_installed_library(tmp_path):
-    """Few kernels are enough, and what the example needs of storages: the example's numbers are another test's."""
+    """Few kernels are enough: the example's numbers are another test's."""
     prefix = tmp_path / "prefix"
-    codecs = f"{NATIVE[0]} _(bfloat16, 1, bfloat16, bfloat16)"
-    flags = shlex.join(["-O2", *FEW, codecs])  # must not start with a quote
+    flags = shlex.join(["-O2", *EXAMPLE])  # must not start with a quote
     shell("cmake", "-S", CSRC, "-B", tmp_path / "build", f"-DCMAKE_INSTALL_PREFIX={prefix}", f"-DCMAKE_C_FLAGS={flags}")
     shell("cmake", "--build", tmp_path / "build")
     shell("cmake", "--install", tmp_path / "build")
@@ -203,11 +205,11 @@ def test_each_instruction_set_has_its_registers(compiler, options):
 
     Whether it does is a matter of options: those of every kernel as it is installed are in test_machine_code.py.
     """
-    command = [compiler, "-std=gnu11", "-O3", "-fno-math-errno", *FEW, *NATIVE, *options.split(), "-S", "-o", "-"]
-    assembly = shell(*command, CSRC / "stamped.c")
+    command = [compiler, "-std=gnu11", "-O3", "-fno-math-errno", *only("adam"), *NATIVE, *options.split()]
+    assembly = shell(*command, CSRC / "stamped.c", "-S", "-o", "-")
     functions = re.findall(r"^(\w+)_(32|64)_(avx2|avx512):(.*?)^\s*\.size\b", assembly, flags=re.M | re.S)
-    found = {(kernel, dtype, isa): code for kernel, dtype, isa, code in functions if kernel in FEW_KERNELS}
-    assert len(found) == len(FEW_KERNELS) * 2 * 2
+    found = {(kernel, dtype, isa): code for kernel, dtype, isa, code in functions if kernel == "adam"}
+    assert len(found) == 2 * 2
     assert [name for name, code in found.items() if {"avx2": "%ymm", "avx512": "%zmm"}[name[2]] not in code] == []
 
 
@@ -224,29 +226,16 @@ def test_thread_sanitizer(tmp_path):
     program = tmp_path / "hammer"
     pool = ["-fPIC", "-shared", "-Wl,-soname,libgomp.so.1", "-o", tmp_path / "libgomp.so.1"]
     shell(CC, *FLAGS, "-O1", "-fsanitize=thread", HERE / "pool.c", *pool, "-lpthread")
-    kernels = "-DKERNELS(_)=_(sgd) _(amsgrad)"  # how many states there are makes no difference to threads
-    options = [*FLAGS, *FEW[1:], kernels, "-O1", "-fsanitize=thread"]
+    kernels = only("sgd", "amsgrad")  # how many states there are makes no difference to threads
+    options = [*FLAGS, *kernels, "-O1", "-fsanitize=thread"]
     shell(CC, *options, *SOURCES, HERE / "hammer.c", "-o", program, "-lpthread", "-ldl", "-lm")
     assert "same bits, pool libgomp" in shell(program, env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)})
 
 
 def test_a_fork_before_the_first_call(tmp_path):
     program = tmp_path / "fork"
-    shell(
-        CC,
-        *FLAGS,
-        *FEW,
-        *NATIVE,
-        "-O1",
-        "-fopenmp",
-        *SOURCES,
-        HERE / "fork.c",
-        "-o",
-        program,
-        "-lpthread",
-        "-ldl",
-        "-lm",
-    )
+    sources = [*SOURCES, HERE / "fork.c"]
+    shell(CC, *FLAGS, *ONE, "-O1", "-fopenmp", *sources, "-o", program, "-lpthread", "-ldl", "-lm")
     assert shell(program) == "the child ended with 0\n"
 
 
