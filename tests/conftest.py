@@ -37,13 +37,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         pytest.exit("fastopt has no backend to test", returncode=1)
 
 
-def pytest_collection() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
     gc.disable()  # of ten thousand tests none is garbage, and to look for it takes half of the time
-
-
-def pytest_collection_finish() -> None:
-    gc.freeze()
-    gc.enable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(params=BACKENDS)

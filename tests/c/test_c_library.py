@@ -23,6 +23,8 @@ CSRC = ROOT / "csrc"
 HERE = Path(__file__).parent
 SOURCES = [str(CSRC / name) for name in ("fastopt.c", "span.c", "stamped.c", "optimizer.c", "parallel.c", "xla.c")]
 FLAGS = ["-std=gnu11", "-g", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
+
+
 def only(*kernels: str) -> list[str]:
     """Options for a library of these kernels and one sum, for what does not depend on formulas."""
     chosen = " ".join(f"_({kernel})" for kernel in kernels)
