@@ -5,6 +5,7 @@ import ast
 import inspect
 import itertools
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pytest
@@ -183,6 +184,7 @@ def trained(engine: Engine, rule: Rule, dtype: str = "float32", names: Sequence[
     return params, optimizer
 
 
+@cache
 def _values(name: str, step: int) -> np.ndarray:
     if name == "zero":
         return np.zeros(SHAPES[name])
