@@ -1,6 +1,7 @@
 """What the tests share: four threads on any machine, an environment without fastopt's variables, and the backends."""
 
 import atexit
+import gc
 import importlib.util
 import os
 import shutil
@@ -34,6 +35,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         pytest.exit(f"FASTOPT_REQUIRE_C is set, but: {fastopt.backends()['c'].reason}", returncode=1)
     if not BACKENDS:
         pytest.exit("fastopt has no backend to test", returncode=1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    gc.disable()  # of ten thousand tests none is garbage, and to look for it takes half of the time
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(params=BACKENDS)

@@ -23,17 +23,22 @@ CSRC = ROOT / "csrc"
 HERE = Path(__file__).parent
 SOURCES = [str(CSRC / name) for name in ("fastopt.c", "span.c", "stamped.c", "optimizer.c", "parallel.c", "xla.c")]
 FLAGS = ["-std=gnu11", "-g", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
-#: A library of few kernels, one for each number of states, and of few sums, for what does not depend on formulas.
-FEW_KERNELS = ("sgd", "lion", "adam", "amsgrad")
-FEW = [
-    f"-DKERNELS(_)={' '.join(f'_({kernel})' for kernel in FEW_KERNELS)}",
-    "-DSUMS(_)=_(lamb) _(sum_squares)",
-    "-Wno-unused-function",
-]
+
+
+def only(*kernels: str) -> list[str]:
+    """Options for a library of these kernels and one sum, for what does not depend on formulas."""
+    chosen = " ".join(f"_({kernel})" for kernel in kernels)
+    return [f"-DKERNELS(_)={chosen}", "-DSUMS(_)=_(sum_squares)", "-Wno-unused-function"]
+
+
+#: A kernel for each number of states that most have.
+FEW = only("sgd", "lion", "adam", "amsgrad")
 #: No other storages, for what does not depend on these either: it is compiled in a tenth of the time of the whole.
 NATIVE = ["-DCODECS(_)=_(float32, 1, float32, float32) _(float64, 1, float64, float64)"]
 #: And one kernel, for what depends on none.
-ONE = ["-DKERNELS(_)=_(sgd)", "-DSUMS(_)=_(sum_squares)", "-Wno-unused-function", *NATIVE]
+ONE = [*only("sgd"), *NATIVE]
+#: What csrc/example.c and late.c need.
+EXAMPLE = [*only("sgd", "adam"), f"{NATIVE[0]} _(bfloat16, 1, bfloat16, bfloat16)"]
 CC = os.environ.get("CC", "cc")
 COMPILERS = [CC, *(["clang"] if shutil.which("clang") else [])]
 
@@ -50,12 +55,12 @@ def shell(*command, **options):
 
 @pytest.fixture(scope="module")
 def library():
-    """A folder in which the command of csrc/README.md has compiled the library, with few of its kernels and sums."""
+    """A folder in which the command of csrc/README.md has compiled the library, with few kernels and storages."""
 
     def compile_in(folder: Path) -> None:
         shutil.copytree(CSRC, folder, ignore=shutil.ignore_patterns("__pycache__"))
         command = re.search(r"^cc .*-shared.*$", (CSRC / "README.md").read_text(), flags=re.MULTILINE)[0]
-        shell("sh", "-c", f"{command} {shlex.join(FEW)}", cwd=folder)
+        shell("sh", "-c", f"{command} {shlex.join(EXAMPLE)}", cwd=folder)
 
     return once_for_all_workers("library", compile_in)
 
@@ -96,10 +101,9 @@ def test_the_example_against_the_installed_library(tmp_path):
 
 
 def test_cmake_finds_an_installed_library(tmp_path):
-    """Few kernels are enough, and what the example needs of storages: the example's numbers are another test's."""
+    """Few kernels are enough: the example's numbers are another test's."""
     prefix = tmp_path / "prefix"
-    codecs = f"{NATIVE[0]} _(bfloat16, 1, bfloat16, bfloat16)"
-    flags = shlex.join(["-O2", *FEW, codecs])  # must not start with a quote
+    flags = shlex.join(["-O2", *EXAMPLE])  # must not start with a quote
     shell("cmake", "-S", CSRC, "-B", tmp_path / "build", f"-DCMAKE_INSTALL_PREFIX={prefix}", f"-DCMAKE_C_FLAGS={flags}")
     shell("cmake", "--build", tmp_path / "build")
     shell("cmake", "--install", tmp_path / "build")
@@ -125,34 +129,51 @@ OPTIONS = [
 MACROS = ["FAST_MATH", "FINITE_MATH_ONLY", "NO_SIGNED_ZEROS", "ASSOCIATIVE_MATH", "RECIPROCAL_MATH"]
 
 
+#: How the library is compiled with one kernel, whatever the compiler warns of.
+QUICK = [*(flag for flag in FLAGS if flag not in ("-Werror", "-g")), *ONE, "-O2", "-fPIC"]
+
+
+def all_but_loops(compiler):
+    """The objects of all sources but stamped.c: all arithmetic, and the test of it, is there."""
+
+    def compile_in(folder: Path) -> None:
+        folder.mkdir()
+        shell(compiler, *QUICK, "-c", *(source for source in SOURCES if Path(source).name != "stamped.c"), cwd=folder)
+
+    return sorted(once_for_all_workers(f"objects-{Path(compiler).name}", compile_in).iterdir())
+
+
+def refusal(compiler, *flags):
+    """What the compiler says against these flags, or nothing: it need not get further than the preprocessor."""
+    command = [compiler, *QUICK, *flags, "-E", "-Wfatal-errors", CSRC / "stamped.c", "-o", os.devnull]
+    return subprocess.run(command, capture_output=True, text=True).stderr
+
+
 def step(compiler, folder, *flags):
-    """What the library says of a step when it is compiled with these flags, or the compiler's error."""
+    """What the library says of a step when its loops are compiled with these flags."""
     program = folder / "step"
-    command = [compiler, *(flag for flag in FLAGS if flag != "-Werror"), *ONE, "-O2", *flags]
-    looked = subprocess.run([*command, "-fsyntax-only", CSRC / "stamped.c"], capture_output=True, text=True)
-    if looked.returncode != 0:
-        return looked.stderr
-    shell(*command, *SOURCES, HERE / "step.c", "-o", program, "-lpthread", "-ldl", "-lm")
+    sources = [CSRC / "stamped.c", HERE / "step.c", *all_but_loops(compiler)]
+    shell(compiler, *QUICK, *flags, *sources, "-o", program, "-lpthread", "-ldl", "-lm")
     return shell(program)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_options_that_change_results_are_refused(compiler, options, tmp_path):
-    """By the compiler where it defines a macro for them, as GCC does, and else by every step."""
-    found = step(compiler, tmp_path, *options.split())
-    assert "compile without -ffast-math and its parts" in found or "options that change results" in found
-    hidden = step(compiler, tmp_path, *options.split(), *(f"-U__{name}__" for name in MACROS))
-    assert "options that change results" in hidden
+    """By the compiler where it defines a macro for them, as GCC does, and by every step where nothing is defined."""
+    hidden = [f"-U__{name}__" for name in MACROS]
+    said = refusal(compiler, *options.split())
+    assert not said or "compile without -ffast-math and its parts" in said
+    assert refusal(compiler, *options.split(), *hidden) == ""
+    assert "options that change results" in step(compiler, tmp_path, *options.split(), *hidden)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="puts a library before another as Linux does")
 def test_a_library_that_changes_results_is_no_backend(tmp_path):
     library = tmp_path / "libfastopt.so"
     hidden = ["-fno-signed-zeros", *(f"-U__{name}__" for name in MACROS)]
-    shared = ["-fPIC", "-shared", "-Wl,-soname,libfastopt.so", "-o", library]
-    options = [*(flag for flag in FLAGS if flag != "-Werror"), *ONE]
-    shell(CC, *options, "-O2", *hidden, *SOURCES, *shared, "-lpthread", "-ldl", "-lm")
+    shared = ["-shared", "-Wl,-soname,libfastopt.so", "-o", library]
+    shell(CC, *QUICK, *hidden, CSRC / "stamped.c", *all_but_loops(CC), *shared, "-lpthread", "-ldl", "-lm")
     python(
         """
         import numpy as np
@@ -186,11 +207,11 @@ def test_each_instruction_set_has_its_registers(compiler, options):
 
     Whether it does is a matter of options: those of every kernel as it is installed are in test_machine_code.py.
     """
-    command = [compiler, "-std=gnu11", "-O3", "-fno-math-errno", *FEW, *NATIVE, *options.split(), "-S", "-o", "-"]
-    assembly = shell(*command, CSRC / "stamped.c")
+    command = [compiler, "-std=gnu11", "-O3", "-fno-math-errno", *only("adam"), *NATIVE, *options.split()]
+    assembly = shell(*command, CSRC / "stamped.c", "-S", "-o", "-")
     functions = re.findall(r"^(\w+)_(32|64)_(avx2|avx512):(.*?)^\s*\.size\b", assembly, flags=re.M | re.S)
-    found = {(kernel, dtype, isa): code for kernel, dtype, isa, code in functions if kernel in FEW_KERNELS}
-    assert len(found) == len(FEW_KERNELS) * 2 * 2
+    found = {(kernel, dtype, isa): code for kernel, dtype, isa, code in functions if kernel == "adam"}
+    assert len(found) == 2 * 2
     assert [name for name, code in found.items() if {"avx2": "%ymm", "avx512": "%zmm"}[name[2]] not in code] == []
 
 
@@ -207,29 +228,16 @@ def test_thread_sanitizer(tmp_path):
     program = tmp_path / "hammer"
     pool = ["-fPIC", "-shared", "-Wl,-soname,libgomp.so.1", "-o", tmp_path / "libgomp.so.1"]
     shell(CC, *FLAGS, "-O1", "-fsanitize=thread", HERE / "pool.c", *pool, "-lpthread")
-    kernels = "-DKERNELS(_)=_(sgd) _(amsgrad)"  # how many states there are makes no difference to threads
-    options = [*FLAGS, *FEW[1:], kernels, "-O1", "-fsanitize=thread"]
+    kernels = only("sgd", "amsgrad")  # how many states there are makes no difference to threads
+    options = [*FLAGS, *kernels, "-O1", "-fsanitize=thread"]
     shell(CC, *options, *SOURCES, HERE / "hammer.c", "-o", program, "-lpthread", "-ldl", "-lm")
     assert "same bits, pool libgomp" in shell(program, env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)})
 
 
 def test_a_fork_before_the_first_call(tmp_path):
     program = tmp_path / "fork"
-    shell(
-        CC,
-        *FLAGS,
-        *FEW,
-        *NATIVE,
-        "-O1",
-        "-fopenmp",
-        *SOURCES,
-        HERE / "fork.c",
-        "-o",
-        program,
-        "-lpthread",
-        "-ldl",
-        "-lm",
-    )
+    sources = [*SOURCES, HERE / "fork.c"]
+    shell(CC, *FLAGS, *ONE, "-O1", "-fopenmp", *sources, "-o", program, "-lpthread", "-ldl", "-lm")
     assert shell(program) == "the child ended with 0\n"
 
 

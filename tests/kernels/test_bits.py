@@ -6,6 +6,7 @@ import math
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -93,8 +94,13 @@ def coefficients(rule: Rule, step: int, dtype: str) -> np.ndarray:
 
 def data(rng: np.random.Generator, rule: Rule, size: int, dtype: str) -> list[np.ndarray]:
     """Parameters, gradient and states: half of them ordinary, where states keep their signs, half of them hard."""
+    return buffers_with(rng, len(rule.states), size, dtype)
+
+
+def buffers_with(rng: np.random.Generator, states: int, size: int, dtype: str) -> list[np.ndarray]:
+    """:func:`data` for so many states."""
     buffers = [easy(rng, size, dtype), easy(rng, size, dtype)]
-    buffers += [abs(easy(rng, size, dtype)) for _ in rule.states]
+    buffers += [abs(easy(rng, size, dtype)) for _ in range(states)]
     difficult = rng.random(size) < 0.5
     return [np.where(difficult, hard(rng, size, dtype), buffer) for buffer in buffers]
 
@@ -119,6 +125,8 @@ def stepped(
 def assert_same(computed: Sequence[np.ndarray], expected: Sequence[np.ndarray], what: object) -> None:
     """The same bits, but for those of NaN, and the same codes."""
     for index, (mine, other) in enumerate(zip(computed, expected, strict=True)):
+        if mine.dtype == other.dtype and mine.tobytes() == other.tobytes():
+            continue
         here, there = (bits(each) if each.dtype.kind == "f" else each for each in (mine, other))
         different = np.flatnonzero(here != there)
         if different.size:
@@ -171,11 +179,16 @@ def test_every_size_and_alignment(kernel, dtype):
         assert_same(stepped(engine, rule, start, parts, 2), expected, engine)
 
 
+@cache
+def large(states: int, dtype: str) -> list[np.ndarray]:
+    return buffers_with(np.random.default_rng(2), states, LARGE + 1, dtype)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_number_of_threads(kernel, dtype):
     rule = KERNELS[kernel]
-    start = data(np.random.default_rng(2), rule, LARGE + 1, dtype)
+    start = large(len(rule.states), dtype)
     whole = [slice(1, LARGE + 1)]
     expected = stepped(ENGINES[0], rule, start, whole, 2)
     for engine in CORNERS if dtype == "float64" else ENGINES[1:]:

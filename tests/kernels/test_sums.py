@@ -5,6 +5,7 @@ import ast
 import inspect
 import itertools
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pytest
@@ -183,6 +184,7 @@ def trained(engine: Engine, rule: Rule, dtype: str = "float32", names: Sequence[
     return params, optimizer
 
 
+@cache
 def _values(name: str, step: int) -> np.ndarray:
     if name == "zero":
         return np.zeros(SHAPES[name])
@@ -304,25 +306,3 @@ def test_running_numbers_wait_while_there_is_no_gradient(rule, backend):
     optimizer = fastopt.Optimizer(np.ones(5), rule, backend=backend)
     optimizer.step(np.zeros(5))
     assert distances(optimizer) == [dict(rule.scalars)]
-
-
-@pytest.mark.parametrize("rule", TOTALS, ids=short)
-def test_torch_has_the_same_bits(rule):
-    torch, ft = pytest.importorskip("torch"), pytest.importorskip("fastopt.torch")
-    params = random_buffer(0, "float32")
-    optimizer = fastopt.Optimizer(params, {"first.*": rule, "*": rule.replace(weight_decay=0.1)})
-    tensors = {name: torch.nn.Parameter(torch.from_numpy(array.copy())) for name, array in params.items()}
-    first = [tensor for name, tensor in tensors.items() if name.startswith("first")]
-    others = [tensor for name, tensor in tensors.items() if not name.startswith("first")]
-    groups = [{"params": first}, {"params": others, "weight_decay": 0.1}]
-    theirs = ft.optimizer_class(type(rule))(groups, **{name: value for name, value in rule if name != "weight_decay"})
-    for step in range(1, 6):
-        grads = random_buffer(step, "float32")
-        optimizer.step(grads)
-        for name, tensor in tensors.items():
-            tensor.grad = torch.from_numpy(grads[name].copy())
-        theirs.step()
-    for name, tensor in tensors.items():
-        assert_same([tensor.detach().numpy().reshape(-1)], [params[name].reshape(-1)], name)
-        numbers = {key: float(theirs.state[tensor][key]) for key in rule.scalars}
-        assert [numbers, numbers] == distances(optimizer)

@@ -54,6 +54,7 @@ def guarded(kernel: str) -> list[str]:
     return sorted({call.args[0].id for call in terms(kernel)})
 
 
+@cache
 def factors(kernel: str) -> set[str]:
     """The names that are multiplied in a kernel's loop outside of ``term``."""
     products = (

@@ -1,5 +1,6 @@
 /* The codecs of csrc/ as a library of functions, for the tests. */
 #define KERNELS(_) _(sgd)
+#define SUMS(_) _(sum_squares)
 #include "stamped.c"
 
 #define EXPORT __attribute__((visibility("default")))

@@ -126,24 +126,30 @@ def _addresses(arrays):
     return (ctypes.c_void_p * 2)(*(array.ctypes.data for array in arrays))
 
 
-def compiler(*arguments: str) -> list[str]:
-    """The command that compiles the codecs as CMakeLists.txt compiles the library."""
+def compiled(*flags: str) -> Path:
+    """The codecs in assembly, as CMakeLists.txt has the library compiled and with these flags."""
     command = shlex.split(os.environ.get("CC", "cc"))
     if not shutil.which(command[0]):
         (pytest.fail if os.environ.get("FASTOPT_REQUIRE_C") == "1" else pytest.skip)("there is no C compiler")
     (options,) = re.findall(r"target_compile_options\(\w+ PRIVATE (.*)\)", (CSRC / "CMakeLists.txt").read_text())
-    return [*command, "-std=gnu11", "-O3", "-fPIC", *options.split(), f"-I{CSRC}", str(SOURCE), *arguments]
+    command += ["-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", *options.split(), f"-I{CSRC}"]
+    command += ["-Wall", "-Wextra", "-Werror", "-Wno-unused-function", *flags, str(SOURCE)]
+
+    def compile_to(path: Path) -> None:
+        subprocess.run([*command, "-S", "-o", str(path)], check=True)
+
+    return once_for_all_workers("".join(["codecs", *flags, ".s"]), compile_to)
 
 
 @cache
 def library() -> ctypes.CDLL:
     """The codecs, compiled once."""
 
-    def compile_to(path: Path) -> None:
-        flags = "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-fvisibility=hidden", "-shared"
-        subprocess.run(compiler(*flags, "-o", str(path)), check=True)
+    def assemble(path: Path) -> None:
+        command = [*shlex.split(os.environ.get("CC", "cc")), "-shared", str(compiled()), "-o", str(path)]
+        subprocess.run(command, check=True)
 
-    loaded = ctypes.CDLL(str(once_for_all_workers("codecs.so", compile_to)))
+    loaded = ctypes.CDLL(str(once_for_all_workers("codecs.so", assemble)))
     text, number, array = ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p
     place = (array, ctypes.c_int64)
     loaded.decode.argtypes = (text, number, number, *place, number, array)

@@ -6,13 +6,10 @@ by two of them, one that finds a block's largest magnitude and one that encodes.
 
 import platform
 import re
-import subprocess
 from functools import cache
-from pathlib import Path
 
 import pytest
-from engines import FORMATS, ROUNDED, compiler
-from harness import once_for_all_workers
+from engines import FORMATS, ROUNDED, compiled
 from test_machine_code import DIALECT, ISAS, loops, numba_widths, parse
 
 from fastopt.storages import STORAGES
@@ -49,10 +46,7 @@ def vectorized(functions: dict, widths: tuple[str, ...]) -> int:
 
 @cache
 def c_code(*flags: str) -> dict:
-    def compile_to(path: Path) -> None:
-        subprocess.run(compiler(*flags, "-S", "-o", str(path)), check=True)
-
-    return parse(once_for_all_workers("-".join(["codecs", *flags]), compile_to).read_text())
+    return parse(compiled(*flags).read_text())
 
 
 @pytest.mark.parametrize("isa", ISAS[platform.machine()])

@@ -3,6 +3,7 @@ applying the kernel to arrays, and encoding what it wrote.
 """
 
 import itertools
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -86,9 +87,22 @@ def write(numbers: np.ndarray | Stream, new: np.ndarray, random: np.ndarray | No
         part[:] = encoded
 
 
-def make(rule: Rule, mix: Mix, size: int, seed: int = 1) -> tuple[list, list[Follower]]:
+def make(rule: Rule, mix: Mix, size: int) -> tuple[list, list[Follower]]:
     """Streams of hostile data, and what follows; the last state is one that has no signs."""
-    rng = np.random.default_rng(seed)
+    streams, followers = given(rule, mix, size)
+    return list(map(copied, streams)), [each._replace(stream=copied(each.stream)) for each in followers]
+
+
+def copied(numbers: np.ndarray | Stream) -> np.ndarray | Stream:
+    if isinstance(numbers, Stream):
+        return numbers._replace(parts=tuple(part.copy() for part in numbers.parts))
+    return numbers.copy()
+
+
+@lru_cache(maxsize=2)  # a test makes them for every engine
+def given(rule: Rule, mix: Mix, size: int) -> tuple[list, list[Follower]]:
+    """What :func:`make` copies."""
+    rng = np.random.default_rng(1)
     arrays = data(rng, rule, size, mix.dtype)
     storages = [mix.p, mix.g, *[mix.states] * len(rule.states)]
     streams = []
