@@ -58,7 +58,8 @@ class Watch:
         self._held = [*_all_values(entries)]
         self._tensors, self._locals = tensors, locals
         self._addresses = list(map(Tensor.data_ptr, locals(tensors)))
-        self._look: Callable[[], bool] | None = self._differs
+        #: A function of the class: a bound method would hold this object, and it the parameters' memory, in a circle.
+        self._look: Callable[[Watch], bool] | None = Watch._differs
         self._quiet, self._patience = 0, self.PATIENCE
         #: How many steps have looked.
         self.looks = 0
@@ -71,11 +72,11 @@ class Watch:
             return False
         watched = type(state) is States
         if not watched or state.seen:
-            self._look, self._quiet, self._patience = self._differs, -1, self.PATIENCE
+            self._look, self._quiet, self._patience = Watch._differs, -1, self.PATIENCE
         if self._look is None:
             return True
         self.looks += 1
-        if self._look():
+        if self._look(self):
             return False
         self._quiet += 1
         if self._quiet == self._patience:
@@ -96,15 +97,15 @@ class Watch:
     def _moved(self) -> bool:
         return self._addresses != list(map(Tensor.data_ptr, self._locals(self._tensors)))
 
-    def _look_for_those_who_hold(self) -> Callable[[], bool] | None:
+    def _look_for_those_who_hold(self) -> "Callable[[Watch], bool] | None":
         """How to look for what somebody can change who holds one of the dicts, of the tensors, or of their memory."""
         thrice = {
             _references(3)
         }  # an entry is in the state and in two lists here, a tensor in an entry and in two lists
         if self._locals(self._tensors) is not self._tensors or not {*map(sys.getrefcount, self._entries)} <= thrice:
-            return self._differs
+            return Watch._differs
         alone = {*map(sys.getrefcount, self._tensors)} <= thrice
-        return None if alone and {*map(_uses, self._tensors)} <= {_uses(torch.empty(1, device="cpu"))} else self._moved
+        return None if alone and {*map(_uses, self._tensors)} <= {_uses(torch.empty(1, device="cpu"))} else Watch._moved
 
 
 _END = object()

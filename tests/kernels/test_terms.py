@@ -80,7 +80,7 @@ def test_every_factor_that_can_be_zero_stands_in_a_term(rule):
         for step in (1, 2, 7, 1000):
             try:
                 values = made.coefficients(step)
-            except OverflowError:
+            except (OverflowError, ValueError):  # too large
                 continue
             zero = {name for name, value in values.items() if abs(value) < 2.0**-150}  # as float32
             wrong = zero & factors(made.kernel) - PLAIN

@@ -25,7 +25,7 @@ EVERYTHING = """
         p, q = torch.nn.Parameter(torch.ones(7, 3)), torch.nn.Parameter(torch.ones(4, 1))
         optimizer = getattr(ft, name)([{"params": [p]}, {"params": [q], "lr": 0.1}])
         for _ in range(6):  # the first five of ScheduleFreeRAdam move nothing
-            p.grad, q.grad = torch.randn(7, 3), torch.randn(4, 1)
+            p.grad, q.grad = 0.1 + torch.rand(7, 3), 0.1 + torch.rand(4, 1)  # so that every step size grows
             optimizer.step()
         saved = io.BytesIO()
         torch.save(optimizer.state_dict(), saved)
