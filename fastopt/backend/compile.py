@@ -203,19 +203,14 @@ def _kernel_address(kernel: Any, dtype: np.dtype, buffers: int, terms: Terms) ->
 
 def _chunks_address(kernel: Any, dtype: np.dtype, buffers: int, terms: Terms) -> tuple[int, Any]:
     """As :func:`_kernel_address`, of a loop over numbers that all are bfloat16."""
-    called = twin(
-        kernel,
-        _variant(dtype, False, terms),
-        replacements(kernel, terms, refusing=False),
-        forceinline=True,
-        **_options(False, terms),
-    )
-    codec = CODECS["bfloat16"]
-    names = {"kernel": called, "decode": codec.decode, "encode": codec.encode, "streams": buffers}
-    names["arguments"] = arguments([Array(dtype, drivers.K, drivers.K_SIZE)])
+    options = {"forceinline": True, **_options(False, terms)}
+    called = twin(kernel, _variant(dtype, False, terms), replacements(kernel, terms, refusing=False), **options)
     name = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
-    chunk = twin(drivers.step_chunk, name, names, forceinline=True, **_options(False, terms))
-    names = {"chunk": chunk, "all_numbers": CHUNK * buffers}
+    names: dict[str, Any] = {
+        each: twin(getattr(CODECS["bfloat16"], each), "inline", **options) for each in ("decode", "encode")
+    }
+    names |= {"kernel": called, "streams": buffers, "arguments": arguments([Array(dtype, drivers.K, drivers.K_SIZE)])}
+    names = {"chunk": twin(drivers.step_chunk, name, names, **options), "all_numbers": CHUNK * buffers}
     dispatcher = _compile(drivers.chunks, dtype, (numba.int64,), False, names, terms, variant=name)
     return function_address(dispatcher), dispatcher
 
