@@ -203,14 +203,17 @@ def _kernel_address(kernel: Any, dtype: np.dtype, buffers: int, terms: Terms) ->
 
 def _chunks_address(kernel: Any, dtype: np.dtype, buffers: int, terms: Terms) -> tuple[int, Any]:
     """As :func:`_kernel_address`, of a loop over numbers that all are bfloat16."""
-    options = {"forceinline": True, **_options(False, terms)}
-    called = twin(kernel, _variant(dtype, False, terms), replacements(kernel, terms, refusing=False), **options)
+    codec, options = CODECS["bfloat16"], {"forceinline": True, **_options(False, terms)}
+
+    def inlined(function: Any, variant: str, names: dict[str, Any]) -> Any:
+        return twin(function, variant, names, **options)
+
+    called = inlined(kernel, _variant(dtype, False, terms), replacements(kernel, terms, refusing=False))
     name = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
-    names: dict[str, Any] = {
-        each: twin(getattr(CODECS["bfloat16"], each), "inline", **options) for each in ("decode", "encode")
-    }
-    names |= {"kernel": called, "streams": buffers, "arguments": arguments([Array(dtype, drivers.K, drivers.K_SIZE)])}
-    names = {"chunk": twin(drivers.step_chunk, name, names, **options), "all_numbers": CHUNK * buffers}
+    names: dict[str, Any] = {"kernel": called, "streams": buffers}
+    names |= {each: inlined(getattr(codec, each), "inlined", {}) for each in ("decode", "encode")}
+    names["arguments"] = arguments([Array(dtype, drivers.K, drivers.K_SIZE)])
+    names = {"chunk": inlined(drivers.step_chunk, name, names), "all_numbers": CHUNK * buffers}
     dispatcher = _compile(drivers.chunks, dtype, (numba.int64,), False, names, terms, variant=name)
     return function_address(dispatcher), dispatcher
 
