@@ -60,7 +60,8 @@ class Step:
         ffi.register()
         self.rule, self.threads = rule, threads
         self._source = rows.source(rule)
-        self._size = len((rule.replace(lr=0.0) if self._source.traced else rule).coefficients(1))
+        row, _ = (rule.replace(lr=0.0) if self._source.traced else rule).rows(np.dtype(np.float64))
+        self._size = row.array.size
         self._runs = bool(rule.scalars) and (self._source.traced or rule.totals)
 
     def __reduce__(self) -> tuple:  # so that another process knows the rule, and XLA the handlers

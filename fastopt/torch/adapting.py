@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from fastopt.backend.program import Backend, Work
-from fastopt.rule import Row as Coefficients
 from fastopt.rule import Rule
 from fastopt.sizes import GRAIN_AWAKE
 from fastopt.torch.batch import ALL, Batch, Part, refresh, scalars_after, scalars_before
@@ -19,16 +18,17 @@ class AdaptingBatch(Batch):
 
     def __init__(self, rows: list[Row], rule: Rule, seed: int, start: int) -> None:
         super().__init__(rows, rule, seed, start)
-        values = rule.coefficients(1)
+        _, measured = rule.rows(self.dtype)
+        assert measured is not None
         #: The coefficients of the sum: those of a row, and of all of them.
-        self._row = Coefficients(np.empty(len(rule.measured(1, values)), self.dtype))
+        self._row = measured
         self._measured = np.empty((len(rows), self._row.array.size), self.dtype)
         self._sizes = np.array([row.param.numel() for row in rows], np.float64)
         #: Those of the sum over each row, once they are taken for a step.
         self.numbers = np.empty((len(rows), 0))
         #: Rows that make the same step: it, their scalars before it, and their coefficients before sums are taken.
         self._steps: list[tuple[Any, int, dict[str, Any], dict[str, float]]] = []
-        self.k = np.empty((len(rows), len(values)), self.dtype)
+        self.k = np.empty((len(rows), self.k.shape[1]), self.dtype)
         self._key = self.keys[0]
         self._keys = np.empty((len(rows), 0 if self._key is None else self._key.size), np.uint64)
 

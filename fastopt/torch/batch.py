@@ -97,9 +97,10 @@ class Batch:
         for made, row in zip(self._made, rows, strict=True):
             made |= row.kept.tensors
         self.scalar_dtypes = [column.dtype for column in self.columns]
+        coefficients, _ = rule.rows(self.dtype)
         #: The coefficients of the step: one set of them where all rows make the same step.
-        self.k = np.empty((1, len(rule.coefficients(1))), self.dtype)
-        self._rows = [Coefficients(k) for k in self.k]
+        self.k = coefficients.array[np.newaxis]
+        self._rows = [coefficients]
         self._numbers = np.arange(self.start, self.stop)
         #: The keys of stochastic rounding, for each set of coefficients, and what they are made from.
         self.seed = seed

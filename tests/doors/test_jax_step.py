@@ -282,6 +282,8 @@ def test_errors_when_traced():
         fj.step(fastopt.Adam(), threads=0)
     with pytest.raises(TypeError, match="rule must be one without a stage, which is NumPy's work, not Muon"):
         fj.step(fastopt.Muon())
+    with pytest.raises(ValueError, match="too large for float64: the coefficients of step 1"):
+        fj.step(fastopt.Prodigy(d0=1e200))
     traced = fj.step(fastopt.NAdam(lr=lambda step: 0.1))
     with pytest.raises(TypeError, match="state must be a StepState with the scalars mu_product, not"):
         traced(params, params, fj.step(fastopt.NAdam()).init(params))

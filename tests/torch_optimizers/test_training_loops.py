@@ -485,6 +485,15 @@ def test_a_step_after_a_recording_goes_on():
     assert lion.state[p]["step"] == 1
 
 
+@pytest.mark.parametrize(("name", "options"), [("Prodigy", {"d0": 1e200}), ("StableAdamW", {"eps": 1e200})])
+def test_coefficients_that_are_too_large_even_for_python_are_refused(name, options):
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    with pytest.raises(ValueError, match=rf"{name}\(.*: too large for float32: the coefficients of step 1"):
+        getattr(fastopt.torch, name)([p], **options).step()
+    assert torch.equal(p, torch.ones(3))
+
+
 def test_hyperparameters_that_turn_wrong_are_refused_before_anything_changes():
     p = torch.nn.Parameter(torch.ones(3))
     p.grad = torch.ones(3)
