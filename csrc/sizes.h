@@ -9,6 +9,7 @@ enum {
     LANES = 32,    /* sums that run side by side in a block */
     GRAIN = 65536, /* elements that are worth a thread: for fewer, waiting for it can cost more than it saves */
     AHEAD = 8,     /* short runs, such as rows of a table, that memory sends while another one is worked on */
+    FETCH = 2048,  /* bytes after what a sum reads that memory is asked for: a loop that writes nothing leaves idle */
     LINE = 64      /* bytes of a cache line and of the widest vector register */
 };
 

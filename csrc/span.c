@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "ahead.h"
 #include "sizes.h"
 
 enum { GRADIENT = 1 }; /* its place among a span's streams */
@@ -26,19 +27,25 @@ int is_tiled(const fastopt_span *span)
     return tiled;
 }
 
-/* Whether all numbers are bfloat16, rounded to nearest, and nothing follows. */
-static int is_bfloat16(const fastopt_span *span)
+/* Whether all numbers are float32 or, rounded to nearest, bfloat16, and at most a copy in bfloat16 follows. */
+static int is_in_chunks(const fastopt_span *span)
 {
-    int same = span->dtype == FASTOPT_FLOAT32 && span->follower_count == 0;
-    for (int stream = 0; stream < stream_count(span); stream++)
-        same &= span->streams[stream].storage == FASTOPT_BFLOAT16 && !span->streams[stream].stochastic;
-    return same;
+    const fastopt_follower *copy = span->followers;
+    int found = span->dtype == FASTOPT_FLOAT32 && span->follower_count <= 1;
+    if (found && span->follower_count)
+        found = !copy->coefficients && copy->stream.storage == FASTOPT_BFLOAT16;
+    for (int stream = 0; stream < stream_count(span); stream++) {
+        const int32_t storage = span->streams[stream].storage;
+        found &= storage == FASTOPT_FLOAT32 || (storage == FASTOPT_BFLOAT16 && !span->streams[stream].stochastic);
+    }
+    return found;
 }
 
-/* Where a number is that is stored in one part. */
+static const int64_t sizes[] = {4, 8, 2, 2, 2, 1, 1}; /* of a number's item in the first part, by the storage */
+
+/* Where a number's item is in the first part. */
 static void *element(const fastopt_stream *stream, int64_t number)
 {
-    static const int64_t sizes[] = {[FASTOPT_FLOAT32] = 4, [FASTOPT_FLOAT64] = 8, [FASTOPT_BFLOAT16] = 2};
     return (char *)stream->parts[0] + number * sizes[stream->storage];
 }
 
@@ -116,12 +123,33 @@ static void step_tile(const struct loops *loops, const fastopt_span *span, int64
         follow(loops, span->dtype, &span->followers[index], start, count, numbers[0], scratch->rows[1]);
 }
 
+/* Steps whole chunks of numbers that are float32 and bfloat16, or bfloat16 alone. */
+static void step_chunks(const struct isa *isa, const fastopt_span *span, int64_t start, int64_t stop, int64_t shift)
+{
+    const int streams = stream_count(span);
+    void *numbers[FASTOPT_MAX_STREAMS] = {NULL}, *codes[FASTOPT_MAX_STREAMS + 1] = {NULL};
+    int encoded = 0;
+    for (int stream = 0; stream < streams; stream++) {
+        const int is_encoded = span->streams[stream].storage == FASTOPT_BFLOAT16;
+        void *const place = element(&span->streams[stream], stream == GRADIENT ? start + shift : start);
+        *(is_encoded ? &codes[stream] : &numbers[stream]) = place;
+        encoded += is_encoded;
+    }
+    if (span->follower_count)
+        codes[streams] = element(&span->followers->stream, start);
+    if (encoded == streams && !span->follower_count)
+        isa->kernels_bfloat16[span->kernel](codes, span->coefficients, 0, stop - start);
+    else
+        isa->step_mixed(isa->loops[span->dtype]->kernels[span->kernel], streams, numbers, codes, span->coefficients,
+                        stop - start);
+}
+
 static void step_tiles(const struct isa *isa, const fastopt_span *span, int64_t start, int64_t stop, int64_t shift)
 {
     struct scratch scratch;
-    if (is_bfloat16(span)) {
+    if (is_in_chunks(span)) {
         const int64_t last = stop - (stop - start) % CHUNK;
-        step_in_place(isa->kernels_bfloat16[span->kernel], span, start, last, shift);
+        step_chunks(isa, span, start, last, shift);
         start = last;
     }
     for (; start < stop; start += TILE)
@@ -168,8 +196,11 @@ void sum_run(const struct isa *isa, const fastopt_span *span, int32_t sum, int32
         most = streams[stream].storage == dtype ? most : TILE;
     for (; start < stop; start += most) {
         const int32_t count = (int32_t)(stop - start < most ? stop - start : most);
-        for (int stream = 0; stream < about->stream_count; stream++)
+        for (int stream = 0; stream < about->stream_count; stream++) {
+            if (streams[stream].storage != dtype)
+                ask_ahead(element(&streams[stream], start), count * sizes[streams[stream].storage]);
             buffers[stream] = fetch(loops, dtype, &streams[stream], start, count, scratch.rows[stream]);
+        }
         loops->sums[sum](buffers, k, count, lanes);
     }
     for (int number = 0; number < about->number_count; number++) {

@@ -18,6 +18,7 @@
 #include "cbrt.h"
 #include "codec.h"
 #include "kernel.h"
+#include "mixed.h"
 #include "sum.h"
 
 static const struct loops STAMPED(loops) = {

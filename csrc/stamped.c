@@ -2,6 +2,7 @@
 #include <float.h>
 #include <string.h>
 
+#include "ahead.h"
 #include "sizes.h"
 #include "tables.h"
 
@@ -125,7 +126,7 @@ const int32_t storage_parts[] = {
 const int32_t storage_count = sizeof storage_parts / sizeof *storage_parts;
 
 const struct isa isas[] = {
-#define LEVEL(isa) {#isa, {&loops_32_##isa, &loops_64_##isa}, kernels_bfloat16_32_##isa},
+#define LEVEL(isa) {#isa, {&loops_32_##isa, &loops_64_##isa}, kernels_bfloat16_32_##isa, step_mixed_32_##isa},
     LEVEL(baseline)
 #if defined(__x86_64__)
     LEVEL(avx2)

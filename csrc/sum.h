@@ -10,6 +10,7 @@
 #define READ_ONLY(name) const real *restrict const name __attribute__((unused)) = (const real *)*buffer++;
 #define SUM_COEFFICIENT(name) const real name __attribute__((unused)) = *row++;
 #define SUM_PRESENCE(name) const enum presence name##_is __attribute__((unused)) = IS(name, l2) ? coupled : others;
+#define ASK_AHEAD(name) ask_ahead(name + first, LANES * sizeof(real));
 #define NUMBER(name) double *restrict const name = *number++;
 #define ADD(number, x) number[lane] += (x)
 
@@ -48,11 +49,12 @@
         FOR_EACH(SUM_COEFFICIENT, UNWRAP coefficients)                                                         \
         FOR_EACH(SUM_PRESENCE, UNWRAP coefficients)                                                            \
         FOR_EACH(NUMBER, UNWRAP numbers)                                                                       \
-        for (int32_t first = start; first < stop; first += LANES)                                              \
+        for (int32_t first = start; first < stop; first += LANES) {                                            \
+            FOR_EACH(ASK_AHEAD, UNWRAP streams)                                                                \
             NO_DEPENDENCIES                                                                                    \
             for (int32_t lane = 0, i = first; lane < width; lane++, i++)
 
-#define END_SUM }
+#define END_SUM }}
 
 #include "sums/all.h"
 
@@ -65,6 +67,7 @@ static sum_loop *const STAMPED(sums)[] = {
 #undef SUM
 #undef END_SUM
 #undef READ_ONLY
+#undef ASK_AHEAD
 #undef SUM_COEFFICIENT
 #undef SUM_PRESENCE
 #undef NUMBER

@@ -18,6 +18,11 @@ typedef void decode_loop(void *const *parts, int64_t start, int32_t count, void 
 typedef void encode_loop(const void *values, int32_t count, void *const *parts, int64_t start, const uint32_t *noise,
                          int shift);
 
+/* A kernel over `count` elements, whole chunks, of streams of which each lies in memory as float32, in `numbers`, or as
+ * bfloat16, in `codes`, where it is not NULL. One more of these takes a copy of the parameters, if it is not NULL. */
+typedef void mixed_loop(kernel_loop *kernel, int streams, void *const *numbers, void *const *codes, const void *k,
+                        int64_t count);
+
 struct codec {
     decode_loop *decode;
     encode_loop *encode[2]; /* by whether to round stochastically */
@@ -36,6 +41,7 @@ struct isa {
     const char *name;
     const struct loops *loops[2];         /* by dtype */
     kernel_loop *const *kernels_bfloat16; /* by fastopt_find(), over whole chunks of numbers that all are bfloat16 */
+    mixed_loop *step_mixed;
 };
 
 #pragma GCC visibility push(hidden)

@@ -22,5 +22,8 @@ GRAIN_AWAKE = 16384
 #: Short runs of elements, such as rows of a table, that memory sends while another one is worked on.
 AHEAD = 8
 
+#: Bytes after what a sum reads that memory is asked for: a loop that writes nothing leaves memory idle otherwise.
+FETCH = 2048
+
 #: Bytes of a cache line and of the widest vector register.
 LINE = 64

@@ -29,8 +29,17 @@ class Way(Enum):
 
     IN_PLACE = "in place"
     BFLOAT16 = "bfloat16"  #: all of them are stored so, and a chunk of them is decoded, stepped and encoded at once
+    MIXED = "mixed"  #: some are stored so, and the others in place
     TILES = "tiles"
 
+
+#: The loop over pieces, and that of one thread.
+_LOOPS = {
+    Way.IN_PLACE: (drivers.spans, drivers.spans_of_share),
+    Way.BFLOAT16: (drivers.spans, drivers.spans_of_share),
+    Way.MIXED: (drivers.tiles, drivers.mixed_of_share),
+    Way.TILES: (drivers.tiles, drivers.tiles_of_share),
+}
 
 _TABLE, _NUMBERS = numba.int64[:, ::1], numba.int64[::1]
 
@@ -56,11 +65,11 @@ def driver(
 
     Comes with its last argument, the kernel's address. One of the user's own is compiled into its loop, and has none.
     """
-    tiled = way is Way.TILES
     if terms is None:
-        key = "own", kernel, dtype, buffers, parallel, tiled
-        return once(key, _own_driver, kernel, dtype, buffers, parallel, tiled), 0
-    loop = once(("driver", parallel, tiled), _driver, parallel, tiled)
+        return once(
+            ("own", kernel, dtype, buffers, parallel, way), _own_driver, kernel, dtype, buffers, parallel, way
+        ), 0
+    loop = once(("driver", parallel, way), _driver, parallel, way)
     address = _chunks_address if way is Way.BFLOAT16 else _kernel_address
     return loop, once((address, kernel, dtype, terms), address, kernel, dtype, buffers, terms)[0]
 
@@ -150,21 +159,24 @@ def _learn(array: np.ndarray) -> Any:
     return dispatcher
 
 
-def _driver(parallel: bool, tiled: bool) -> Any:
-    return _loop(parallel, tiled, call, Terms.ALL)
+def _driver(parallel: bool, way: Way) -> Any:
+    if way is not Way.MIXED:
+        return _loop(parallel, way, {"apply": call}, Terms.ALL)
+    names = {"apply": call, **_codec_of_chunks(Terms.ALL)}
+    return _loop(parallel, way, {"chunk": _inlined(drivers.step_mixed, "kernels", names, Terms.ALL)}, Terms.ALL)
 
 
-def _own_driver(kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, tiled: bool) -> Any:
+def _own_driver(kernel: Any, dtype: np.dtype, buffers: int, parallel: bool, way: Way) -> Any:
     called = twin(kernel, _variant(dtype, False, None), {}, **_options(False, None))
     names = {"kernel": called, "arguments": arguments(_kernel_arguments(dtype, buffers))}
     name = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
-    return _loop(parallel, tiled, twin(drivers.applied, name, names, **_options(False, None)), None, name)
+    return _loop(parallel, way, {"apply": twin(drivers.applied, name, names, **_options(False, None))}, None, name)
 
 
-def _loop(parallel: bool, tiled: bool, apply: Any, terms: Terms | None, variant: str = "kernels") -> Any:
-    loop, share = (drivers.tiles, drivers.tiles_of_share) if tiled else (drivers.spans, drivers.spans_of_share)
-    work = twin(share, variant, {"apply": apply}, **_options(False, terms))
-    signature: tuple = (_TABLE, _NUMBERS, _TABLE, *(_TABLE,) * tiled, numba.int64)
+def _loop(parallel: bool, way: Way, names: dict[str, Any], terms: Terms | None, variant: str = "kernels") -> Any:
+    loop, share = _LOOPS[way]
+    work = twin(share, variant, names, **_options(False, terms))
+    signature: tuple = (_TABLE, _NUMBERS, _TABLE, *(_TABLE,) * (loop is drivers.tiles), numba.int64)
     return _compile(loop, np.dtype(np.int64), signature, parallel, {"work": work}, terms, variant)
 
 
@@ -203,19 +215,22 @@ def _kernel_address(kernel: Any, dtype: np.dtype, buffers: int, terms: Terms) ->
 
 def _chunks_address(kernel: Any, dtype: np.dtype, buffers: int, terms: Terms) -> tuple[int, Any]:
     """As :func:`_kernel_address`, of a loop over numbers that all are bfloat16."""
-    codec, options = CODECS["bfloat16"], {"forceinline": True, **_options(False, terms)}
-
-    def inlined(function: Any, variant: str, names: dict[str, Any]) -> Any:
-        return twin(function, variant, names, **options)
-
-    called = inlined(kernel, _variant(dtype, False, terms), replacements(kernel, terms, refusing=False))
+    names = replacements(kernel, terms, refusing=False)
+    called = _inlined(kernel, _variant(dtype, False, terms), names, terms)
     name = f"{called.py_func.__module__}.{called.py_func.__qualname__}"
-    names: dict[str, Any] = {"kernel": called, "streams": buffers}
-    names |= {each: inlined(getattr(codec, each), "inlined", {}) for each in ("decode", "encode")}
+    names = {"kernel": called, "streams": buffers, **_codec_of_chunks(terms)}
     names["arguments"] = arguments([Array(dtype, drivers.K, drivers.K_SIZE)])
-    names = {"chunk": inlined(drivers.step_chunk, name, names), "all_numbers": CHUNK * buffers}
+    names = {"chunk": _inlined(drivers.step_chunk, name, names, terms), "all_numbers": CHUNK * buffers}
     dispatcher = _compile(drivers.chunks, dtype, (numba.int64,), False, names, terms, variant=name)
     return function_address(dispatcher), dispatcher
+
+
+def _codec_of_chunks(terms: Terms) -> dict[str, Any]:
+    return {each: _inlined(getattr(CODECS["bfloat16"], each), "inlined", {}, terms) for each in ("decode", "encode")}
+
+
+def _inlined(function: Any, variant: str, names: dict[str, Any], terms: Terms) -> Any:
+    return twin(function, variant, names, forceinline=True, **_options(False, terms))
 
 
 def _kernel_arguments(dtype: np.dtype, buffers: int) -> list[Array]:

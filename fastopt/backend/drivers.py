@@ -4,6 +4,7 @@ What a loop has to do is a table of int64 with a row for each *piece*: a run of 
 all streams are native, the kernel runs over each piece as it lies in memory; where all are bfloat16, so does
 :func:`chunks`, into which the kernel is compiled. Else it runs over one tile after the other: what is encoded is
 decoded into scratch memory, the kernel runs as it is, what it has written is encoded, and then come the followers.
+Where some streams are native and some bfloat16, so that codecs need not be called, :func:`mixed_of_share` does so.
 Kernels and codecs are called by the addresses of compiled functions, which the table of a loop or its last argument,
 ``function``, hold. So a loop is compiled once, and neither for each kernel or dtype, nor for each format or mix of
 them. A kernel of the user's own may raise: that one is compiled into a loop of its own.
@@ -35,7 +36,7 @@ from fastopt.backend.memory import (
 )
 from fastopt.backend.versions import look
 from fastopt.codecs.noise import fill_noise
-from fastopt.sizes import AHEAD, BLOCK, CHUNK, LANES, LINE, TILE
+from fastopt.sizes import AHEAD, BLOCK, CHUNK, FETCH, LANES, LINE, TILE
 
 _njit = numba.njit(error_model="numpy", _nrt=False)
 
@@ -149,12 +150,53 @@ def tiles_of_share(table, start, stop, scratch, share, function):
                 call(table[piece, at + ENCODE], coding_row)
 
 
+def mixed_of_share(table, start, stop, scratch, share, function):
+    """As :func:`tiles_of_share`, where what is encoded is bfloat16, by chunks and without a call of a codec."""
+    row = address_of(scratch) + 8 * np.int64(share) * scratch.shape[1]
+    buffers = array_at(row, CODEC_ROW, start)
+    for piece in range(start, stop):
+        size = table[piece, SIZE]
+        buffers[K], buffers[K_SIZE] = table[piece, K], table[piece, K_SIZE]
+        for first in range(0, size - size % CHUNK, CHUNK):
+            chunk(table[piece], first, CHUNK, row, function)
+        if size % CHUNK:
+            chunk(table[piece], size - size % CHUNK, size % CHUNK, row, function)
+
+
+def step_mixed(piece, start, count, row, function):
+    buffers, streams = array_at(row, CODEC_ROW, start), piece[STREAMS]
+    buffers[SIZE] = count
+    for entry in range(streams):
+        at = ENTRIES + entry * ENTRY
+        numbers = piece[at + FIRST] + start * piece[at + FIRST_BYTES] // TILE
+        if piece[at + DECODE] != 0:
+            codes, numbers = numbers, row + 8 * (TILES_WORDS + TILE_WORDS * entry)
+            decode(array_at(codes, count, np.uint16(0)), array_at(numbers, count, np.float32(0)))
+        buffers[BUFFERS + entry] = numbers
+    apply(function, row)
+    for entry in range((piece.size - ENTRIES) // ENTRY):
+        at = ENTRIES + entry * ENTRY
+        if piece[at + ENCODE] != 0:
+            codes = piece[at + FIRST] + start * piece[at + FIRST_BYTES] // TILE
+            numbers = buffers[BUFFERS + entry if entry < streams else BUFFERS]  # a follower is a copy of the parameters
+            encode(array_at(numbers, count, np.float32(0)), array_at(codes, count, np.uint16(0)))
+
+
 @_njit
 def fetch_row(piece):
     """Has memory send what a kernel will read."""
     for column in range(BUFFERS, piece.size):
         for byte in range(0, piece[SIZE] * piece[ITEM], LINE):
             fetch(piece[column] + byte)
+
+
+@_njit
+def ask_ahead(work, entry, tile):
+    """Asks memory for what comes FETCH bytes after a tile of an entry's stream."""
+    at = ENTRIES + entry * ENTRY
+    size = work[at + FIRST_BYTES]
+    for byte in range(0, size, LINE):
+        fetch(work[at + FIRST] + tile * size + byte + FETCH)
 
 
 @_njit
@@ -250,6 +292,7 @@ def sums_of_share(table, starts, partials, scratch, share, first, last):
             for tile in range(start, min(start + BLOCK // TILE, (size + TILE - 1) // TILE)):
                 coding[CODEC_SIZE] = count = min(TILE, size - tile * TILE)
                 for entry in range(streams):
+                    ask_ahead(table[each], entry, tile)
                     buffers[BUFFERS + entry] = opened(table[each], entry, tile, coding, values + 8 * TILE_WORDS * entry)
                 for at in range(0, count, STRETCH):
                     stretch = min(STRETCH, count - at)

@@ -166,7 +166,7 @@ def bound(works: Sequence[Work], threads: int, *, tables: bool = False) -> Bound
         if way is not Way.IN_PLACE or parted or tables or (version and len(batch) > 1):
             shares = useful_threads(sum(map(size_of, batch)), threads)
             loop, function = driver(kernel, dtype, streams, shares > 1, version, way)
-            table = (tile_table if way is Way.TILES else span_table)(batch, shares)
+            table = (tile_table if way in (Way.TILES, Way.MIXED) else span_table)(batch, shares)
             # The first loop looks at the rows of all.
             watches = places[:0] if driven else places
             driven.append((loop, table.rows, table.bounds, watches, *table.scratch, function))

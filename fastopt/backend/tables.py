@@ -50,13 +50,16 @@ class Piece(NamedTuple):
 
 
 def way_of(work: Work) -> Way:
-    """By tiles, unless a kernel can work on all streams as they lie in memory and nothing follows it."""
-    if work.followers:
-        return Way.TILES
-    if all(map(is_native, work.streams, repeat(work.k.dtype))):
+    """By tiles, unless a kernel can work on all streams as they lie in memory, or all but those are bfloat16."""
+    dtype, streams, followers = work.k.dtype, work.streams, work.followers
+    if not followers and all(map(is_native, streams, repeat(dtype))):
         return Way.IN_PLACE
-    known = isinstance(work.kernel, str) and work.k.dtype == np.float32
-    return Way.BFLOAT16 if known and all(map(_is_bfloat16, work.streams)) else Way.TILES
+    if not isinstance(work.kernel, str) or dtype != np.float32:
+        return Way.TILES
+    if not followers and all(map(_is_bfloat16, streams)):
+        return Way.BFLOAT16
+    copies = len(followers) <= 1 and all(each.k is None and _is_bfloat16(each.stream) for each in followers)
+    return Way.MIXED if copies and all(is_native(each, dtype) or _is_bfloat16(each) for each in streams) else Way.TILES
 
 
 def _is_bfloat16(stream: np.ndarray | Stream) -> bool:

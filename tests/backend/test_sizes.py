@@ -13,7 +13,7 @@ HEADER = Path(__file__).parents[2] / "csrc" / "sizes.h"
 
 def test_both_languages_have_the_same():
     header = {name: int(value) for name, value in re.findall(r"^ +([A-Z]+) = (\d+)", HEADER.read_text(), flags=re.M)}
-    assert set(header) == {"TILE", "CHUNK", "BLOCK", "LANES", "GRAIN", "AHEAD", "LINE"}
+    assert set(header) == {"TILE", "CHUNK", "BLOCK", "LANES", "GRAIN", "AHEAD", "FETCH", "LINE"}
     assert header == {name: getattr(sizes, name) for name in header}
 
 
