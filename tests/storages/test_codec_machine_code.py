@@ -69,6 +69,15 @@ def test_c_without_vectorization_is_noticed(function):
     assert vectorized(code, (ISAS[platform.machine()]["baseline"],)) < FUNCTIONS[function]
 
 
+@pytest.mark.parametrize("isa", ISAS[platform.machine()])
+def test_c_steps_float32_beside_bfloat16_by_vectors(isa):
+    def widest(*flags: str) -> int:
+        lines = [f"{name} {operands}" for name, operands in c_code(*flags)[f"step_mixed_32_{isa}"][0]]
+        return sum(bool(re.search(DIALECT.widths[ISAS[platform.machine()][isa]], line)) for line in lines)
+
+    assert widest() > 16 > widest("-fno-tree-vectorize")
+
+
 # numba
 
 
