@@ -44,7 +44,7 @@ __attribute__((constructor)) static void look_around(void)
     get_float_mode(&mode);
     set_default_float_mode();
     for (int32_t isa = 0; isa <= best_isa; isa++)
-        inexact |= !isas[isa].loops[FASTOPT_FLOAT32]->is_exact() || !isas[isa].loops[FASTOPT_FLOAT64]->is_exact();
+        inexact |= !isas[isa]->loops[FASTOPT_FLOAT32]->is_exact() || !isas[isa]->loops[FASTOPT_FLOAT64]->is_exact();
     set_float_mode(&mode);
 }
 
@@ -65,7 +65,7 @@ int32_t fastopt_find(const char *name)
 
 int32_t fastopt_best_isa(void) { return best_isa; }
 
-const char *fastopt_isa_name(int32_t isa) { return isa >= 0 && isa < isa_count ? isas[isa].name : NULL; }
+const char *fastopt_isa_name(int32_t isa) { return isa >= 0 && isa < isa_count ? isas[isa]->name : NULL; }
 
 const char *fastopt_pool(void) { return parallel_pool(); }
 
@@ -213,7 +213,7 @@ static void step_share(void *context, int worker, int workers)
             if (start < stop) {
                 if (number + AHEAD < runs.count)
                     fetch_ahead(span, run + AHEAD);
-                step_run(&isas[call->isa], span, run->start + start, run->start + stop, run->source - run->start);
+                step_run(isas[call->isa], span, run->start + start, run->start + stop, run->source - run->start);
             }
             offset += run->length;
         }
@@ -272,7 +272,7 @@ struct measure {
 static void measure_block(const struct measure *measure, const fastopt_span *span, int64_t start, int64_t stop,
                           double *numbers)
 {
-    const struct isa *isa = &isas[measure->call->isa];
+    const struct isa *isa = isas[measure->call->isa];
     const float one = 1;
     if (!measure->scale) {
         sum_run(isa, span, measure->sum, span->dtype, span->coefficients, start, stop, numbers);

@@ -1,4 +1,12 @@
-/* Every loop of the library, compiled for each dtype and instruction set, and the tables of them. */
+/* Every loop of the library, compiled for each dtype and instruction set, and the tables of them. A build can be faster
+ * that compiles this file several times at once, with STAMP_baseline, STAMP_avx2 or STAMP_avx512 defined: each time for one
+ * instruction set. */
+#if !defined(STAMP_baseline) && !defined(STAMP_avx2) && !defined(STAMP_avx512)
+#define STAMP_baseline
+#define STAMP_avx2
+#define STAMP_avx512
+#endif
+
 #include <float.h>
 #include <string.h>
 
@@ -59,20 +67,29 @@
                                                     0 FOR_EACH(ONE_MORE, UNWRAP coefficients),         \
                                                     0 FOR_EACH(ONE_MORE, UNWRAP numbers)};
 
+#define TABLE(level)                                                                                       \
+    const struct isa isa_##level = {#level, {&loops_32_##level, &loops_64_##level}, kernels_bfloat16_32_##level, \
+                                    step_mixed_32_##level};
+
+#if defined(STAMP_baseline)
 #define ISA baseline
 #define TARGET
 #define HALVES 0
 #define DTYPE 32
 #include "stamp.h"
+#endif
 #undef DESCRIBE
 #define DESCRIBE(name, states, coefficients)
 #undef DESCRIBE_SUM
 #define DESCRIBE_SUM(name, streams, coefficients, numbers)
+#if defined(STAMP_baseline)
 #define DTYPE 64
 #include "stamp.h"
+TABLE(baseline)
 #undef ISA
 #undef TARGET
 #undef HALVES
+#endif
 
 #if defined(__x86_64__)
 #if defined(__clang__)
@@ -81,6 +98,7 @@
 #else
 #define WIDE "prefer-vector-width=512"
 #endif
+#if defined(STAMP_avx2)
 #define ISA avx2
 #define TARGET __attribute__((target("avx2,f16c")))
 #define HALVES 8
@@ -88,10 +106,13 @@
 #include "stamp.h"
 #define DTYPE 64
 #include "stamp.h"
+TABLE(avx2)
 #undef ISA
 #undef TARGET
 #undef HALVES
+#endif
 
+#if defined(STAMP_avx512)
 #define ISA avx512
 #define TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw," WIDE)))
 #define HALVES 16
@@ -99,11 +120,14 @@
 #include "stamp.h"
 #define DTYPE 64
 #include "stamp.h"
+TABLE(avx512)
 #undef ISA
 #undef TARGET
 #undef HALVES
 #endif
+#endif
 
+#if defined(STAMP_baseline)
 const fastopt_kernel *const kernels[] = {
 #define ENTRY(name) &describe_##name,
     KERNELS(ENTRY)
@@ -125,12 +149,12 @@ const int32_t storage_parts[] = {
 };
 const int32_t storage_count = sizeof storage_parts / sizeof *storage_parts;
 
-const struct isa isas[] = {
-#define LEVEL(isa) {#isa, {&loops_32_##isa, &loops_64_##isa}, kernels_bfloat16_32_##isa, step_mixed_32_##isa},
-    LEVEL(baseline)
+const struct isa *const isas[] = {
+    &isa_baseline,
 #if defined(__x86_64__)
-    LEVEL(avx2)
-    LEVEL(avx512)
+    &isa_avx2,
+    &isa_avx512,
 #endif
 };
 const int32_t isa_count = sizeof isas / sizeof *isas;
+#endif

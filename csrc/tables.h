@@ -51,7 +51,8 @@ extern const fastopt_sum *const sums[];
 extern const int32_t sum_count;
 extern const int32_t storage_parts[]; /* how many arrays a stream consists of */
 extern const int32_t storage_count;
-extern const struct isa isas[];
+extern const struct isa isa_baseline, isa_avx2, isa_avx512;
+extern const struct isa *const isas[]; /* those that this architecture has */
 extern const int32_t isa_count;
 #pragma GCC visibility pop
 

@@ -20,8 +20,8 @@ EXPORT int find_codec(const char *name)
 static const struct loops *find(const char *instructions, int dtype)
 {
     for (int isa = 0; isa < isa_count; isa++)
-        if (strcmp(isas[isa].name, instructions) == 0)
-            return isas[isa].loops[dtype];
+        if (strcmp(isas[isa]->name, instructions) == 0)
+            return isas[isa]->loops[dtype];
     return NULL;
 }
 
