@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastopt.rows import Rows, check_rows
+from fastopt.backend.program import Backend, Work
+from fastopt.encoded import of_array
+from fastopt.rows import Rows, check_rows, divided
 from fastopt.torch import memory
 from fastopt.torch.rows import Row
 
@@ -45,6 +47,17 @@ class Gradients(NamedTuple):
                 tensors[row] = quotient = gradient.detach() / divisor
                 addresses[row] = quotient.data_ptr()
         return self._replace(tensors=tensors, addresses=addresses, sparse=sparse)
+
+
+def works_of_rows(work: Work, found: Rows, count: int, backend: Backend) -> list[Work]:
+    """A work for those rows of its parameter, which has ``count`` of them, that a sparse gradient has."""
+    p, _, *states = work.streams
+    parts = divided(found.indices, found.values, count, work.k.dtype, backend)
+    return [
+        work._replace(streams=(p, of_array(part.array, work.k.dtype), *states), spans=part.spans)
+        for part in parts
+        if part.indices.size and part.array.size
+    ]
 
 
 _NO_GRADIENTS = Gradients((), np.empty(0, np.int64), None)

@@ -1,6 +1,6 @@
 """What a step reads and writes: worked out once, and used again for as long as it holds."""
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from itertools import chain
 from operator import is_, itemgetter
 from typing import Any
@@ -12,15 +12,16 @@ from torch.autograd.graph import increment_version
 from fastopt.backend.choice import select
 from fastopt.backend.program import Call, Follower, Program, Sums, Work, copy_row, joined, run
 from fastopt.encoded import native, of_array
-from fastopt.rows import Rows, divided, merged
+from fastopt.rows import Rows, merged
 from fastopt.rule import Rule
 from fastopt.sizes import GRAIN_AWAKE
 from fastopt.storage import Stream
 from fastopt.torch import clipping, memory
 from fastopt.torch.adapting import AdaptingBatch
+from fastopt.torch.ascent import Ascent
 from fastopt.torch.batch import Batch
 from fastopt.torch.explanation import PlannedKernel
-from fastopt.torch.gradients import Gradients, Reader
+from fastopt.torch.gradients import Gradients, Reader, works_of_rows
 from fastopt.torch.lookahead import Strides, Striding
 from fastopt.torch.rows import Kind, Row, Survey
 from fastopt.torch.staged import Staged, Stages
@@ -48,31 +49,20 @@ class Plan:
         #: What the plan depends on in the rules. All else is looked at in every step.
         self.kinds = kinds
         self._waiting = found.waiting
-        parts: dict[tuple, list[Row]] = {}
-        for row in found.rows:
-            key = row.group, row.param.dtype, row.gradient, row.sparse, row.counted, row.dtypes
-            parts.setdefault(key, []).append(row)
-        rows = list(chain.from_iterable(parts.values()))
-        self._batches: list[Batch] = []
-        for part in parts.values():
-            start = self._batches[-1].stop if self._batches else 0
-            group = part[0].group
-            made = Batch if rules[group].sums is None else AdaptingBatch
-            self._batches.append(made(part, rules[group], kinds[group].options.seed, start))
+        rows, self._batches = _batched(found.rows, rules, kinds)
         self._adapting = [batch for batch in self._batches if isinstance(batch, AdaptingBatch)]
         columns = [column for batch in self._batches for column in batch.columns]
-        works: list[Work] = []
-        self._stages = Stages()
-        for batch in self._batches:
-            kernel = rules[batch.group].kernel
-            for number, row in enumerate(rows[batch.start : batch.stop]):
-                p, *states = (numbers.stream(batch.dtype) for numbers in row.kept.numbers)
-                copy = row.kept.copy
-                followers = () if copy is None else (Follower(copy.stream(batch.dtype)),)
-                k, keys = batch.row(number)
-                if batch.stage is not None:
-                    self._stages[len(works)], states = Staged(row, batch.stage, batch.seed), []
-                works.append(Work(kernel, (p, _gradient_like(row), *states), k, followers, keys))
+        works = [
+            _work(row, rules[batch.group].kernel, batch, number)
+            for batch in self._batches
+            for number, row in enumerate(rows[batch.start : batch.stop])
+        ]
+        self._stages = Stages(
+            (number, Staged(rows[number], batch.stage, batch.seed))
+            for batch in self._batches
+            if batch.stage is not None
+            for number in range(batch.start, batch.stop)
+        )
         #: What runs the kernels, and why.
         self.backend, self.backend_reason = select(own_kernel=any(not isinstance(work.kernel, str) for work in works))
         # The numbers beside the states are written in the same program, so that no interrupt can come in between.
@@ -99,7 +89,7 @@ class Plan:
         self._kernels = [work.kernel for work in works]
         #: The parameters that kernels step.
         self.params = [row.param for row in rows]
-        self._up: tuple[list[np.ndarray], list[Work], Any] | None = None  # what ascends, once that is asked for
+        self._ascent: Ascent | None = None  # once it is asked for
         self._versioned = [p for p in self.params if not p.is_inference()]
         distributed = any(map(memory.is_distributed, self.params))
         # No method of the plan, or the watch would hold it, and all that it knows would wait for the garbage collector.
@@ -177,22 +167,11 @@ class Plan:
 
     def ascend(self, rules: Sequence[Rule], gradients: Gradients, size: float, threads: int, *then: Call) -> None:
         """Moves parameters as they are by ``size`` times their gradients: up, where rules do not maximize."""
-        if self._up is None:
-            coefficients = [np.array([1.0, 0.0], batch.dtype) for batch in self._batches]
-            works = [
-                Work("blend", (memory.numbers(self.params[row]).stream(batch.dtype), self._works[row].streams[1]), k)
-                for batch, k in zip(self._batches, coefficients, strict=True)
-                for row in range(batch.start, batch.stop)
-            ]
-            self._up = coefficients, works, self.backend.table(works, (), GRAIN_AWAKE)
-        coefficients, works, table = self._up
-        for batch, k in zip(self._batches, coefficients, strict=True):
-            k[1] = -size if rules[batch.group].maximize else size
-        pairs = zip(self.params, gradients.tensors, strict=True)
-        increment_version([p for p, gradient in pairs if gradient is not None and not p.is_inference()])
-        few = [work for row, found in gradients.sparse.items() for work in self._of_rows(row, found, works[row])]
-        moves = [table.bind(gradients.addresses, threads), self.backend.bind(few, threads)]
-        run(joined([Program([*then], ()), *(moves if size else ())]))  # no product of zero and an infinity
+        if self._ascent is None:
+            self._ascent = Ascent(self._batches, self.params, self._works, self.backend)
+        moves = self._ascent.programs(rules, gradients, size, threads) if size else []  # no 0 times an infinity
+        self._changed(gradients)
+        run(joined([Program([*then], ()), *moves]))
 
     def run(self, gradients: Gradients, threads: int) -> None:
         """One step of the kernels, with the coefficients that were prepared."""
@@ -200,11 +179,7 @@ class Plan:
             self._watch = self._watch or Watch(self._state, [], [], self._locals)
             return
         works = self._works_of_rows(gradients.sparse) if gradients.sparse else []
-        stepped = self._versioned
-        if gradients.present is not None:
-            pairs = zip(self.params, gradients.tensors, strict=True)
-            stepped = [p for p, gradient in pairs if gradient is not None and not p.is_inference()]
-        increment_version(stepped)
+        self._changed(gradients)
         addresses = self._stages.addresses(gradients.addresses) if self._stages else gradients.addresses
         program = self._table.bind(addresses, threads)
         if works:
@@ -218,6 +193,14 @@ class Plan:
             self._adopt(program)
         else:
             run(program)
+
+    def _changed(self, gradients: Gradients) -> None:
+        """Has torch know that parameters change: those that have a gradient."""
+        changed = self._versioned
+        if gradients.present is not None:
+            pairs = zip(self.params, gradients.tensors, strict=True)
+            changed = [p for p, gradient in pairs if gradient is not None and not p.is_inference()]
+        increment_version(changed)
 
     def _adopt(self, program: Program) -> None:
         """The first step, which the state of the user has its entries from."""
@@ -236,18 +219,8 @@ class Plan:
             if number in self._stages:
                 works += self._stages.works_of_rows(number, work)
                 continue
-            works += self._of_rows(number, found, work)
+            works += works_of_rows(work, found, self.params[number].shape[0], self.backend)
         return works
-
-    def _of_rows(self, number: int, found: Rows, work: Work) -> list[Work]:
-        """A row's work for those rows of its parameter that a sparse gradient has."""
-        p, _, *states = work.streams
-        parts = divided(found.indices, found.values, self.params[number].shape[0], work.k.dtype, self.backend)
-        return [
-            work._replace(streams=(p, of_array(part.array, work.k.dtype), *states), spans=part.spans)
-            for part in parts
-            if part.indices.size and part.array.size
-        ]
 
     def _use(self, rows: np.ndarray, k: np.ndarray, keys: np.ndarray | None) -> None:
         """Has the works of these rows read their coefficients, and keys, from these arrays."""
@@ -270,6 +243,30 @@ class Plan:
             elements = sum(map(Tensor.numel, params))
             found.append(PlannedKernel(batch.group, name, batch.stored, len(params), elements, batch.storages))
         return tuple(found)
+
+
+def _batched(found: Iterable[Row], rules: Sequence[Rule], kinds: Sequence[Kind]) -> tuple[list[Row], list[Batch]]:
+    """The rows in the order of their batches, and these: those of a group and a set of dtypes are one."""
+    parts: dict[tuple, list[Row]] = {}
+    for row in found:
+        key = row.group, row.param.dtype, row.gradient, row.sparse, row.counted, row.dtypes
+        parts.setdefault(key, []).append(row)
+    batches: list[Batch] = []
+    for part in parts.values():
+        group, start = part[0].group, batches[-1].stop if batches else 0
+        made = Batch if rules[group].sums is None else AdaptingBatch
+        batches.append(made(part, rules[group], kinds[group].options.seed, start))
+    return list(chain.from_iterable(parts.values())), batches
+
+
+def _work(row: Row, kernel: Any, batch: Batch, number: int) -> Work:
+    """What the kernel does with a row, the one of that number in its batch."""
+    p, *states = (numbers.stream(batch.dtype) for numbers in row.kept.numbers)
+    if batch.stage is not None:  # which has them for itself
+        states = []
+    followers = () if row.kept.copy is None else (Follower(row.kept.copy.stream(batch.dtype)),)
+    k, keys = batch.row(number)
+    return Work(kernel, (p, _gradient_like(row), *states), k, followers, keys)
 
 
 def _gradient_like(row: Row) -> np.ndarray | Stream:

@@ -1,7 +1,7 @@
 """Parameters whose rule has a stage: what that reads and gives, in the order in which tensors lie in memory."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,17 +118,14 @@ class Staged:
 class Stages:
     """The stages of a plan's rows, by their numbers."""
 
-    def __init__(self) -> None:
-        self._rows: dict[int, Staged] = {}
+    def __init__(self, rows: Iterable[tuple[int, Staged]]) -> None:
+        self._rows = dict(rows)
 
     def __bool__(self) -> bool:
         return bool(self._rows)
 
     def __contains__(self, row: int) -> bool:
         return row in self._rows
-
-    def __setitem__(self, row: int, staged: Staged) -> None:
-        self._rows[row] = staged
 
     def works(self, works: Sequence[Work]) -> list[Work]:
         """The works where stages have taken the gradients, then those that write to states what stages give."""
