@@ -30,8 +30,9 @@ def lines() -> Iterator[str]:
     yield "choice"
     yield from _choice()
     yield "rules"
+    width = 2 + max(map(len, fastopt.RULES))
     for name, rule in fastopt.RULES.items():
-        yield f"  {name:<14}{', '.join(f'{key}={field.default}' for key, field in rule.fields.items())}"
+        yield f"  {name:<{width}}{', '.join(f'{key}={field.default}' for key, field in rule.fields.items())}"
 
 
 def _choice() -> Iterator[str]:

@@ -534,6 +534,7 @@ def test_info():
     result = ok("info")
     for word in ("numba", "instruction set", "threads", "AdamW", "choice", fastopt.__version__):
         assert word in result.stdout
+    assert all(f"\n  {name}  " in result.stdout for name in fastopt.RULES)  # no name runs into what comes after it
 
 
 @pytest.mark.parametrize(
