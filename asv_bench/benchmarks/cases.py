@@ -93,7 +93,7 @@ IN_L2, IN_L3, IN_MEMORY = 20_000, 300_000, 10_000_000
 
 def rule(fastopt: ModuleType, label: str):
     """The rule of a label. NotImplementedError, by which asv skips a benchmark, if the commit does not have it."""
-    kind = getattr(fastopt, label.partition("(")[0], None)
-    if kind is None:
+    kind, options = getattr(fastopt, label.partition("(")[0], None), (CASES | STAGED)[label]
+    if kind is None or not options.keys() <= kind.fields.keys():
         raise NotImplementedError(f"this commit has no {label}")
-    return kind(**(CASES | STAGED)[label])
+    return kind(**options)
