@@ -57,5 +57,5 @@ class FixedCost:
         self.step = yardstick.smallest_step(backend, **({"max_norm": 1.0} if step == "clipped" else {}))
 
     def track_fixed_cost(self, backend, step):
-        rounds = [yardstick.in_turn(self.step, yardstick.python_loop, 0.1) for _ in range(yardstick.ROUNDS)]
+        rounds = [yardstick.in_turn(self.step, yardstick.python_loop, 2 * BUDGET) for _ in range(yardstick.ROUNDS)]
         return yardstick.conclude(rounds)[1]

@@ -100,6 +100,17 @@ def test_the_time_of_an_element_is_without_that_of_a_step(suite, monkeypatch):
     assert suite["storages"].in_cache("SGD", "float32", BACKENDS[0]) == pytest.approx((1.0,))
 
 
+def test_the_budget_is_that_of_fixed_costs_too(suite, monkeypatch):
+    quick, given = suite["quick"], []
+    taken = suite["yardstick"].load("measure").Round(2e-6, 1e-6)
+    monkeypatch.setattr(quick, "BUDGET", 0.001)
+    monkeypatch.setattr(suite["yardstick"], "in_turn", lambda step, other, budget: given.append(budget) or taken)
+    benchmark = quick.FixedCost()
+    benchmark.setup(BACKENDS[-1], "plain")
+    assert benchmark.track_fixed_cost(BACKENDS[-1], "plain") == 2
+    assert set(given) == {0.002}
+
+
 def test_labels_name_their_rules(suite):
     from fastopt.bench.cases import label
 
