@@ -188,6 +188,22 @@ def test_a_compiler_can_be_required(builder, sdist, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("asked", [None, "3"])
+def test_make_has_every_processor(builder, tmp_path, monkeypatch, asked):
+    monkeypatch.delenv("CMAKE_BUILD_PARALLEL_LEVEL", raising=False)
+    script = """
+    import os, sys
+    import scikit_build_core.build
+    scikit_build_core.build.build_wheel = lambda *_: os.environ["CMAKE_BUILD_PARALLEL_LEVEL"]
+    sys.path.insert(0, sys.argv[1])
+    import build_backend
+    print(build_backend.build_wheel("."))
+    """
+    environment = {"CMAKE_BUILD_PARALLEL_LEVEL": asked} if asked else None
+    found = check(builder.python, "-c", textwrap.dedent(script), ROOT / "csrc", cwd=tmp_path, environment=environment)
+    assert found == f"{asked or os.cpu_count()}\n"
+
+
 @pytest.mark.skipif("c" not in BACKENDS, reason="the C backend is not installed, hence there may be no compiler")
 def test_without_numba_c_alone_is_installed(builder, sdist, tmp_path):
     """Of the library few loops are compiled, in a tenth of the time: the whole of it is what other tests run on."""
