@@ -39,6 +39,7 @@ from fastopt.codecs.noise import fill_noise
 from fastopt.sizes import AHEAD, BLOCK, CHUNK, FETCH, LANES, LINE, TILE
 
 _njit = numba.njit(error_model="numpy", _nrt=False)
+_inlined = numba.njit(error_model="numpy", _nrt=False, forceinline=True)
 
 apply: Any = None
 kernel: Any = None
@@ -167,19 +168,24 @@ def step_mixed(piece, start, count, row, function):
     buffers, streams = array_at(row, CODEC_ROW, start), piece[STREAMS]
     buffers[SIZE] = count
     for entry in range(streams):
-        at = ENTRIES + entry * ENTRY
-        numbers = piece[at + FIRST] + start * piece[at + FIRST_BYTES] // TILE
-        if piece[at + DECODE] != 0:
-            codes, numbers = numbers, row + 8 * (TILES_WORDS + TILE_WORDS * entry)
-            decode(array_at(codes, count, np.uint16(0)), array_at(numbers, count, np.float32(0)))
-        buffers[BUFFERS + entry] = numbers
+        place = element_at(piece, entry, start)
+        if piece[ENTRIES + entry * ENTRY + DECODE] != 0:
+            codes, place = place, row + 8 * (TILES_WORDS + TILE_WORDS * entry)
+            decode(array_at(codes, count, np.uint16(0)), array_at(place, count, np.float32(0)))
+        buffers[BUFFERS + entry] = place
     apply(function, row)
     for entry in range((piece.size - ENTRIES) // ENTRY):
-        at = ENTRIES + entry * ENTRY
-        if piece[at + ENCODE] != 0:
-            codes = piece[at + FIRST] + start * piece[at + FIRST_BYTES] // TILE
-            numbers = buffers[BUFFERS + entry if entry < streams else BUFFERS]  # a follower is a copy of the parameters
-            encode(array_at(numbers, count, np.float32(0)), array_at(codes, count, np.uint16(0)))
+        if piece[ENTRIES + entry * ENTRY + ENCODE] != 0:
+            place = buffers[BUFFERS + entry if entry < streams else BUFFERS]  # what follows is a copy of the parameters
+            codes = element_at(piece, entry, start)
+            encode(array_at(place, count, np.float32(0)), array_at(codes, count, np.uint16(0)))
+
+
+@_inlined
+def element_at(piece, entry, start):
+    """Where the element ``start`` of an entry's stream is, which is stored in one part."""
+    at = ENTRIES + entry * ENTRY
+    return piece[at + FIRST] + start * piece[at + FIRST_BYTES] // TILE
 
 
 @_njit
@@ -245,17 +251,21 @@ def chunks(row):
 
 
 def step_chunk(row, start, count, numbers):
-    first = address_of(numbers)
     for stream in range(streams):
-        codes = number_at(row + 8 * (BUFFERS + stream), np.int64(0)) + 2 * start
-        values = array_at(first + 4 * CHUNK * stream, count, np.float32(0))
-        decode(array_at(codes, count, np.uint16(0)), values)
+        codes, values = places_in_chunk(row, stream, start, numbers)
+        decode(array_at(codes, count, np.uint16(0)), array_at(values, count, np.float32(0)))
     kernel(*(rows_of(numbers, streams) + arguments(row)))
     for stream in range(streams):
         if stream != 1:  # the gradient
-            codes = number_at(row + 8 * (BUFFERS + stream), np.int64(0)) + 2 * start
-            values = array_at(first + 4 * CHUNK * stream, count, np.float32(0))
-            encode(values, array_at(codes, count, np.uint16(0)))
+            codes, values = places_in_chunk(row, stream, start, numbers)
+            encode(array_at(values, count, np.float32(0)), array_at(codes, count, np.uint16(0)))
+
+
+@_inlined
+def places_in_chunk(row, stream, start, numbers):
+    """Where the codes of a stream's chunk are, and where its numbers are to be."""
+    codes = number_at(row + 8 * (BUFFERS + stream), np.int64(0)) + 2 * start
+    return codes, address_of(numbers) + 4 * CHUNK * stream
 
 
 def sums(table, starts, partials, numbers, scratch):
