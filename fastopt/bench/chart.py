@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from fastopt.backend.choice import NAMES
 from fastopt.bench.report import caches, human_size, processor
 from fastopt.bench.session import Result
-from fastopt.pictures import COLOURS, FAINT, INK, logarithmic, picture, quiet
+from fastopt.pictures import COLOURS, FAINT, INK, legend_columns, logarithmic, picture, quiet
 
 GREY = "#77777f"
 MARKERS = "oDs^vPX"
@@ -157,4 +157,5 @@ def _bars(figure: Figure, results: Sequence[Result], looks: dict[str, dict]) -> 
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=len(labels), frameon=False, fontsize=9)
+    columns = legend_columns(labels, figure.get_figwidth(), 9)
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=9)

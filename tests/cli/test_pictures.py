@@ -1,10 +1,13 @@
 """Pictures: any text as it is written, whatever matplotlib is set to, and files that are whole."""
 
 import os
+from contextlib import contextmanager
 
 import matplotlib
 import pytest
 
+from fastopt.bench import chart
+from fastopt.bench.session import Result
 from fastopt.pictures import folded, legend_columns, line_style, logarithmic, picture, plain
 
 NAMES = [
@@ -93,3 +96,29 @@ def test_a_picture_that_cannot_be_drawn_leaves_the_old_one(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere/p.png"), picture(tmp_path / "nowhere/p.png"):
         pass
     assert os.listdir(tmp_path) == ["p.png"]
+
+
+@pytest.mark.parametrize("sizes", [(1000,), (1000, 30_000)])
+def test_the_legend_of_a_bench_is_within_the_picture(tmp_path, monkeypatch, sizes):
+    boxes = []
+
+    @contextmanager
+    def measured(path):
+        with picture(path) as figure:
+            yield figure
+            figure.draw_without_rendering()
+            boxes.append((figure.legends[0].get_window_extent(), figure.bbox))
+
+    monkeypatch.setattr(chart, "picture", measured)
+    engines = ["numba", "c", "torch-fused", "torch", "torch-compile", "deepspeed", "bitsandbytes", "optax"]
+    chart.draw(
+        tmp_path / "p.png",
+        [
+            Result("adamw", "adam", engine, size, "float32", "", 2, 1e-6, 1.0, 10.0, 1e-6, 1.0, 1.0, 1.0, 0.0)
+            for engine in engines
+            for size in sizes
+        ],
+    )
+    ((legend, page),) = boxes
+    assert page.x0 <= legend.x0
+    assert legend.x1 <= page.x1
