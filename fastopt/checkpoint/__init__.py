@@ -12,6 +12,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from fastopt.errors import quoted
+
 
 @overload
 def read(source: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]: ...
@@ -49,6 +51,8 @@ def read(source: Any, like: Any = None, *, names: Sequence[str] | None = None) -
 
     Raises
     ------
+    TypeError
+        An argument is not as described.
     CheckpointError
         The source is damaged or does not fit: names and states of both sides are given.
     OSError
@@ -57,7 +61,10 @@ def read(source: Any, like: Any = None, *, names: Sequence[str] | None = None) -
     if like is None:
         from fastopt.checkpoint import file  # what it imports in turn is for files alone
 
+        if not isinstance(source, (str, os.PathLike)):
+            raise TypeError(f"source must be a path where there is no like, not {quoted(source)}")
         return file.read(source)
+    _check("like", like)
     from fastopt.checkpoint import others
 
     return others.read(source, like, names)
@@ -69,6 +76,7 @@ def to_torch(opt: Any, *, names: Sequence[str] | None = None) -> dict[str, Any]:
     ``names`` is the order in which the parameters are there; by default that of the optimizer's groups. States keep
     their dtype, of 8 bits ``fastopt.torch`` takes them. Needs torch.
     """
+    _check("opt", opt)
     from fastopt.checkpoint import torch
 
     return torch.write(opt, names)
@@ -79,6 +87,7 @@ def to_bitsandbytes(opt: Any, *, names: Sequence[str] | None = None, bits: int =
 
     As there, parameters of fewer than 4096 elements keep float32. ``names`` is as for :func:`to_torch`. Needs torch.
     """
+    _check("opt", opt)
     from fastopt.checkpoint import bitsandbytes
 
     return bitsandbytes.write(opt, names, bits)
@@ -92,6 +101,12 @@ def to_optax(opt: Any, state: Any = None) -> Any:
     A count is that of the group whose states are beside it. ValueError if they are of groups that have made different
     numbers of steps.
     """
+    _check("opt", opt)
     from fastopt.checkpoint import optax
 
     return optax.write(opt, state)
+
+
+def _check(name: str, given: Any) -> None:
+    if not hasattr(given, "groups"):  # its class imports this package
+        raise TypeError(f"{name} must be a fastopt.Optimizer, not {quoted(given)}")

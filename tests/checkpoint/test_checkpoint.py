@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import stat
 import subprocess
 import sys
@@ -335,6 +336,21 @@ def test_blocks_that_were_never_written_are_refused(optimizer, tmp_path):
         if damaged != data:
             path.write_bytes(damaged)
             refuses(optimizer, path)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda: checkpoint.read({}), "source must be a path where there is no like, not {}"),
+        (lambda: checkpoint.read("a.pt", like="adam"), "like must be a fastopt.Optimizer, not 'adam'"),
+        (lambda: checkpoint.to_torch(None), "opt must be a fastopt.Optimizer, not None"),
+        (lambda: checkpoint.to_bitsandbytes({}), "opt must be a fastopt.Optimizer, not {}"),
+        (lambda: checkpoint.to_optax(3), "opt must be a fastopt.Optimizer, not 3"),
+    ],
+)
+def test_what_is_no_optimizer_and_no_path_is_refused(given, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        given()
 
 
 def test_another_safetensors_file_is_refused(optimizer, tmp_path):
