@@ -147,7 +147,7 @@ static void step_chunks(const struct isa *isa, const fastopt_span *span, int64_t
 static void step_tiles(const struct isa *isa, const fastopt_span *span, int64_t start, int64_t stop, int64_t shift)
 {
     struct scratch scratch;
-    if (is_in_chunks(span)) {
+    if (stop - start >= CHUNK && is_in_chunks(span)) {
         const int64_t last = stop - (stop - start) % CHUNK;
         step_chunks(isa, span, start, last, shift);
         start = last;
